@@ -1,0 +1,35 @@
+//! HTX, QNet's cover transport, without I/O.
+//!
+//! No socket, no task, no clock and no global generator: bytes, instants and a seed come in; bytes and events go
+//! out. The wire is described in `docs/protocol.md`; module documentation names its sections.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`hello`] | reassembling and reading the two plaintext hellos |
+//! | [`token`] | the token in the Encrypted Client Hello: made, and opened |
+//! | [`knock`] | the key both sides share after the hellos, the knock, and the tokens that knocked |
+//! | [`tls`] | TLS 1.3's record protection from traffic secrets |
+//! | [`http2`] | what Chrome sends over HTTP/2: the page load, HPACK, the last request |
+//! | [`chrome`] | what is imitated, as data, with its version and date |
+//! | [`noise`] | the inner handshake and the key schedule |
+//! | [`record`] | HTX records |
+//! | [`frame`] | frames |
+//! | [`mux`] | streams with flow control |
+//! | [`tunnel`] | records, frames and streams of one carrier together |
+//! | [`client`] | the client's carrier |
+//! | [`bridge`] | the bridge's carrier |
+#![forbid(unsafe_code)]
+
+pub mod bridge;
+pub mod chrome;
+pub mod client;
+pub mod frame;
+pub mod hello;
+pub mod http2;
+pub mod knock;
+pub mod mux;
+pub mod noise;
+pub mod record;
+pub mod tls;
+pub mod token;
+pub mod tunnel;
