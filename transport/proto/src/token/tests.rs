@@ -199,6 +199,22 @@ fn each_field_of_the_config_is_bound() {
     assert_eq!(open(&identity, &names, &good.hello()), Some(token));
 }
 
+#[test]
+fn what_cannot_be_ours_costs_no_cryptography() {
+    let (identity, token) = (identity(), Token::generate(&mut rng(1)));
+    let names = [name("www.example.com")];
+    let good = Recipe::new(&identity, &token);
+    assert!(Sealed::find(&names, &good.hello()).is_some());
+    for recipe in [
+        Recipe { kdf: 2, ..good.clone() },
+        Recipe { aead: 2, ..good.clone() },
+        Recipe { payload: 145, ..good.clone() },
+        Recipe { sni: "www.example.org".to_owned(), ..good },
+    ] {
+        assert!(Sealed::find(&names, &recipe.hello()).is_none());
+    }
+}
+
 /// An encapsulated key of low order makes every exchange known; HPKE refuses it (RFC 9180, section 7.1.4).
 #[test]
 fn an_encapsulated_key_of_low_order_or_another_length_does_not_open() {
