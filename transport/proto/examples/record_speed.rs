@@ -2,11 +2,11 @@
 
 use std::hint::black_box;
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use qnet_proto::record::{Cipher, MAX_CONTENT, OpenError, RecordOpener, RecordSealer};
 
-const RECORDS: u32 = 20_000;
+const RECORDS: u32 = 2_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut stdout = std::io::stdout().lock();
@@ -25,7 +25,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         writeln!(stdout, "{cipher:?} seal {:.0} MB/s", rate(&mut seal)?)?;
 
         // The same record again and again: each opener is set back to it.
-        let mut record = Vec::new();
+        // Left to grow, it takes 32 KiB, and `scratch` then lies 27 bytes further into a page than what is copied to it:
+        // on AMD's Zen 3 such a copy takes as long as opening does.
+        let mut record = Vec::with_capacity(20_000);
         let mut sealer = RecordSealer::new(cipher, &[1; 32], [2; 12], 0);
         let start = sealer.begin(&mut record);
         record.extend_from_slice(&content);
@@ -41,13 +43,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Megabytes (10^6) of content a second.
+/// Megabytes (10^6) of content a second, in the best of ten rounds: other processes only ever take time away.
 #[allow(clippy::disallowed_methods, reason = "a measurement, not the core, reads the clock")]
 fn rate(step: &mut impl FnMut() -> Result<(), OpenError>) -> Result<f64, OpenError> {
-    step()?;
-    let begin = Instant::now();
-    for _ in 0..RECORDS {
-        step()?;
+    let mut best = Duration::MAX;
+    for _ in 0..10 {
+        let begin = Instant::now();
+        for _ in 0..RECORDS {
+            step()?;
+        }
+        best = best.min(begin.elapsed());
     }
-    Ok(f64::from(RECORDS) * 16_384.0 / 1e6 / begin.elapsed().as_secs_f64())
+    Ok(f64::from(RECORDS) * 16_384.0 / 1e6 / best.as_secs_f64())
 }
