@@ -8,6 +8,7 @@
 //! | [`hello`] | reassembling and reading the two plaintext hellos |
 //! | [`token`] | the token in the Encrypted Client Hello: made, and opened |
 //! | [`knock`] | the key both sides share after the hellos, the knock, and the tokens that knocked |
+//! | [`aead`] | one AEAD under one key |
 //! | [`tls`] | TLS 1.3's record protection from traffic secrets |
 //! | [`http2`] | what Chrome sends over HTTP/2: the page load, HPACK, the last request |
 //! | [`chrome`] | what is imitated, as data, with its version and date |
@@ -20,12 +21,14 @@
 //! | [`bridge`] | the bridge's carrier |
 #![forbid(unsafe_code)]
 
+pub mod aead;
 pub mod bridge;
 pub mod chrome;
 pub mod client;
 pub mod frame;
 pub mod hello;
 pub mod http2;
+mod kdf;
 pub mod knock;
 pub mod mux;
 pub mod noise;
