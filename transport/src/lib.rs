@@ -1,1 +1,10 @@
-//! Work in progress.
+//! HTX over tokio: what owns the sockets, the tasks and the timers around [`qnet_proto`].
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`connect`] | the TCP connection to a bridge, direct or through an upstream proxy |
+//! | [`tls`] | the client's genuine TLS handshake with the decoy: Chrome's ClientHello, the token in it |
+#![deny(unsafe_code)] // forbidden in every module but `tls::ffi`, which calls BoringSSL's C API
+
+pub mod connect;
+pub mod tls;
