@@ -24,14 +24,19 @@ const CHECK_LEN: usize = 8;
 
 /// The secret half of a bridge's identity: an X25519 scalar of 32 bytes, wiped when dropped.
 #[derive(Clone)]
-pub struct IdentityKey(StaticSecret);
+pub struct IdentityKey {
+    secret: StaticSecret,
+    /// Kept, since a bridge needs it for every hello and computing it costs as much as an exchange.
+    public: BridgeKey,
+}
 
 impl IdentityKey {
     /// The key with these bytes. All 2^256 values are keys; X25519 clamps when it multiplies (RFC 7748, section 5).
     pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
-        let key = Self(StaticSecret::from(bytes));
+        let secret = StaticSecret::from(bytes);
         bytes.zeroize();
-        key
+        let public = BridgeKey(PublicKey::from(&secret).to_bytes());
+        Self { secret, public }
     }
 
     /// A fresh key.
@@ -43,19 +48,19 @@ impl IdentityKey {
 
     /// The public half.
     pub fn public(&self) -> BridgeKey {
-        BridgeKey(PublicKey::from(&self.0).to_bytes())
+        self.public
     }
 
     /// X25519 with a peer's point; `None` where the output is all zero, which a peer forces by sending a point of low
     /// order (RFC 7748, section 6.1).
     pub fn diffie_hellman(&self, point: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
-        let shared = self.0.diffie_hellman(&PublicKey::from(*point));
+        let shared = self.secret.diffie_hellman(&PublicKey::from(*point));
         shared.was_contributory().then(|| Zeroizing::new(*shared.as_bytes()))
     }
 
     /// The secret bytes, for the code that hands them to HPKE and Noise.
     pub fn expose(&self) -> &[u8; 32] {
-        self.0.as_bytes()
+        self.secret.as_bytes()
     }
 
     /// The text of the file a bridge keeps its key in: four lines, a version, the secret, the public key, a checksum.
