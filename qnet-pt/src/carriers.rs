@@ -1,9 +1,12 @@
 //! Where the program meets the transport. A stand-in for now: plain TCP, no protection of any kind.
 
 use crate::options::Options;
+use crate::refusal::chain;
 use qnet_pt_ipc::env::Settings;
 use qnet_pt_ipc::socks::Reply;
-use qnet_pt_ipc::upstream::Upstream;
+use qnet_pt_ipc::upstream as env;
+use qnet_transport::connect::{Connect, ConnectError, Login, LoginError, Upstream};
+use qnet_transport::tls::Roots;
 use qnet_wire::bridge_line::BridgeLine;
 use qnet_wire::error::Retry;
 use qnet_wire::key::IdentityKey;
@@ -13,35 +16,69 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) type Stream = TcpStream;
 
-pub(crate) struct Dialer;
+pub(crate) struct Dialer {
+    connect: Connect,
+}
 
-pub(crate) fn dialer(_upstream: Option<&Upstream>, _settings: &Settings) -> Result<Dialer, String> {
-    Ok(Dialer)
+/// What dials as the parent wants it; an error is one line that says what to do.
+pub(crate) fn dialer(upstream: Option<&env::Upstream>, settings: &Settings) -> Result<Dialer, String> {
+    let connect = Connect {
+        upstream: upstream.map(proxy).transpose().map_err(|error| chain(&error))?.unwrap_or_default(),
+        bind_v4: settings.bind_v4,
+        bind_v6: settings.bind_v6,
+    };
+    let roots =
+        Roots::load().map_err(|error| format!("the certificates to check sites by: {}", chain(&error)))?;
+    tracing::debug!("{} root certificates", roots.count());
+    Ok(Dialer { connect })
+}
+
+/// The upstream proxy in the transport's words.
+fn proxy(upstream: &env::Upstream) -> Result<Upstream, LoginError> {
+    let with = |login: &Option<env::Login>| {
+        login.as_ref().map(|login| Login::new(login.user.as_str(), login.password.as_str())).transpose()
+    };
+    Ok(match upstream {
+        env::Upstream::Socks5 { address, login } => Upstream::Socks5 { addr: *address, login: with(login)? },
+        env::Upstream::Socks4a { address, user } => {
+            Upstream::Socks4a { addr: *address, user: user.as_deref().map(|user| user.to_owned()) }
+        }
+        env::Upstream::Http { address, login } => Upstream::Http { addr: *address, login: with(login)? },
+    })
 }
 
 impl Dialer {
     pub(crate) async fn dial(&self, line: &BridgeLine) -> Result<Stream, DialError> {
-        Ok(TcpStream::connect(line.address).await?)
+        Ok(self.connect.connect(line.address).await?)
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot connect to the bridge")]
-pub(crate) struct DialError(#[from] io::Error);
+#[error(transparent)]
+pub(crate) struct DialError(#[from] ConnectError);
 
 impl DialError {
+    /// The SOCKS failure; each kind of cause has its own.
     pub(crate) fn reply(&self) -> Reply {
-        match self.0.kind() {
-            io::ErrorKind::ConnectionRefused => Reply::ConnectionRefused,
-            io::ErrorKind::HostUnreachable => Reply::HostUnreachable,
-            io::ErrorKind::NetworkUnreachable => Reply::NetworkUnreachable,
-            io::ErrorKind::TimedOut => Reply::TtlExpired,
-            _ => Reply::GeneralFailure,
+        match &self.0 {
+            ConnectError::Refused { .. } => Reply::ConnectionRefused,
+            ConnectError::NetworkUnreachable { .. } => Reply::NetworkUnreachable,
+            ConnectError::HostUnreachable { .. } | ConnectError::ProxyFailed(_) => Reply::HostUnreachable,
+            ConnectError::TimedOut { .. } => Reply::TtlExpired,
+            ConnectError::ProxyWantsLogin | ConnectError::ProxyLoginRefused | ConnectError::ProxyForbids => {
+                Reply::NotAllowed
+            }
+            ConnectError::Bind { .. }
+            | ConnectError::Io { .. }
+            | ConnectError::ProxyUnable(_)
+            | ConnectError::ProxyMisbehaved(_)
+            | ConnectError::ProxyClosed
+            | ConnectError::BadLogin(_) => Reply::GeneralFailure,
         }
     }
 
     pub(crate) fn retry(&self) -> Retry {
-        Retry::Later
+        self.0.retry()
     }
 }
 
