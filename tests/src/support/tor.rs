@@ -1,7 +1,7 @@
 //! A private Tor network on loopback: three authorities that are also relays and exits, bridges, clients.
 //!
 //! 1. Each authority's keys are made (`tor-gencert`, `tor --list-fingerprint`), since every torrc names all three.
-//! 2. The authorities start together, shortly before a voting boundary, and agree on a consensus.
+//! 2. The authorities start together, just after a voting boundary, and agree on a consensus.
 //! 3. A bridge starts, fetches the consensus and reaches 100 %. (Authorities never do: with three relays there is
 //!    no path that leaves themselves out.)
 //! 4. A client is given the bridge's line and reaches 100 % through it.
@@ -21,12 +21,9 @@ use tempfile::TempDir;
 use super::process::{self, Running, wait_for};
 use super::pt::{self, Pt};
 
-/// Seconds between attempts to vote until there is a first consensus.
-const FIRST_VOTING_INTERVAL: u64 = 5;
-
-/// How many seconds before a voting boundary the authorities start: enough to open their ports and to upload
-/// their descriptors to each other before they vote, four seconds before the boundary.
-const HEAD_START: u64 = 8;
+/// Between attempts to vote until there is a first consensus. tor shortens the delays of so short an interval to a
+/// second each: authorities vote two seconds before a boundary and count one second before it.
+const FIRST_VOTING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a bootstrap may take. It takes about ten seconds; a loaded machine may miss a few votes.
 const BOOTSTRAP_LIMIT: Duration = Duration::from_secs(120);
@@ -59,7 +56,7 @@ impl Network {
                 .collect::<Result<Vec<_>>>()
         })?;
         let dir_authority_lines: String = plans.iter().map(AuthorityPlan::line).collect();
-        wait_for_head_start()?;
+        wait_for_boundary()?;
         let mut authorities = Vec::new();
         for plan in plans {
             let torrc = plan.torrc(exit_port, &dir_authority_lines);
@@ -397,13 +394,12 @@ fn at_address(line: &str, address: SocketAddr) -> Result<String> {
     Ok(words.join(" "))
 }
 
-/// Sleeps until [`HEAD_START`] before a voting boundary. Boundaries count from midnight, UTC.
-fn wait_for_head_start() -> Result<()> {
+/// Sleeps until just after a voting boundary; they count from midnight, UTC. That leaves the authorities three seconds
+/// to find each other. Those that start with less vote late, in the second in which votes are counted, and lose half a
+/// minute to the next consensus.
+fn wait_for_boundary() -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let interval = Duration::from_secs(FIRST_VOTING_INTERVAL);
-    let target = Duration::from_secs(interval.as_secs() - HEAD_START % interval.as_secs());
-    let phase = Duration::from_nanos(u64::try_from(now.as_nanos() % interval.as_nanos())?);
-    let wait = (target + interval).saturating_sub(phase);
-    thread::sleep(Duration::from_nanos(u64::try_from(wait.as_nanos() % interval.as_nanos())?));
+    let interval = FIRST_VOTING_INTERVAL.as_millis();
+    thread::sleep(Duration::from_millis(u64::try_from(interval - now.as_millis() % interval)?));
     Ok(())
 }
