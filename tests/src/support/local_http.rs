@@ -8,6 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use super::site::noise;
 use super::socks;
 
 /// The longest answer head [`download`] accepts, in bytes.
@@ -22,12 +23,12 @@ pub struct FileServer {
 }
 
 impl FileServer {
-    /// Serves `size` bytes made from a counter (no two blocks alike, so that none can be doubled or lost unseen).
+    /// Serves `size` bytes, no two stretches of them alike, so that none can be doubled or lost unseen.
     ///
     /// # Errors
     /// No port can be had.
     pub fn start(size: usize) -> Result<Self> {
-        let body: Arc<[u8]> = contents(size).into();
+        let body: Arc<[u8]> = noise("download", size).into();
         let sha256 = Sha256::digest(&body).into();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
@@ -57,12 +58,6 @@ impl FileServer {
     pub fn size(&self) -> usize {
         self.size
     }
-}
-
-fn contents(size: usize) -> Vec<u8> {
-    let mut body: Vec<u8> = (0u64..).flat_map(|n| Sha256::digest(n.to_be_bytes())).take(size).collect();
-    body.shrink_to_fit();
-    body
 }
 
 fn answer(stream: &TcpStream, body: &[u8]) -> Result<()> {
