@@ -138,10 +138,7 @@ fn pinned_bytes() {
         (Frame::Padding, &[0, 0, 0, 0]),
         (Frame::Stream { id: 1, data: b"ab" }, &[0, 0, 3, 1, 1, b'a', b'b']),
         (Frame::Stream { id: 15_293, data: b"" }, &[0, 0, 2, 1, 0x7b, 0xbd]),
-        (
-            Frame::WindowUpdate { id: 0, increment: 494_878_333 },
-            &[0, 0, 5, 2, 0, 0x9d, 0x7f, 0x3e, 0x7d],
-        ),
+        (Frame::WindowUpdate { id: 0, increment: 494_878_333 }, &[0, 0, 5, 2, 0, 0x9d, 0x7f, 0x3e, 0x7d]),
         (Frame::Ping { answer: true, data: *b"12345678" }, b"\0\0\x09\x03\x0112345678"),
         (Frame::KeyUpdate, &[0, 0, 0, 4]),
         (
