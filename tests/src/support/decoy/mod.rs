@@ -1,0 +1,188 @@
+//! Real web servers from Debian's packages as decoys, each on a loopback port, from a generated configuration in a
+//! folder of its own, with a certificate from a CA of its own.
+
+mod config;
+
+use std::fs::{self, File, Permissions};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use super::ca::Certificates;
+use super::process::{self, Running};
+use super::site;
+
+/// How long a server may take to listen.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// The name decoys have unless a test says otherwise.
+pub const NAME: &str = "www.example.com";
+
+/// A web server and its TLS stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// nginx with OpenSSL (package nginx).
+    Nginx,
+    /// Apache with OpenSSL, `mpm_event` and `mod_http2` (package apache2).
+    Apache,
+    /// lighttpd with OpenSSL (packages lighttpd and lighttpd-mod-openssl).
+    Lighttpd,
+    /// lighttpd with GnuTLS (packages lighttpd and lighttpd-mod-gnutls).
+    LighttpdGnutls,
+    /// Caddy with Go's TLS and HTTP/2 (package caddy).
+    Caddy,
+}
+
+impl Server {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Nginx, Self::Apache, Self::Lighttpd, Self::LighttpdGnutls, Self::Caddy];
+}
+
+/// What a test may want otherwise than usual. A server that has no such setting ignores it; the fields say which.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The site's names; the first is in the certificate's subject.
+    pub names: Vec<String>,
+    /// How long a connection may idle between requests.
+    pub idle: Duration,
+    /// How long the TLS handshake and a request's head may take. lighttpd applies it while idle, too; Caddy: the head only.
+    pub head: Duration,
+    /// How many requests a connection serves (nginx, Apache, lighttpd over HTTP/1.1).
+    pub requests: u32,
+    /// Whether h2 is offered.
+    pub h2: bool,
+    /// Whether TLS 1.3 is; TLS 1.2 always is.
+    pub tls13: bool,
+    /// Lines added to the server's own block, in its own language.
+    pub extra: String,
+    /// Where to listen; a free loopback port if `None`.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            names: vec![NAME.to_owned()],
+            idle: Duration::from_secs(75),
+            head: Duration::from_secs(60),
+            requests: 1_000,
+            h2: true,
+            tls13: true,
+            extra: String::new(),
+            listen: None,
+        }
+    }
+}
+
+/// A running decoy. Ends when dropped.
+#[derive(Debug)]
+pub struct Decoy {
+    running: Option<Running>,
+    server: Server,
+    options: Options,
+    address: SocketAddr,
+    certificates: Certificates,
+    folder: TempDir,
+}
+
+impl Decoy {
+    /// Writes site, certificates and configuration, and starts the server.
+    ///
+    /// # Errors
+    /// Its package is not installed, or it does not listen; with the end of its log.
+    pub fn start(server: Server, options: Options) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("qnet-decoy-").tempdir()?;
+        // Servers started by root read the site as a user without rights.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+        site::write(&folder.path().join("site"))?;
+        let names: Vec<&str> = options.names.iter().map(String::as_str).collect();
+        let certificates = Certificates::make(folder.path(), &names)?;
+        let address = options.listen.map_or_else(process::free_address, Ok)?;
+        let mut decoy = Self { running: None, server, options, address, certificates, folder };
+        decoy.restart()?;
+        Ok(decoy)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The site's first name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.options.names.first().map_or(NAME, String::as_str)
+    }
+
+    /// The CA's and the site's certificates.
+    #[must_use]
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// The bytes of one of the site's files.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn file(&self, path: &str) -> Result<Vec<u8>> {
+        Ok(fs::read(self.folder.path().join("site").join(path))?)
+    }
+
+    /// What the server has logged of requests, one a line (not Caddy: JSON).
+    ///
+    /// # Errors
+    /// There is no such log.
+    pub fn access_log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.path().join("access.log"))?)
+    }
+
+    /// Ends the server. [`Self::restart`] starts it again at the same address.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn stop(&mut self) -> Result<()> {
+        self.running.take().map_or(Ok(()), |mut running| running.stop())
+    }
+
+    /// Starts the server, after ending it where it runs.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        let config = config::Config {
+            folder: self.folder.path(),
+            address: self.address,
+            certificates: &self.certificates,
+            options: &self.options,
+        };
+        let mut command = config.write(self.server)?;
+        let log = self.folder.path().join("stderr");
+        let out = File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        let mut running = Running::start(&format!("{:?}", self.server), &mut command)?;
+        process::wait_listening(&mut running, self.address, START_LIMIT, &log)
+            .with_context(|| process::tail(&self.folder.path().join("error.log")))?;
+        self.running = Some(running);
+        Ok(())
+    }
+}
+
+/// Writes `text` to `name` in `folder`.
+fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// A program of Debian's, whose folder may not be on a user's path.
+fn program(name: &str) -> Command {
+    let in_sbin = Path::new("/usr/sbin").join(name);
+    if in_sbin.exists() { Command::new(in_sbin) } else { Command::new(name) }
+}

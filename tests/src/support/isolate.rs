@@ -1,0 +1,85 @@
+//! Runs a test inside network, process and mount namespaces of its own.
+//!
+//! 1. The test starts its own binary again under `unshare`, asking for itself alone.
+//! 2. The copy is process 1 of its namespaces: only `lo` exists, and when it ends the kernel ends everything it
+//!    started, however it ended.
+//! 3. The copy watches its standard input and exits when that closes, so that killing the outer test kills it too.
+//!
+//! Root needs nothing else; other users need user namespaces, which Debian allows by default.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+
+/// Set in the copy; holds the name of the test it was started for.
+const INSIDE: &str = "QNET_TESTS_INSIDE";
+
+/// Runs `body` in namespaces of its own. `test` is the test's full name as the test runner prints it.
+///
+/// # Errors
+/// Those of `body`, with everything the copy printed; or that namespaces cannot be made here.
+pub fn isolated(test: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    if std::env::var_os(INSIDE).is_some_and(|inside| inside == test) {
+        enter()?;
+        return body();
+    }
+    let mut child = unshare()
+        .arg("--")
+        .arg(std::env::current_exe()?)
+        .args(["--exact", test, "--nocapture", "--test-threads=1", "--include-ignored"])
+        .env(INSIDE, test)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("`unshare` (package util-linux) does not start")?;
+    let held = child.stdin.take();
+    let output = child.wait_with_output()?;
+    drop(held);
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    if !output.status.success() {
+        bail!("{test} failed inside its namespaces ({}):\n{said}{}", output.status, hint(&said));
+    }
+    if !said.contains("1 passed") {
+        bail!("no test is called {test}:\n{said}");
+    }
+    Ok(())
+}
+
+fn unshare() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]);
+    if !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command
+}
+
+/// What the copy does before the test's body.
+fn enter() -> Result<()> {
+    thread::spawn(|| {
+        let mut sink = [0; 16];
+        while !matches!(std::io::stdin().read(&mut sink), Ok(0) | Err(_)) {}
+        std::process::exit(1);
+    });
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    match up.context("`ip` (package iproute2) does not start")?.success() {
+        true => Ok(()),
+        false => bail!("the loopback interface does not come up"),
+    }
+}
+
+fn hint(said: &str) -> &'static str {
+    if said.contains("unshare failed") || said.contains("uid_map") {
+        "Namespaces are not allowed here. Run the tests as root, or allow user namespaces \
+         (sysctl kernel.unprivileged_userns_clone=1, or kernel.apparmor_restrict_unprivileged_userns=0).\n"
+    } else {
+        ""
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,12 @@
+//! The parts of the harness.
+
+pub mod ca;
+pub mod decoy;
+pub mod flow;
+pub mod isolate;
+pub mod local_http;
+pub mod process;
+pub mod pt;
+pub mod site;
+pub mod socks;
+pub mod tor;

@@ -1,0 +1,51 @@
+//! Which pluggable transport a test drives: everything that differs between one and another.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+/// A transport as tor is told about it.
+#[derive(Clone, Debug)]
+pub struct Pt {
+    /// The name in `ClientTransportPlugin`, `ServerTransportPlugin` and `Bridge` lines.
+    pub name: String,
+    /// The program.
+    pub binary: PathBuf,
+    /// `ServerTransportOptions`, each `key=value`.
+    pub server_options: Vec<String>,
+    /// Arguments a bridge line needs besides those the bridge itself publishes, each `key=value`.
+    pub bridge_args: Vec<String>,
+    /// Environment of the bridge's and the client's tor, handed on to the transport.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Pt {
+    /// Debian's obfs4proxy: the peer that proves the harness itself.
+    #[must_use]
+    pub fn obfs4() -> Self {
+        Self {
+            name: "obfs4".into(),
+            binary: "/usr/bin/obfs4proxy".into(),
+            server_options: Vec::new(),
+            bridge_args: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+}
+
+/// The line a client uses, from the text of the file `bridgelines` that a bridge's tor writes.
+///
+/// tor writes `Bridge <name> <address it guesses> <fingerprint> <args>`, and separates the args by spaces.
+///
+/// # Errors
+/// The file holds no line for this transport.
+pub fn bridge_line(pt: &Pt, bridgelines: &str) -> Result<String> {
+    let prefix = format!("Bridge {} ", pt.name);
+    let line = bridgelines.lines().find(|line| line.starts_with(&prefix));
+    let mut line = line.with_context(|| format!("no line of `{prefix}` in {bridgelines:?}"))?.to_owned();
+    for arg in &pt.bridge_args {
+        line.push(' ');
+        line.push_str(arg);
+    }
+    Ok(line)
+}
