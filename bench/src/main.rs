@@ -1,0 +1,118 @@
+//! `./dev bench`: QNet beside Debian's obfs4proxy.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::{env, fs, io};
+
+use anyhow::{Context, Result, bail, ensure};
+use qnet_bench::load;
+use qnet_bench::measure::{self, Amount};
+use qnet_bench::plugin::Kind;
+use qnet_bench::report::{Series, machine, table};
+
+const HELP: &str = "\
+qnet-bench [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write]
+  --rounds       how often each transport is measured, in turns (5)
+  --megabytes    payload each way, in one stream (512)
+  --connections  idle connections at once (300)
+  --only         measure this transport alone: obfs4 or qnet
+  --write        put the result into docs/benchmarks.md
+";
+
+/// Where `--write` puts the result.
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md");
+
+struct Options {
+    rounds: usize,
+    amount: Amount,
+    only: Option<String>,
+    write: bool,
+}
+
+impl Options {
+    /// `None` where help was asked for.
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>> {
+        let mut options = Self {
+            rounds: 5,
+            amount: Amount { bytes: 512_000_000, connections: 300 },
+            only: None,
+            write: false,
+        };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--rounds" => options.rounds = value()?.parse()?,
+                "--megabytes" => options.amount.bytes = value()?.parse::<u64>()? * 1_000_000,
+                "--connections" => options.amount.connections = value()?.parse()?,
+                "--only" => options.only = Some(value()?),
+                "--write" => options.write = true,
+                "--help" | "-h" => return Ok(None),
+                other => bail!("unknown argument {other}; --help lists them"),
+            }
+        }
+        ensure!(
+            options.rounds > 0 && options.amount.bytes > 0 && options.amount.connections > 0,
+            "rounds, megabytes and connections must be above zero"
+        );
+        Ok(Some(options))
+    }
+}
+
+fn main() -> ExitCode {
+    match Options::parse(env::args().skip(1)).and_then(|options| match options {
+        Some(options) => run(&options),
+        None => Ok(io::stdout().write_all(HELP.as_bytes())?),
+    }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to be told where standard error is closed.
+            let _ = writeln!(io::stderr(), "bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let kinds = kinds(options.only.as_deref())?;
+    let far = load::start()?;
+    let mut series: Vec<_> =
+        kinds.iter().map(|kind| Series { name: kind.transport.into(), rounds: Vec::new() }).collect();
+    for round in 1..=options.rounds {
+        for (kind, series) in kinds.iter().zip(&mut series) {
+            writeln!(io::stderr(), "bench: round {round} of {}: {}", options.rounds, kind.transport)?;
+            let figures = measure::round(kind, far, options.amount);
+            series.rounds.push(figures.with_context(|| format!("{}, round {round}", kind.transport))?);
+        }
+    }
+    let result = format!("{}\n{}", machine(), table(&series));
+    writeln!(io::stdout(), "{result}")?;
+    if options.write {
+        fs::write(PAGE, page(&result, options)).with_context(|| format!("cannot write {PAGE}"))?;
+        writeln!(io::stderr(), "bench: written to docs/benchmarks.md")?;
+    }
+    Ok(())
+}
+
+fn kinds(only: Option<&str>) -> Result<Vec<Kind>> {
+    let obfs4 = Kind {
+        transport: "obfs4",
+        program: measure::find("obfs4proxy").context("obfs4proxy is not there; ./dev bench installs it")?,
+        server_options: String::new(),
+        client_environment: Vec::new(),
+    };
+    let mut kinds = vec![obfs4];
+    kinds.retain(|kind| only.is_none_or(|only| only == kind.transport));
+    ensure!(!kinds.is_empty(), "no such transport");
+    Ok(kinds)
+}
+
+fn page(result: &str, options: &Options) -> String {
+    format!(
+        "# Benchmarks\n\nWritten by `./dev bench --write`. Client and bridge run as tor would start them, on one machine \
+         over loopback, with a sink\nand source of bytes in the place of tor's ORPort; transports take turns within each round. \
+         One stream carries {} MB each\nway; then fresh processes hold {} idle connections.\n\n{result}",
+        options.amount.bytes / 1_000_000,
+        options.amount.connections,
+    )
+}
