@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::aead::{Algorithm, TAG_LEN};
 use crate::kdf;
+use crate::knock::DirectionKeys;
 
 pub use clock::{KEY_BYTES, KEY_RECORDS, KEY_TIME, KeyClock};
 pub use opener::{RecordOpener, proof_nonce};
@@ -120,14 +121,6 @@ impl Cipher {
     }
 }
 
-/// Key and IV of one direction.
-pub struct Keys {
-    /// The key, for either [`Cipher`].
-    pub key: Zeroizing<[u8; 32]>,
-    /// What the index is XORed into.
-    pub iv: [u8; 12],
-}
-
 /// The traffic secret of one direction (`docs/protocol.md`, section 8). Wiped when dropped.
 pub struct DirectionSecret(Zeroizing<[u8; 32]>);
 
@@ -138,8 +131,8 @@ impl DirectionSecret {
     }
 
     /// The keys under this secret; both ciphers' keys have one length.
-    pub fn keys(&self) -> Keys {
-        let mut keys = Keys { key: Zeroizing::new([0; 32]), iv: [0; 12] };
+    pub fn keys(&self) -> DirectionKeys {
+        let mut keys = DirectionKeys { key: Zeroizing::new([0; 32]), iv: [0; 12] };
         kdf::expand::<Sha256>(&*self.0, &[b"key"], &mut *keys.key);
         kdf::expand::<Sha256>(&*self.0, &[b"iv"], &mut keys.iv);
         keys
