@@ -246,7 +246,9 @@ impl Tunnel {
 
     /// Waits for the end and says why.
     pub async fn closed(&self) -> Ended {
-        self.shared.until(|inner| if let Progress::Over(why) = inner.progress { Some(why) } else { None }).await
+        self.shared
+            .until(|inner| if let Progress::Over(why) = inner.progress { Some(why) } else { None })
+            .await
     }
 }
 

@@ -198,7 +198,14 @@ impl From<TcpStream> for Socket {
 
 impl<H: Host> Driver<H> {
     pub(crate) fn new(shared: Arc<Shared>, peer: TcpStream, decoy: Option<TcpStream>, host: H) -> Self {
-        Self { shared, peer: peer.into(), decoy: decoy.map(Into::into), host, timer: None, wakers: Vec::new() }
+        Self {
+            shared,
+            peer: peer.into(),
+            decoy: decoy.map(Into::into),
+            host,
+            timer: None,
+            wakers: Vec::new(),
+        }
     }
 
     /// Runs until the carrier is finished.

@@ -44,12 +44,19 @@ impl DecoyTls {
     }
 
     /// Opens a whole record of outer type 23 into `scratch`. What it owes in return is appended to `out`.
-    pub(crate) fn read(&mut self, record: &[u8], scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Said, Unopened> {
+    pub(crate) fn read(
+        &mut self,
+        record: &[u8],
+        scratch: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<Said, Unopened> {
         match self.opener.open(record, scratch) {
             Err(_) => Err(Unopened),
             Ok(APPLICATION_DATA) => Ok(Said::Data),
             Ok(scan::HANDSHAKE) => Ok(self.message(scratch, out)),
-            Ok(scan::ALERT) => Ok(<[u8; 2]>::try_from(scratch.as_slice()).map_or(Said::Nonsense, Said::Alert)),
+            Ok(scan::ALERT) => {
+                Ok(<[u8; 2]>::try_from(scratch.as_slice()).map_or(Said::Nonsense, Said::Alert))
+            }
             Ok(_) => Ok(Said::Nonsense),
         }
     }

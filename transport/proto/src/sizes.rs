@@ -102,6 +102,9 @@ mod tests {
 
     #[test]
     fn control_records_take_the_lengths_of_http2() {
-        assert_eq!([1, 9, 10, 13, 14, 17, 18].map(control_length), [26, 26, 30, 30, 34, 34, 0].map(|l| (l > 0).then_some(l)));
+        assert_eq!(
+            [1, 9, 10, 13, 14, 17, 18].map(control_length),
+            [26, 26, 30, 30, 34, 34, 0].map(|l| (l > 0).then_some(l))
+        );
     }
 }

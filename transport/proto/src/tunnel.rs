@@ -97,7 +97,13 @@ impl Tunnel {
     }
 
     /// Seals a Noise message as records of type 22 with the lengths of this direction's page load.
-    pub(crate) fn seal_noise(&mut self, message: &[u8], lengths: &Lengths, rng: &mut impl Rng, out: &mut Vec<u8>) {
+    pub(crate) fn seal_noise(
+        &mut self,
+        message: &[u8],
+        lengths: &Lengths,
+        rng: &mut impl Rng,
+        out: &mut Vec<u8>,
+    ) {
         let framed = noise::framed(message);
         let mut rest = framed.as_slice();
         for (content, length) in lengths.cut(framed.len(), rng) {

@@ -164,7 +164,9 @@ fn conclude(engine: &Engine, seen: Seen, ours: Handshook) -> Result<Handshake, H
     match engine.protocol() {
         Some(b"h2") => {}
         other => {
-            return Err(HandshakeError::NoHttp2(other.map(|name| String::from_utf8_lossy(name).into_owned())));
+            return Err(HandshakeError::NoHttp2(
+                other.map(|name| String::from_utf8_lossy(name).into_owned()),
+            ));
         }
     }
     let server_hello = seen.server_hello.ok_or(HandshakeError::Unexpected("no ServerHello"))?;

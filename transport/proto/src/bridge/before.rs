@@ -94,7 +94,8 @@ impl Before {
             Progress::NotTls => Seen::Visitor,
             Progress::Message { raw, end } => {
                 self.client = None;
-                let Some(hello) = ClientHello::parse(raw).filter(|h| h.ech().is_some() && h.sni().is_some()) else {
+                let Some(hello) = ClientHello::parse(raw).filter(|h| h.ech().is_some() && h.sni().is_some())
+                else {
                     return Seen::Visitor;
                 };
                 self.hello = Some(hello);
@@ -145,7 +146,8 @@ impl Before {
         let (Some(token), Some(hello), Some(server)) = (&self.token, &self.hello, &self.server_hello) else {
             return true;
         };
-        let derive = |invitation: Option<&[u8; 32]>| KnockKey::derive(token, invitation, hello.raw(), server.raw());
+        let derive =
+            |invitation: Option<&[u8; 32]>| KnockKey::derive(token, invitation, hello.raw(), server.raw());
         if config.invited.is_empty() {
             self.candidates = vec![Candidate { key: derive(None), invited: None }];
         } else {
@@ -192,7 +194,10 @@ impl Before {
         if outer == APPLICATION_DATA {
             self.up_protected += 1;
             self.up_lengths.note(record.len() - scan::HEADER_LEN);
-            found = self.candidates.iter().position(|candidate| check(&self.up, &candidate.key, &record).is_some());
+            found = self
+                .candidates
+                .iter()
+                .position(|candidate| check(&self.up, &candidate.key, &record).is_some());
         }
         self.up.update(&record);
         let Candidate { key, invited } = self.candidates.swap_remove(found?);

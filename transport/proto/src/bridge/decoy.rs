@@ -64,7 +64,13 @@ pub(super) struct Keeping {
 
 impl Keeping {
     /// `None`: what was handed over cannot be true.
-    pub(super) fn new(handover: &Handover, counts: Counts, name: &ServerName, facts: &DecoyFacts, now: Instant) -> Option<Self> {
+    pub(super) fn new(
+        handover: &Handover,
+        counts: Counts,
+        name: &ServerName,
+        facts: &DecoyFacts,
+        now: Instant,
+    ) -> Option<Self> {
         let Counts { up, down } = counts;
         let suite = Suite::try_from(handover.suite).ok()?;
         if handover.up_first > up || handover.down_first > down {

@@ -174,12 +174,10 @@ impl Inner {
         context: &mut Context<'_>,
     ) -> Result<(), Ended> {
         match kind {
-            NOISE => {
-                match self.reader.push(content).map_err(|_| Ended::Handshake)? {
-                    Some(message) => self.noise(&message, to_client, context),
-                    None => Ok(()),
-                }
-            }
+            NOISE => match self.reader.push(content).map_err(|_| Ended::Handshake)? {
+                Some(message) => self.noise(&message, to_client, context),
+                None => Ok(()),
+            },
             FRAMES => {
                 if let Phase::Up(keeping) = &mut self.phase {
                     keeping.traffic(context.now);
@@ -198,10 +196,16 @@ impl Inner {
         }
     }
 
-    fn noise(&mut self, message: &[u8], to_client: &mut Outbox, context: &mut Context<'_>) -> Result<(), Ended> {
+    fn noise(
+        &mut self,
+        message: &[u8],
+        to_client: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Result<(), Ended> {
         match std::mem::replace(&mut self.phase, Phase::Spent) {
             Phase::One(responder) => {
-                let (first, send): (_, SendMessage2) = responder.read1(message).map_err(|_| Ended::Handshake)?;
+                let (first, send): (_, SendMessage2) =
+                    responder.read1(message).map_err(|_| Ended::Handshake)?;
                 for frame in frames(&first.early) {
                     let frame = frame.map_err(|_| Ended::Violation)?;
                     if !matches!(frame, Frame::Stream { .. } | Frame::Close { id: 1.., .. }) {
@@ -228,7 +232,12 @@ impl Inner {
         }
     }
 
-    fn frames(&mut self, content: &[u8], to_decoy: &mut Outbox, context: &mut Context<'_>) -> Result<(), Ended> {
+    fn frames(
+        &mut self,
+        content: &[u8],
+        to_decoy: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Result<(), Ended> {
         let mut rest = frames(content);
         while let Some(frame) = rest.next() {
             let frame = frame.map_err(|_| Ended::Violation)?;

@@ -233,7 +233,7 @@ impl Bridge {
         }
     }
 
-    fn decoy_bytes(&mut self, now: Instant) {
+    fn decoy_bytes(&mut self) {
         loop {
             match &mut self.state {
                 State::Before(before) => {
@@ -247,7 +247,7 @@ impl Bridge {
                         return;
                     }
                 }
-                State::Inner(_) | State::Over(_) => return self.decoy_htx(now),
+                State::Inner(_) | State::Over(_) => return self.decoy_htx(),
             }
         }
     }
@@ -284,21 +284,17 @@ impl Bridge {
         true
     }
 
-    fn decoy_htx(&mut self, now: Instant) {
+    fn decoy_htx(&mut self) {
         let over = matches!(self.state, State::Over(_)) || self.client.ended;
         let (State::Inner(inner) | State::Over(inner)) = &mut self.state else { return };
-        let word = inner.decoy_records(
-            &mut self.decoy.inbox,
-            &mut self.client.outbox,
-            &mut self.decoy.outbox,
-            over,
-        );
+        let word =
+            inner.decoy_records(&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox, over);
         match word {
             Word::Nothing | Word::GoAway(_) => {}
             Word::Alert(_) => {
                 self.untunnel(Ended::DecoyEnded);
                 if self.decoy.inbox.len() > 0 {
-                    self.decoy_htx(now);
+                    self.decoy_htx();
                 }
             }
             // A decoy that no longer speaks TLS: there is nothing to hide behind.
@@ -346,7 +342,7 @@ impl Carrier for Bridge {
         self.touched(now);
         match side {
             Side::Peer => self.client_bytes(now),
-            Side::Decoy => self.decoy_bytes(now),
+            Side::Decoy => self.decoy_bytes(),
         }
     }
 

@@ -68,12 +68,15 @@ impl Inner {
         tls: DecoyTls,
         requests: u32,
         up_lengths: Lengths,
-        options: Options,
+        options: &Options,
     ) -> Self {
         tunnel.set_round_trip(options.round_trip);
         Self {
             tunnel,
-            phase: Phase::One(Box::new(initiator), options.now + if options.early { EARLY_WAIT } else { Duration::ZERO }),
+            phase: Phase::One(
+                Box::new(initiator),
+                options.now + if options.early { EARLY_WAIT } else { Duration::ZERO },
+            ),
             cipher: Cipher::preferred(options.aes_hardware),
             reader: MessageReader::new(MESSAGE2_LEN),
             tls,
@@ -94,7 +97,9 @@ impl Inner {
     /// Sends message 1 once there is early data or no more time to wait for it, and whatever the streams have.
     pub(super) fn flush(&mut self, out: &mut Vec<u8>, waiting: usize, rng: &mut ChaCha20Rng, now: Instant) {
         match &self.phase {
-            Phase::One(_, until) if *until <= now || self.tunnel.wants_to_send() => self.message1(out, rng, *until > now),
+            Phase::One(_, until) if *until <= now || self.tunnel.wants_to_send() => {
+                self.message1(out, rng, *until > now);
+            }
             Phase::Up if waiting < BACKLOG => {
                 self.tunnel.tick(now);
                 self.tunnel.pack(out, waiting, now);
@@ -165,7 +170,9 @@ impl Inner {
                     other => return other,
                 }
             }
-            if self.first_keys && !matches!(frame, Frame::Padding | Frame::KeyUpdate | Frame::Close { id: 0, .. }) {
+            if self.first_keys
+                && !matches!(frame, Frame::Padding | Frame::KeyUpdate | Frame::Close { id: 0, .. })
+            {
                 return Heard::Fails(Ended::Violation);
             }
             match self.tunnel.on_frame(&frame, self.first_keys) {

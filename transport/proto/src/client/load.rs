@@ -65,7 +65,8 @@ impl Load {
         let mut up = UpHash::new();
         up.update(&start.sent);
         let sealer = Sealer::new(start.suite, start.up_secret.clone(), start.up_records, start.up_records);
-        let opener = Opener::new(start.suite, start.down_secret.clone(), start.down_records, start.down_records);
+        let opener =
+            Opener::new(start.suite, start.down_secret.clone(), start.down_records, start.down_records);
         Self {
             h2: PageLoad::new(&crate::chrome::CHROME_156, &start.name, &start.path, start.field, seed),
             tls: DecoyTls::new(sealer, opener),
@@ -149,7 +150,8 @@ impl Load {
 
     fn proof(&mut self, record: &[u8], index: u64, scratch: &mut Vec<u8>) -> Read {
         let Some(sent) = self.sent.as_ref().filter(|_| !self.alone) else { return Read::Tampered };
-        let Some(n) = record.get(HEADER_LEN..HEADER_LEN + 32).and_then(|n| <[u8; 32]>::try_from(n).ok()) else {
+        let Some(n) = record.get(HEADER_LEN..HEADER_LEN + 32).and_then(|n| <[u8; 32]>::try_from(n).ok())
+        else {
             return Read::Tampered;
         };
         let (up, down) = self.key.proof_keys(&n);

@@ -228,7 +228,7 @@ impl Client {
             now,
         };
         let requests = load.h2.requests();
-        let inner = Inner::new(proof.tunnel, initiator, load.tls, requests, load.up_lengths, options);
+        let inner = Inner::new(proof.tunnel, initiator, load.tls, requests, load.up_lengths, &options);
         self.state = State::Inner(Box::new(inner));
         self.events.push_back(Event::Proved);
     }
@@ -255,7 +255,9 @@ impl Client {
     /// A record that does not open: an encrypted alert and FIN, as Chrome does.
     fn tampered(&mut self) {
         match &mut self.state {
-            State::Load(load) => load.tls.sealer.seal(crate::scan::ALERT, &BAD_RECORD_MAC, self.outbox.tail()),
+            State::Load(load) => {
+                load.tls.sealer.seal(crate::scan::ALERT, &BAD_RECORD_MAC, self.outbox.tail());
+            }
             State::Inner(inner) => inner.bad_record(self.outbox.tail()),
             State::Done(_) => return,
         }
