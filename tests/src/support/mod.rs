@@ -4,6 +4,7 @@ pub mod ca;
 pub mod decoy;
 pub mod flow;
 pub mod isolate;
+pub mod link;
 pub mod local_http;
 pub mod process;
 pub mod pt;

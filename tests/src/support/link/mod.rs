@@ -1,0 +1,175 @@
+//! A wire in user space, in the censor's hands: it delays, holds, cuts and changes what passes, by TLS record.
+//!
+//! ```text
+//! client ──▶ Link::address() ─[ rules, delay ]─▶ target
+//!        ◀──                 ─[ rules, delay ]◀──
+//! ```
+//!
+//! A connection without a rule is passed on as it comes, partial records included. A record that a rule may concern is
+//! kept until it is whole. Each connection has one thread and one loop, so that what a rule does is done in order.
+
+mod rules;
+mod wire;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::flow::Flow;
+use super::process::wait_for;
+pub use rules::{Act, Gate, Rule, Which};
+
+/// A direction of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the one who dialled.
+    Up,
+    /// To the one who dialled.
+    Down,
+}
+
+/// What was seen of one connection: what came into the wire, before any rule.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// What the client sent.
+    pub up: Flow,
+    /// What the target sent.
+    pub down: Flow,
+}
+
+impl Trace {
+    fn new(started: Instant) -> Self {
+        Self { up: Flow::new(started), down: Flow::new(started) }
+    }
+
+    /// One direction.
+    #[must_use]
+    pub fn flow(&self, way: Way) -> &Flow {
+        match way {
+            Way::Up => &self.up,
+            Way::Down => &self.down,
+        }
+    }
+
+    fn flow_mut(&mut self, way: Way) -> &mut Flow {
+        match way {
+            Way::Up => &mut self.up,
+            Way::Down => &mut self.down,
+        }
+    }
+}
+
+/// How a link behaves.
+#[derive(Clone, Debug)]
+struct Behaviour {
+    target: SocketAddr,
+    delay: Duration,
+    rules: Vec<Rule>,
+}
+
+/// What the link, its connections and its owner share.
+#[derive(Debug)]
+struct Shared {
+    behaviour: Mutex<Behaviour>,
+    traces: Mutex<Vec<Arc<Mutex<Trace>>>>,
+    closed: AtomicBool,
+}
+
+/// A listening wire. Its connections end when it is dropped.
+#[derive(Debug)]
+pub struct Link {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Link {
+    /// Passes connections on to `target`, every byte `delay` later (in each direction, so a round trip takes twice that).
+    ///
+    /// # Errors
+    /// No port can be had.
+    pub fn start(target: SocketAddr, delay: Duration) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            behaviour: Mutex::new(Behaviour { target, delay, rules: Vec::new() }),
+            traces: Mutex::new(Vec::new()),
+            closed: AtomicBool::new(false),
+        });
+        let theirs = Arc::clone(&shared);
+        thread::spawn(move || accept(&listener, &theirs));
+        Ok(Self { address, shared })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What is done to the connections that begin from now on. Each has the rules to itself.
+    pub fn set_rules(&self, rules: Vec<Rule>) {
+        lock(&self.shared.behaviour).rules = rules;
+    }
+
+    /// Where the connections that begin from now on lead.
+    pub fn set_target(&self, target: SocketAddr) {
+        lock(&self.shared.behaviour).target = target;
+    }
+
+    /// The delay of the connections that begin from now on.
+    pub fn set_delay(&self, delay: Duration) {
+        lock(&self.shared.behaviour).delay = delay;
+    }
+
+    /// What was seen so far, a connection each, oldest first.
+    #[must_use]
+    pub fn traces(&self) -> Vec<Trace> {
+        lock(&self.shared.traces).iter().map(|trace| lock(trace).clone()).collect()
+    }
+
+    /// Waits until connection `number` (the first is 0) looks as wanted.
+    ///
+    /// # Errors
+    /// `limit` has passed; `what` names the condition.
+    pub fn wait(
+        &self,
+        what: &str,
+        number: usize,
+        limit: Duration,
+        wanted: impl Fn(&Trace) -> bool,
+    ) -> Result<Trace> {
+        wait_for(what, limit, || {
+            let trace = lock(&self.shared.traces).get(number).map(Arc::clone);
+            Ok(trace.map(|trace| lock(&trace).clone()).filter(|trace| wanted(trace)))
+        })
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Relaxed);
+        // Wakes the listener, so that its port is free again.
+        TcpStream::connect(self.address).ok();
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for client in listener.incoming().flatten() {
+        if shared.closed.load(Ordering::Relaxed) {
+            return;
+        }
+        let (behaviour, shared) = (lock(&shared.behaviour).clone(), Arc::clone(shared));
+        let trace = Arc::new(Mutex::new(Trace::new(Instant::now())));
+        lock(&shared.traces).push(Arc::clone(&trace));
+        thread::spawn(move || wire::run(&client, &behaviour, &trace, &shared.closed));
+    }
+}
+
+/// A test that panicked leaves what it held as good as it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

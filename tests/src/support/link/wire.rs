@@ -1,0 +1,198 @@
+//! One connection's loop.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::SockRef;
+
+use super::rules::{Cutter, Item};
+use super::{Behaviour, Trace, Way, lock};
+use crate::support::flow::End;
+
+/// What is read at once, bytes.
+const PIECE: usize = 65_536;
+
+/// How much may wait in one direction before no more is read, bytes: more than a long, fast path holds.
+const MAX_WAITING: usize = 16 << 20;
+
+/// How soon a connection notices that a gate has opened or that its link is gone.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How long the target may take to accept.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Carries one connection until both directions have ended, one ends abruptly, or the link is dropped.
+pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, trace: &Mutex<Trace>, closed: &AtomicBool) {
+    let Ok(target) = TcpStream::connect_timeout(&behaviour.target, CONNECT_LIMIT) else {
+        reset(client);
+        return;
+    };
+    for side in [client, &target] {
+        if side.set_nonblocking(true).and_then(|()| side.set_nodelay(true)).is_err() {
+            return;
+        }
+    }
+    let mut up = Half::new(Way::Up, client, &target, behaviour);
+    let mut down = Half::new(Way::Down, &target, client, behaviour);
+    while !(closed.load(Ordering::Relaxed) || up.done && down.done) {
+        for half in [&mut up, &mut down] {
+            half.read(trace);
+            if half.write() == Some(End::Rst) {
+                reset(client);
+                reset(&target);
+                return;
+            }
+        }
+        wait(&up, &down);
+    }
+}
+
+/// Makes the socket's closing abrupt.
+fn reset(stream: &TcpStream) {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO)).ok();
+}
+
+/// One direction.
+struct Half<'a> {
+    way: Way,
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    delay: Duration,
+    cutter: Cutter,
+    /// What has left the cutter, with the time from which it may arrive.
+    queue: VecDeque<(Instant, Item)>,
+    waiting: usize,
+    /// A piece that the socket took in part only.
+    rest: Vec<u8>,
+    paused: Option<Instant>,
+    read_ended: bool,
+    done: bool,
+}
+
+impl<'a> Half<'a> {
+    fn new(way: Way, from: &'a TcpStream, to: &'a TcpStream, behaviour: &Behaviour) -> Self {
+        Self {
+            way,
+            from,
+            to,
+            delay: behaviour.delay,
+            cutter: Cutter::new(way, &behaviour.rules, Instant::now()),
+            queue: VecDeque::new(),
+            waiting: 0,
+            rest: Vec::new(),
+            paused: None,
+            read_ended: false,
+            done: false,
+        }
+    }
+
+    fn reads(&self) -> bool {
+        !self.read_ended && self.waiting < MAX_WAITING
+    }
+
+    fn read(&mut self, trace: &Mutex<Trace>) {
+        let mut piece = vec![0; PIECE];
+        while self.reads() {
+            let outcome = self.from.read(&mut piece);
+            let now = Instant::now();
+            let ended = match outcome {
+                Ok(0) => End::Fin,
+                Ok(n) => {
+                    let bytes = piece.get(..n).unwrap_or_default();
+                    lock(trace).flow_mut(self.way).push(bytes, now);
+                    self.cutter.push(bytes, now);
+                    self.collect(now);
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => End::Rst,
+            };
+            lock(trace).flow_mut(self.way).ended(ended, now);
+            self.read_ended = true;
+            self.cutter.end(ended);
+            self.collect(now);
+        }
+    }
+
+    fn collect(&mut self, now: Instant) {
+        while let Some(item) = self.cutter.next() {
+            if let Item::Bytes(bytes) = &item {
+                self.waiting += bytes.len();
+            }
+            self.queue.push_back((now + self.delay, item));
+        }
+    }
+
+    /// Sends what is due. `Some` where this direction has just ended.
+    fn write(&mut self) -> Option<End> {
+        loop {
+            if !self.flush() {
+                return Some(End::Rst);
+            }
+            if !self.rest.is_empty() || self.done || self.due().is_none_or(|due| due > Instant::now()) {
+                return None;
+            }
+            match self.queue.pop_front()?.1 {
+                Item::Bytes(bytes) => self.rest = bytes,
+                Item::Pause(time) => self.paused = Some(Instant::now() + time),
+                Item::Wait(gate) if gate.is_open() => {}
+                Item::Wait(gate) => {
+                    self.queue.push_front((Instant::now() + LOOK, Item::Wait(gate)));
+                    return None;
+                }
+                Item::End(end) => {
+                    (self.done, self.read_ended) = (true, true);
+                    self.queue.clear();
+                    if end == End::Fin {
+                        self.to.shutdown(Shutdown::Write).ok();
+                    }
+                    return Some(end);
+                }
+            }
+        }
+    }
+
+    /// Writes the rest of a piece; false where the far side is gone.
+    fn flush(&mut self) -> bool {
+        while !self.rest.is_empty() {
+            match self.to.write(&self.rest) {
+                Ok(n) => {
+                    self.rest.drain(..n);
+                    self.waiting -= n.min(self.waiting);
+                }
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+        }
+        true
+    }
+
+    /// When the next item may go.
+    fn due(&self) -> Option<Instant> {
+        let due = self.queue.front()?.0;
+        Some(self.paused.map_or(due, |paused| due.max(paused)))
+    }
+}
+
+/// Sleeps until a socket is ready or something is due.
+fn wait(up: &Half<'_>, down: &Half<'_>) {
+    let now = Instant::now();
+    let mut limit = LOOK * 10;
+    let mut fds = Vec::with_capacity(4);
+    for half in [up, down] {
+        if half.reads() {
+            fds.push(PollFd::new(half.from, PollFlags::IN));
+        }
+        if !half.rest.is_empty() {
+            fds.push(PollFd::new(half.to, PollFlags::OUT));
+        } else if let Some(due) = half.due() {
+            limit = limit.min(due.saturating_duration_since(now));
+        }
+    }
+    let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
+    poll(&mut fds, Some(&limit)).ok();
+}
