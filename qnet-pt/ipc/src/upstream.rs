@@ -75,7 +75,7 @@ impl std::str::FromStr for Upstream {
         match scheme {
             "socks5" => {
                 let login = login.map(parse_login).transpose()?;
-                if login.as_ref().is_some_and(|l| l.user.is_empty() || l.password.is_empty()) {
+                if login.as_ref().is_some_and(|l| l.password.is_empty()) {
                     return Err(UpstreamError::Login("SOCKS5 needs a user name and a password, or neither"));
                 }
                 Ok(Self::Socks5 { address: parse_host(host)?, login })
@@ -145,6 +145,9 @@ fn parse_login(login: &str) -> Result<Login, UpstreamError> {
     }
     if login.contains(char::is_control) {
         return Err(UpstreamError::Login("it holds a control character"));
+    }
+    if user.is_empty() {
+        return Err(UpstreamError::Login("the user name is empty"));
     }
     Ok(Login { user: Zeroizing::new(user.to_owned()), password: Zeroizing::new(password.to_owned()) })
 }
@@ -217,6 +220,8 @@ mod tests {
                 "socks5://user@127.0.0.1:9",
                 UpstreamError::Login("SOCKS5 needs a user name and a password, or neither"),
             ),
+            ("http://:b@127.0.0.1:9", UpstreamError::Login("the user name is empty")),
+            ("socks5://:b@127.0.0.1:9", UpstreamError::Login("the user name is empty")),
             ("socks4a://a:b@127.0.0.1:9", UpstreamError::Login("SOCKS4a has a user name only")),
             ("http://a\r\n:b@127.0.0.1:9", UpstreamError::Login("it holds a control character")),
         ];
