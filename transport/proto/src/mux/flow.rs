@@ -26,10 +26,24 @@ pub(super) const MAX_CREDIT: u64 = (1 << 31) - 1;
 /// single bytes would cause an update for each).
 const WORTH_A_FRAME: u64 = 4_096;
 
-/// How many times what is left of the connection's window one stream may have outstanding. With `n` streams whose
-/// readers stopped, 1 / (4 n + 1) of the window stays free for the others (dynamic thresholds, Choudhury and Hahne
-/// 1998). Four is the least that never slows a lone stream: 6 MiB outstanding while half of 15 MiB is held back.
-const SHARE: u64 = 4;
+// How the sender divides the connection's window among streams whose readers may stop at any time, after dynamic
+// thresholds (Choudhury and Hahne 1998). A stream's share is measured by what it has outstanding: sent, and not granted
+// anew. Three steps, so that one stream can use its whole window, a few that stand still leave the others a fair pace,
+// and any number leave them a way.
+
+/// The last part of the connection's window, 1/16, that no stream gets by [`WIDE_SHARE`].
+const RESERVE: u64 = 16;
+/// The last part of the reserve, 1/64 of the window, in helpings of [`LAST_HELPING`] only.
+const LAST_RESERVE: u64 = 64;
+/// What any stream may have outstanding, 1/131072 of the window (8 bytes up, 120 down): 2,048 streams, both
+/// sides' most, take the last reserve and no more.
+const LAST_HELPING: u64 = LAST_RESERVE * 2_048;
+/// Outstanding to what is left above the reserve, at most 16 to 1: the least power of two that never slows a lone
+/// stream, whose window is outstanding while the receiver withholds half of the connection's.
+const WIDE_SHARE: u64 = 16;
+/// Outstanding to what is left above the last reserve, at most 1 to 4: each stream that stands still takes a fifth
+/// of what the one before left.
+const NARROW_SHARE: u64 = 4;
 
 /// The windows of one direction at the start: stream, connection.
 pub(super) fn initial(receiver: Role) -> (u64, u64) {
@@ -186,8 +200,51 @@ impl Credit {
     /// How much a stream with credit `self` may send on a connection with credit `connection`.
     pub(super) fn allowance(&self, connection: &Self) -> u64 {
         let outstanding = self.peak - self.left;
-        // n more leave outstanding + n <= SHARE * (left - n).
-        let share = (SHARE * connection.left).saturating_sub(outstanding) / (SHARE + 1);
-        share.min(self.left)
+        let above = |part: u64| connection.left.saturating_sub(connection.peak / part);
+        // The most n with outstanding + n <= WIDE_SHARE * (above - n), and the like.
+        let wide = (WIDE_SHARE * above(RESERVE)).saturating_sub(outstanding) / (WIDE_SHARE + 1);
+        let narrow = above(LAST_RESERVE).saturating_sub(NARROW_SHARE * outstanding) / (NARROW_SHARE + 1);
+        let last = (connection.peak / LAST_HELPING).saturating_sub(outstanding).min(connection.left);
+        wide.max(narrow).max(last).min(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CONNECTION_DOWN, CONNECTION_UP, Credit, STREAM_DOWN, STREAM_UP};
+
+    /// A receiver may withhold half of the connection's window; a lone stream still uses all of its own.
+    #[test]
+    fn a_lone_stream_is_not_slowed() {
+        for (stream, connection) in [(STREAM_DOWN, CONNECTION_DOWN), (STREAM_UP, CONNECTION_UP)] {
+            let (mut stream, mut connection) = (Credit::new(stream), Credit::new(connection));
+            connection.spend(connection.left() / 2);
+            while stream.left() > 0 {
+                let count = stream.allowance(&connection).min(16_384);
+                assert!(count > 0, "{} of the stream's window left", stream.left());
+                stream.spend(count);
+                connection.spend(count);
+            }
+        }
+    }
+
+    /// However many streams take what they can and never give back, another finds something.
+    #[test]
+    fn something_is_left_for_the_last_of_all_streams() {
+        for (size, connection) in [(STREAM_DOWN, CONNECTION_DOWN), (STREAM_UP, CONNECTION_UP)] {
+            let mut connection = Credit::new(connection);
+            for n in 0..2_048 {
+                let mut stream = Credit::new(size);
+                assert!(stream.allowance(&connection) >= 8, "stream {n}");
+                loop {
+                    let count = stream.allowance(&connection);
+                    if count == 0 {
+                        break;
+                    }
+                    stream.spend(count);
+                    connection.spend(count);
+                }
+            }
+        }
     }
 }

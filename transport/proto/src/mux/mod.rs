@@ -35,8 +35,8 @@ use self::queue::{Pool, Ring, SEGMENT};
 use self::stream::{Ending, Place, State, Stream};
 use crate::frame::MAX_VARINT;
 
-/// Streams opened by one side that are open at once. Far above what a browser or tor needs; at about 400 bytes an entry, a
-/// peer that opens all of them costs under half a megabyte.
+/// Streams opened by one side that are open at once. Far above what a browser or tor needs; at about 200 bytes an entry, a
+/// peer that opens all of them costs a quarter of a megabyte, and 4 KiB more for each that it sends a byte on.
 pub const MAX_STREAMS: usize = 1_024;
 
 /// Bytes a stream holds for sending, at most: enough to fill four records while the carrier is busy.
@@ -235,6 +235,7 @@ impl Mux {
         }
         self.next_ours += 2;
         self.open_ours += 1;
+        self.be_patient(receive::NEWS);
         let mut stream = self.fresh(true);
         // Turns are first come, first served, so streams are announced in the order of their ids.
         stream.place = Place::Ready;

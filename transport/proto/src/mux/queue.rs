@@ -15,8 +15,9 @@ const SPARE_BUSY: usize = 16;
 /// Spare segments kept when nothing is queued at all: one full frame that comes and is read at once.
 const SPARE_IDLE: usize = 5;
 
-/// Places in a queue's or ring's index that are kept when it empties; beyond, the index is given back.
-const KEPT_PLACES: usize = 16;
+/// Places in a queue's or ring's index (8 bytes each) that are kept when it empties; beyond, the index is given back.
+/// Bursts of 256 KiB, or of 64 streams, then allocate nothing.
+const KEPT_PLACES: usize = 64;
 
 type Segment = Box<[u8; SEGMENT]>;
 

@@ -8,7 +8,7 @@ use crate::frame::Frame;
 /// closed or nobody has accepted yet) which a peer may send before any data. Races and windows kept small by slow readers stay far below.
 pub(super) const PATIENCE: u32 = 4_096;
 
-/// What a data frame in either direction, or a stream the user accepts, adds to the peer's allowance. A reader that takes a
+/// What a data frame in either direction, or a stream that the user opens or accepts, adds to the peer's allowance. A reader that takes a
 /// frame bit by bit causes an update of each window at most every 4,096 bytes and at its end.
 pub(super) const NEWS: u32 = 4;
 
@@ -44,10 +44,10 @@ impl Mux {
         if opens {
             self.on_opening(id)?;
         }
-        self.granted.arrived(length, self.clock);
         match self.streams.get_mut(&id) {
             Some(stream) => {
                 let keep = take_data(stream, id, data.len())?;
+                self.granted.arrived(length, self.clock);
                 stream.granted.arrived(length, self.clock);
                 if keep {
                     stream.incoming.push(data, &mut self.pool);
@@ -61,6 +61,7 @@ impl Mux {
             }
             None => {
                 self.was_opened(id)?;
+                self.granted.arrived(length, self.clock);
                 self.granted.consumed(length);
             }
         }

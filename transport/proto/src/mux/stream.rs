@@ -145,7 +145,8 @@ impl Stream {
 
     /// A read would not say "empty".
     pub(super) fn is_readable(&self) -> bool {
-        !self.incoming.is_empty() || self.state.is_whole() || matches!(self.state, State::Ended(_))
+        let failed = matches!(self.state, State::Cancelling(_) | State::Ended(_));
+        failed || self.state.is_whole() || !self.incoming.is_empty()
     }
 
     /// Nobody will read what still comes.

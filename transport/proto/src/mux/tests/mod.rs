@@ -1,5 +1,8 @@
 //! Two muxes joined by a pipe that neither loses nor reorders.
 
+mod fairness;
+mod hostile;
+mod model;
 mod use_of;
 
 use std::collections::VecDeque;
@@ -153,4 +156,17 @@ fn byte(side: usize, id: StreamId, offset: usize) -> u8 {
 
 fn bytes(side: usize, id: StreamId, offset: usize, count: usize) -> Vec<u8> {
     (offset..offset + count).map(|offset| byte(side, id, offset)).collect()
+}
+
+/// A small generator for choices that need not shrink (splitmix64).
+struct Choices(u64);
+
+impl Choices {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % bound as u64).unwrap()
+    }
 }

@@ -89,6 +89,18 @@ fn writers_wait_and_are_woken_once() {
 }
 
 #[test]
+fn data_is_not_squeezed_into_what_is_left_of_a_record() {
+    let mut pair = Pair::new();
+    let [a, b] = [(); 2].map(|()| pair.open(0));
+    pair.ends[0].write(a, &[1; 100]).unwrap();
+    pair.ends[0].write(b, &[2; 1_000]).unwrap();
+    // 105 bytes for the first, and 5 of overhead and 63 of data would still fit.
+    assert_eq!(pair.pack(0, 105 + 68), 105);
+    assert_eq!(pair.pack(0, 68), 68, "but a record of that size is filled");
+    assert_eq!(pair.pack(0, RECORD), 5 + 1_000 - 63);
+}
+
+#[test]
 fn the_sum_of_what_waits_to_be_sent_is_bounded() {
     let mut pair = Pair::new();
     let data = vec![0; MAX_SEND_QUEUE];
