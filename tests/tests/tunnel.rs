@@ -10,6 +10,7 @@ use qnet_tests::support::{
 use qnet_transport::{
     bridge::{BridgeConfig, Listener},
     client::{Dialer, DialerConfig},
+    connect::Connect,
     tls::Roots,
 };
 use qnet_wire::{bridge_line::BridgeLine, key::IdentityKey};
@@ -27,6 +28,7 @@ async fn echo_bridge(decoy: &Decoy) -> Result<(SocketAddr, BridgeLine)> {
         decoy: decoy.address(),
         names: vec![decoy.name().parse()?],
         invited: Vec::new(),
+        connect: Connect::default(),
     })?;
     let address = listener.local_addr();
     tokio::spawn(async move {

@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     budget::Budget,
+    connect::Connect,
     driver::{Driver, Host, Shared, now},
     seed::seed,
     stream::Stream,
@@ -50,6 +51,8 @@ pub struct BridgeConfig {
     pub names: Vec<ServerName>,
     /// Public keys of invited clients; empty: an open bridge.
     pub invited: Vec<[u8; 32]>,
+    /// How the decoy is reached: directly, as a rule.
+    pub connect: Connect,
 }
 
 /// A stream a client opened.
@@ -74,6 +77,7 @@ pub struct Counts {
 struct Common {
     core: Arc<Core>,
     decoy: SocketAddr,
+    connect: Connect,
     budget: Mutex<Budget>,
     counts: Mutex<Counts>,
     incoming: mpsc::Sender<Incoming>,
@@ -114,6 +118,7 @@ impl Listener {
         let common = Arc::new(Common {
             core: Arc::new(core),
             decoy: config.decoy,
+            connect: config.connect,
             budget: Mutex::new(Budget::new(now())),
             counts: Mutex::default(),
             incoming: sender,
@@ -181,8 +186,7 @@ async fn serve(listener: TcpListener, common: Arc<Common>) {
 
 async fn carry(tcp: TcpStream, client: SocketAddr, common: Arc<Common>) {
     common.counts().connections += 1;
-    let decoy = tokio::time::timeout(DECOY_CONNECT_LIMIT, TcpStream::connect(common.decoy)).await;
-    let decoy = match decoy.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+    let decoy = match common.connect.connect_within(common.decoy, DECOY_CONNECT_LIMIT).await {
         Ok(decoy) => decoy,
         Err(error) => {
             common.counts().decoy_failures += 1;

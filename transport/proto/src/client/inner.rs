@@ -97,7 +97,7 @@ impl Inner {
     /// Sends message 1 once there is early data or no more time to wait for it, and whatever the streams have.
     pub(super) fn flush(&mut self, out: &mut Vec<u8>, waiting: usize, rng: &mut ChaCha20Rng, now: Instant) {
         match &self.phase {
-            Phase::One(_, until) if *until <= now || self.tunnel.wants_to_send() => {
+            Phase::One(_, until) if *until <= now || self.tunnel.mux.buffered() > 0 => {
                 self.message1(out, rng, *until > now);
             }
             Phase::Up if waiting < BACKLOG => {
