@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 /// One browser, as far as its HTTP/2 shows.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Profile {
     /// The browser imitated.
     pub product: &'static str,
@@ -53,7 +53,7 @@ pub struct Profile {
 }
 
 /// How long Chrome takes between the steps of a load. Each pause is drawn uniformly from its range.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Pauses {
     /// From the page's last byte to its first subresource.
     pub parse: (Duration, Duration),

@@ -138,3 +138,55 @@ impl Cutter {
         Ok(Some(Frame { kind, flags, stream, payload: &self.held[start..start + length] }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Owned = (u8, u8, u32, Vec<u8>);
+
+    fn all(cutter: &mut Cutter) -> Result<Vec<Owned>, TooLong> {
+        let mut frames = Vec::new();
+        while let Some(frame) = cutter.next()? {
+            frames.push((frame.kind, frame.flags, frame.stream, frame.payload.to_vec()));
+        }
+        Ok(frames)
+    }
+
+    #[test]
+    fn a_frame_longer_than_allowed_is_refused_at_its_header() {
+        let mut cutter = Cutter::default();
+        cutter.push(&[0x00, 0x40, 0x01, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(all(&mut cutter), Err(TooLong));
+    }
+
+    #[test]
+    fn padding_that_does_not_fit_is_refused() {
+        let frame = |payload| Frame { kind: kind::DATA, flags: flag::PADDED, stream: 1, payload };
+        assert_eq!(frame(&[2, b'a', 0, 0]).content(), Some(&b"a"[..]));
+        assert_eq!(frame(&[3, 0, 0, 0]).content(), Some(&b""[..]));
+        assert_eq!(frame(&[4, 0, 0, 0]).content(), None);
+        assert_eq!(frame(&[]).content(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_back_however_they_are_cut(
+            frames in proptest::collection::vec((any::<u8>(), any::<u8>(), 0u32..0x8000_0000, proptest::collection::vec(any::<u8>(), 0..40)), 0..8),
+            cut in 1usize..50,
+        ) {
+            let mut bytes = Vec::new();
+            for (kind, flags, stream, payload) in &frames {
+                header(*kind, *flags, *stream, payload.len(), &mut bytes);
+                bytes.extend_from_slice(payload);
+            }
+            let (mut cutter, mut got) = (Cutter::default(), Vec::new());
+            for piece in bytes.chunks(cut) {
+                cutter.push(piece);
+                got.extend(all(&mut cutter).unwrap());
+            }
+            prop_assert_eq!(got, frames);
+        }
+    }
+}

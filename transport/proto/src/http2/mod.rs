@@ -17,6 +17,8 @@ mod decode;
 mod encode;
 mod error;
 mod frame;
+#[cfg(test)]
+mod hpack_tests;
 mod html;
 mod huffman;
 mod keeper;
@@ -28,6 +30,8 @@ mod table;
 #[cfg(test)]
 mod testing;
 mod url;
+#[cfg(test)]
+mod vectors;
 
 pub use decode::HpackError;
 pub use error::LoadError;
