@@ -11,6 +11,7 @@ mod socks;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,6 +20,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 pub use error::{ConnectError, Hop, ProxyReply};
 pub use login::{Login, LoginError};
@@ -31,7 +33,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(30);
 const KEEPALIVE: Duration = Duration::from_secs(45);
 
 /// What carries the connection.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub enum Upstream {
     /// Nothing between.
     #[default]
@@ -48,7 +50,7 @@ pub enum Upstream {
         /// The proxy's address.
         addr: SocketAddr,
         /// The user id that the protocol has a field for.
-        user: Option<String>,
+        user: Option<Zeroizing<String>>,
     },
     /// An HTTP proxy, by the CONNECT method (RFC 9110, section 9.3.6), with Basic authentication.
     Http {
@@ -65,6 +67,18 @@ impl Upstream {
         match self {
             Self::Direct => None,
             Self::Socks5 { addr, .. } | Self::Socks4a { addr, .. } | Self::Http { addr, .. } => Some(*addr),
+        }
+    }
+}
+
+impl fmt::Debug for Upstream {
+    /// Without the login, and without a SOCKS4 user id, which is often used as one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("Direct"),
+            Self::Socks5 { addr, .. } => write!(f, "Socks5({addr})"),
+            Self::Socks4a { addr, .. } => write!(f, "Socks4a({addr})"),
+            Self::Http { addr, .. } => write!(f, "Http({addr})"),
         }
     }
 }
@@ -105,7 +119,9 @@ impl Connect {
             match &self.upstream {
                 Upstream::Direct => Ok(()),
                 Upstream::Socks5 { login, .. } => socks::connect5(&mut tcp, login.as_ref(), to).await,
-                Upstream::Socks4a { user, .. } => socks::connect4(&mut tcp, user.as_deref(), to).await,
+                Upstream::Socks4a { user, .. } => {
+                    socks::connect4(&mut tcp, user.as_ref().map_or("", |user| user), to).await
+                }
                 Upstream::Http { login, .. } => http::connect(&mut tcp, login.as_ref(), to).await,
             }
         };

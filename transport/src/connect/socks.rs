@@ -101,12 +101,7 @@ fn granted5(reply: u8) -> Result<(), ConnectError> {
 }
 
 /// Asks a SOCKS4 proxy for a connection to `to`.
-pub(super) async fn connect4(
-    tcp: &mut TcpStream,
-    user: Option<&str>,
-    to: SocketAddr,
-) -> Result<(), ConnectError> {
-    let user = user.unwrap_or_default();
+pub(super) async fn connect4(tcp: &mut TcpStream, user: &str, to: SocketAddr) -> Result<(), ConnectError> {
     if user.len() > super::login::MAX_PART || user.contains('\0') {
         return Err(ConnectError::BadLogin("a SOCKS4 user id has at most 255 bytes, none of them zero"));
     }

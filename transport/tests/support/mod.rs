@@ -1,9 +1,11 @@
 //! Certificates of a test's own, and real servers from Debian's packages that show them.
 
-#![allow(dead_code)] // each test binary uses its own part
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's own scaffolding")]
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -19,20 +21,20 @@ use boring::x509::{X509, X509NameBuilder};
 use tempfile::TempDir;
 
 /// The page that every server here serves.
-pub const PAGE: &[u8] = b"<!doctype html><title>An ordinary site</title><p>Nothing to see here.\n";
+pub(crate) const PAGE: &[u8] = b"<!doctype html><title>An ordinary site</title><p>Nothing to see here.\n";
 /// The name on ordinary certificates here.
-pub const NAME: &str = "www.example.com";
+pub(crate) const NAME: &str = "www.example.com";
 
 /// A certificate with its key.
-pub struct Identity {
-    pub certificate: X509,
-    pub key: PKey<Private>,
+pub(crate) struct Identity {
+    pub(crate) certificate: X509,
+    pub(crate) key: PKey<Private>,
 }
 
 impl Identity {
     /// A certificate for `names` (none: an authority's), valid from and until so many days from now, signed by
     /// `issuer` or by itself.
-    pub fn new(names: &[&str], days: (i64, i64), issuer: Option<&Identity>) -> Self {
+    pub(crate) fn new(names: &[&str], days: (i64, i64), issuer: Option<&Identity>) -> Self {
         let curve = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
         let key = PKey::from_ec_key(EcKey::generate(&curve).unwrap()).unwrap();
         let mut subject = X509NameBuilder::new().unwrap();
@@ -65,7 +67,7 @@ impl Identity {
     }
 
     /// An authority.
-    pub fn authority() -> Self {
+    pub(crate) fn authority() -> Self {
         Self::new(&[], (-1, 30), None)
     }
 }
@@ -77,15 +79,16 @@ fn day(days: i64) -> Asn1Time {
 }
 
 /// A folder with the files that servers want, and `ca.pem` for the client.
-pub struct Site {
+pub(crate) struct Site {
     folder: TempDir,
 }
 
 impl Site {
     /// A site with `identity`, whose authority is `authority`.
-    pub fn new(identity: &Identity, authority: &Identity) -> Self {
+    pub(crate) fn new(identity: &Identity, authority: &Identity) -> Self {
         let folder = TempDir::new().unwrap();
         let path = folder.path();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap(); // servers drop root
         fs::create_dir(path.join("page")).unwrap();
         fs::write(path.join("page/index.html"), PAGE).unwrap();
         let mut both = identity.key.private_key_to_pem_pkcs8().unwrap();
@@ -98,16 +101,16 @@ impl Site {
     }
 
     /// An ordinary one.
-    pub fn ordinary() -> Self {
+    pub(crate) fn ordinary() -> Self {
         let authority = Identity::authority();
         Self::new(&Identity::new(&[NAME], (-1, 30), Some(&authority)), &authority)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.path().join("ca.pem")
     }
 
@@ -119,7 +122,7 @@ impl Site {
     }
 
     /// nginx, with `extra` lines in its server block.
-    pub fn nginx(&self, extra: &str) -> Server {
+    pub(crate) fn nginx(&self, extra: &str) -> Server {
         let (dir, at) = (self.path().display(), free_address());
         let file = self.config(&format!(
             "daemon off; master_process off; pid {dir}/pid; error_log {dir}/log; events {{ worker_connections 512; }}
@@ -134,7 +137,7 @@ impl Site {
     }
 
     /// lighttpd.
-    pub fn lighttpd(&self) -> Server {
+    pub(crate) fn lighttpd(&self) -> Server {
         let (dir, at) = (self.path().display(), free_address());
         let file = self.config(&format!(
             "server.document-root = \"{dir}/page\"\nserver.port = {}\nserver.bind = \"127.0.0.1\"
@@ -148,19 +151,30 @@ impl Site {
         Server::start(command, at)
     }
 
-    /// Apache.
-    pub fn apache(&self) -> Server {
+    /// Apache with this site.
+    pub(crate) fn apache(&self) -> Server {
+        let dir = self.path().display();
+        self.apache_with(
+            &["dir", "socache_shmcb", "ssl", "http2"],
+            &format!(
+                "DocumentRoot {dir}/page\nProtocols h2 http/1.1\nDirectoryIndex index.html
+                <Directory {dir}/page>\nRequire all granted\n</Directory>
+                SSLEngine on\nSSLCertificateFile {dir}/cert.pem\nSSLCertificateKeyFile {dir}/key.pem\n"
+            ),
+        )
+    }
+
+    /// Apache with more modules and with a configuration of its own.
+    pub(crate) fn apache_with(&self, modules: &[&str], rules: &str) -> Server {
         let (dir, at) = (self.path().display(), free_address());
-        let modules: String = ["mpm_event", "authz_core", "dir", "socache_shmcb", "ssl", "http2"]
+        let modules: String = ["mpm_event", "authz_core"]
             .iter()
+            .chain(modules)
             .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
             .collect();
         let file = self.config(&format!(
             "ServerRoot {dir}\nServerName {NAME}\nListen {at}\nPidFile {dir}/pid\nErrorLog {dir}/log
-            {modules}\nDefaultRuntimeDir {dir}\nDocumentRoot {dir}/page
-            Protocols h2 http/1.1\nDirectoryIndex index.html
-            <Directory {dir}/page>\nRequire all granted\n</Directory>
-            SSLEngine on\nSSLCertificateFile {dir}/cert.pem\nSSLCertificateKeyFile {dir}/key.pem\n"
+            {modules}\nUser www-data\nGroup www-data\nDefaultRuntimeDir {dir}\n{rules}"
         ));
         let mut command = Command::new("/usr/sbin/apache2");
         command.arg("-X").arg("-f").arg(file);
@@ -168,7 +182,7 @@ impl Site {
     }
 
     /// `openssl s_server -www`, with more arguments.
-    pub fn s_server(&self, arguments: &[&str]) -> Server {
+    pub(crate) fn s_server(&self, arguments: &[&str]) -> Server {
         let at = free_address();
         let mut command = Command::new("/usr/bin/openssl");
         command.args(["s_server", "-www", "-quiet", "-accept"]).arg(at.to_string());
@@ -179,20 +193,20 @@ impl Site {
 }
 
 /// An address on loopback that nobody listens on just now.
-pub fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A server in a process of its own, ended when dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Server {
     /// Starts it and waits until it listens, 20 seconds at most.
-    pub fn start(mut command: Command, address: SocketAddr) -> Self {
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    pub(crate) fn start(mut command: Command, address: SocketAddr) -> Self {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         let mut server =
             Self { child: child.unwrap_or_else(|error| panic!("{command:?}: {error}")), address };
         for _ in 0..1000 {
@@ -202,15 +216,10 @@ impl Server {
             if let Some(status) = server.child.try_wait().unwrap() {
                 panic!("{command:?} ended: {status}");
             }
-            pause(Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         panic!("{command:?} does not listen");
     }
-}
-
-#[allow(clippy::disallowed_methods)] // nothing else runs on this thread
-fn pause(time: Duration) {
-    std::thread::sleep(time);
 }
 
 impl Drop for Server {
