@@ -19,7 +19,7 @@ const FLOORS: &[(&str, Place)] = &[
     ("transport", Place::Floor(2)),
     ("qnet-pt", Place::Floor(4)),
     ("tests", Place::Beside),
-    ("tests/fuzz", Place::Beside),
+    ("tests/hostile", Place::Beside),
     ("bench", Place::Beside),
 ];
 

@@ -136,16 +136,12 @@ pub enum Field {
 
 impl Field {
     /// Bytes of the field.
+    #[expect(clippy::len_without_is_empty, reason = "no field is empty")]
     pub const fn len(self) -> usize {
         match self {
             Self::Padding => KNOCK_LEN,
             Self::Cookie => COOKIE_LEN,
         }
-    }
-
-    /// No field is.
-    pub const fn is_empty(self) -> bool {
-        false
     }
 
     /// How many bytes before its record's end the field begins.

@@ -110,12 +110,17 @@ impl fmt::Debug for Token {
 }
 
 /// What a client needs to send a token.
-#[derive(Debug)]
 pub struct EchOffer {
     /// An `ECHConfigList` with one config, for `SSL_set1_ech_config_list`.
     pub config_list: Vec<u8>,
     /// The token; [`Token::inner_name`] goes to `SSL_set_tlsext_host_name`.
     pub token: Token,
+}
+
+impl fmt::Debug for EchOffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EchOffer([redacted])")
+    }
 }
 
 /// Draws a token and the config that carries it. `aes_hardware` must be what BoringSSL itself sees

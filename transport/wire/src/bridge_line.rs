@@ -145,13 +145,13 @@ pub enum BridgeLineError {
     TwoKeys,
     /// The value of `key=` is not a key.
     #[error("in `key=`: {0}")]
-    Key(#[source] KeyError),
+    Key(KeyError),
     /// No `sni=`.
     #[error("the bridge line has no `sni=`; copy the whole line")]
     NoName,
     /// The value of `sni=` is not a host name.
     #[error("in `sni=`: {0}")]
-    Name(#[source] NameError),
+    Name(NameError),
     /// Something that this version does not know.
     #[error("`{}` is unknown to this version of qnet; is there a newer one?", .0.escape_debug())]
     Unknown(String),

@@ -8,6 +8,8 @@ mod client;
 mod inner;
 mod reader;
 mod server;
+#[cfg(test)]
+pub(crate) mod vectors;
 
 pub use assembler::{Assembler, MAX_MESSAGE, Progress};
 pub use client::{ClientHello, Ech, Extension};

@@ -17,9 +17,9 @@ type Seen = [u8; 16];
 /// Remembers the last tokens that knocked; the oldest goes first. Grows to its capacity and no further.
 pub struct KnockedTokens {
     capacity: usize,
-    order: VecDeque<Seen>,
+    pub(super) order: VecDeque<Seen>,
     // A tree and not a hash table, whose seed would have to come from a global generator.
-    seen: BTreeSet<Seen>,
+    pub(super) seen: BTreeSet<Seen>,
 }
 
 impl KnockedTokens {

@@ -1,2 +1,0 @@
-//! What is done with hostile bytes, parser by parser.
-#![forbid(unsafe_code)]
