@@ -57,7 +57,7 @@ async fn echo(dialer: &Dialer, line: &BridgeLine, bytes: usize) -> Result<()> {
     let tunnel = dialer.dial(line).await?;
     let stream = tunnel.open()?;
     let (mut read, mut write) = tokio::io::split(stream);
-    let data: Vec<u8> = (0..bytes).map(|i| (i * 31 % 251) as u8).collect();
+    let data: Vec<u8> = (0..bytes).map(|i| (i * 31 % 251).to_le_bytes()[0]).collect();
     let expected = Sha256::digest(&data);
     let writer = tokio::spawn(async move {
         write.write_all(&data).await?;
