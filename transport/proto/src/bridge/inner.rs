@@ -243,7 +243,7 @@ impl Inner {
             let frame = frame.map_err(|_| Ended::Violation)?;
             let frame = match (&self.phase, frame) {
                 (Phase::Handover, Frame::Handover(handover)) => {
-                    self.hand_over(&handover, context)?;
+                    self.hand_over(&handover, to_decoy, context)?;
                     continue;
                 }
                 (Phase::One(_) | Phase::Three(..), Frame::Decoy(bytes)) => {
@@ -263,12 +263,21 @@ impl Inner {
         Ok(())
     }
 
-    fn hand_over(&mut self, handover: &Handover, context: &Context<'_>) -> Result<(), Ended> {
+    fn hand_over(
+        &mut self,
+        handover: &Handover,
+        to_decoy: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Result<(), Ended> {
         if !self.decoy_up.is_empty() {
             return Err(Ended::Violation);
         }
         let keeping = Keeping::new(handover, self.counts, &self.name, context.facts, context.now);
-        self.phase = Phase::Up(Box::new(keeping.ok_or(Ended::Violation)?));
+        let mut keeping = keeping.ok_or(Ended::Violation)?;
+        let mut random = [0; 8];
+        context.rng.fill_bytes(&mut random);
+        keeping.find_frames(random, to_decoy.tail());
+        self.phase = Phase::Up(Box::new(keeping));
         self.news.up = true;
         Ok(())
     }
