@@ -1,11 +1,11 @@
 //! The client side: SOCKS from the parent, a tunnel to the bridge.
 
-use crate::carriers::Dialer;
+use crate::TRANSPORT;
+use crate::carriers::{self, Dialer};
 use crate::lifetime::Lifetime;
 use crate::output::Output;
 use crate::refusal::{Refusal, retry_word};
 use crate::relay::relay;
-use crate::{TRANSPORT, carriers};
 use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::env::{Client, Settings};
 use qnet_pt_ipc::line::Line;
@@ -162,7 +162,7 @@ async fn negotiate(tcp: &mut TcpStream) -> io::Result<Result<Request, SocksError
     }
 }
 
-async fn connect(request: &Request, dialer: &Dialer) -> Result<carriers::Stream, Refusal> {
+async fn connect(request: &Request, dialer: &Dialer) -> Result<qnet_transport::Stream, Refusal> {
     let line = bridge_line(request)?;
     match timeout(DIAL, dialer.dial(&line)).await {
         Ok(dialled) => Ok(dialled?),

@@ -1,6 +1,6 @@
 //! The bridge side: clients from the transport, tor's ORPort behind.
 
-use crate::carriers::{self, Incoming, Listener};
+use crate::carriers;
 use crate::identity;
 use crate::lifetime::Lifetime;
 use crate::options::{Decoy, Options, is_local};
@@ -11,6 +11,7 @@ use crate::{TRANSPORT, random};
 use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::env::{OrPort, Server, ServerTransport, Settings};
 use qnet_pt_ipc::line::Line;
+use qnet_transport::bridge::{Incoming, Listener};
 use qnet_wire::bridge_line::{BridgeLine, MAX_LEN};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -59,8 +60,8 @@ async fn listen(
     let identity = identity::load_or_create(&settings.state, &mut rng).map_err(|error| error.to_string())?;
     let key = identity.public();
     let bind = transport.bind.unwrap_or(DEFAULT_BIND);
-    let listener = carriers::listen(bind, identity, decoy, &options, settings).await?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let listener = carriers::listen(bind, identity, decoy, &options, settings)?;
+    let address = listener.local_addr();
     let line = BridgeLine { address, fingerprint: None, key, sni: options.names };
     if line.to_string().len() + FINGERPRINT > MAX_LEN {
         return Err(format!(
@@ -107,6 +108,7 @@ async fn accept(mut listener: Listener, or_port: Arc<OrPort>, output: Output, li
             () = lifetime.ending() => return,
             incoming = listener.accept() => incoming,
         };
+        let Some(incoming) = incoming else { return };
         let (or_port, output, token) = (Arc::clone(&or_port), output.clone(), lifetime.token());
         tokio::spawn(async move {
             serve(incoming, &or_port, &output).await;

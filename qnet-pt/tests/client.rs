@@ -89,7 +89,6 @@ fn row_23_success_only_when_the_tunnel_is_up() {
 }
 
 #[test]
-#[ignore = "needs the transport"]
 fn row_23_what_listens_but_is_no_bridge_is_no_success() {
     let tunnel = Tunnel::new();
     let (silent, address) = listener();

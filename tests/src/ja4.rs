@@ -258,14 +258,22 @@ mod tests {
         assert_eq!(short_hash(&format!("{extensions}_{algorithms}")), "e5627efa2ab1");
     }
 
+    /// Captured on 2026-11-21 on loopback.
+    const CHROMIUM: &[u8] = include_bytes!("../vectors/hello/chromium-156.0.8078.79.bin");
+
+    #[test]
+    fn a_captured_hello_is_read() {
+        let hello = Hello::parse(CHROMIUM).unwrap();
+        assert_eq!(hello.ja4(), "t13d1517h2_8daaf6152771_cb7bf5808d99");
+        assert_eq!(hello.server_name(), Some("www.example.com"));
+        assert_eq!(hello.protocols().unwrap(), [&b"h2"[..], b"http/1.1"]);
+        assert_eq!(hello.key_shares().unwrap()[1..], [(0x11ec, 1216), (0x001d, 32)]);
+        let ech = hello.ech().unwrap();
+        assert_eq!((ech.kdf, ech.aead, ech.enc, ech.payload), (1, 1, 32, 144));
+    }
+
     #[test]
     fn a_hello_cut_anywhere_is_none() {
-        let mut record = vec![22, 3, 1, 0, 47, 1, 0, 0, 43, 3, 3];
-        record.extend_from_slice(&[7; 32]);
-        record.extend_from_slice(&[0, 0, 2, 0x13, 0x01, 1, 0, 0, 0]);
-        assert!(Hello::parse(&record).is_some());
-        for end in 0..record.len() {
-            assert_eq!(Hello::parse(&record[..end]), None);
-        }
+        assert!((0..CHROMIUM.len()).all(|end| Hello::parse(&CHROMIUM[..end]).is_none()));
     }
 }

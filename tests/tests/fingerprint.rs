@@ -4,7 +4,7 @@
 //! When this fails after an upgrade of Chromium, Chrome has moved on: capture again and make a new profile of
 //! `qnet_transport::tls::chrome`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's own helpers")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's own helpers")]
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -240,10 +240,13 @@ impl Server {
             .spawn()
             .unwrap();
         let server = Self { child, address, folder };
-        while TcpStream::connect(address).is_err() {
-            thread::yield_now();
+        for _ in 0..1000 {
+            if TcpStream::connect(address).is_ok() {
+                return server;
+            }
+            thread::park_timeout(Duration::from_millis(20));
         }
-        server
+        panic!("openssl s_server does not listen");
     }
 }
 

@@ -16,15 +16,19 @@
 //! | [`record`] | HTX records |
 //! | [`frame`] | frames |
 //! | [`mux`] | streams with flow control |
-//! | [`tunnel`] | records, frames and streams of one carrier together |
 //! | [`client`] | the client's carrier |
 //! | [`bridge`] | the bridge's carrier |
+//! | [`carrier`] | the contract both carriers keep with their shell |
 #![forbid(unsafe_code)]
 
 pub mod aead;
 pub mod bridge;
+mod buffer;
+pub mod carrier;
 pub mod chrome;
 pub mod client;
+mod decoy_tls;
+mod ended;
 pub mod frame;
 pub mod hello;
 pub mod http2;
@@ -33,6 +37,10 @@ pub mod knock;
 pub mod mux;
 pub mod noise;
 pub mod record;
+mod scan;
+mod sizes;
 pub mod tls;
 pub mod token;
-pub mod tunnel;
+mod tunnel;
+
+pub use ended::Ended;

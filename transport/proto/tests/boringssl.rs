@@ -208,23 +208,3 @@ fn a_boringssl_server_of_tls_1_2_makes_a_visitor() {
         Progress::More => panic!("a whole flight"),
     }
 }
-
-#[test]
-#[ignore = "prints new vectors for tests/vectors/token.txt"]
-fn capture_token_vectors() {
-    let mut rng = ChaCha20Rng::from_seed([4; 32]);
-    let (identity, names, context) = (IdentityKey::generate(&mut rng), names(), chrome_like());
-    let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
-    let mut text = format!("identity = {}\n", hex(identity.expose()));
-    let mut seen = BTreeSet::new();
-    while seen.len() < 8 {
-        let offer = token::offer(&mut rng, &identity.public(), &names[0], seen.len() < 4);
-        let flight = client_flight(&context, Some(&offer), &offer.token.inner_name());
-        let hello = client_hello(&flight);
-        let ech = hello.ech().unwrap();
-        if seen.insert((ech.suite.1, ech.payload.len())) {
-            text += &format!("\ntoken = {}\nflight = {}\n", hex(offer.token.as_bytes()), hex(&flight));
-        }
-    }
-    std::fs::write(std::env::var_os("QNET_VECTORS").unwrap(), text).unwrap();
-}

@@ -274,3 +274,36 @@ impl Incoming {
         self.buffer.as_slice().to_vec()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// No honest or dishonest server gets BoringSSL to take so much; the bound holds all the same.
+    #[tokio::test]
+    async fn an_endless_flight_is_refused_within_bounds() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let mut record = vec![23, 3, 3, 0x41, 0x00];
+            record.resize(HEADER + 16_640, 0);
+            while server.write_all(&record).await.is_ok() {}
+        });
+        let mut incoming = Incoming::default();
+        let mut records = 0;
+        let error = loop {
+            match incoming.record(&mut tcp).await {
+                Ok(record) => assert_eq!(record.len(), HEADER + 16_640),
+                Err(error) => break error,
+            }
+            assert!(incoming.buffer.capacity() <= 4 * READ_SIZE);
+            incoming.consume();
+            records += 1;
+        };
+        assert!(matches!(error, HandshakeError::TooLong), "{error}");
+        assert_eq!(records, MAX_SERVER_FLIGHT / (HEADER + 16_640));
+    }
+}

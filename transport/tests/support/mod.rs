@@ -216,15 +216,10 @@ impl Server {
             if let Some(status) = server.child.try_wait().unwrap() {
                 panic!("{command:?} ended: {status}");
             }
-            pause(Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         panic!("{command:?} does not listen");
     }
-}
-
-#[allow(clippy::disallowed_methods)] // nothing else runs on this thread
-fn pause(time: Duration) {
-    std::thread::sleep(time);
 }
 
 impl Drop for Server {

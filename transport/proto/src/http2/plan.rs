@@ -46,3 +46,43 @@ pub(crate) fn plan(profile: &Profile, found: Vec<Wanted>) -> Plan {
 pub(crate) fn blocks(resource: Resource) -> bool {
     matches!(resource, Resource::Style | Resource::Script)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chrome::CHROME_156;
+
+    fn names(wanted: &[Wanted]) -> Vec<&str> {
+        wanted.iter().map(|(_, path)| path.as_str()).collect()
+    }
+
+    fn planned(found: &[(Resource, &str)]) -> Plan {
+        plan(&CHROME_156, found.iter().map(|(resource, path)| (*resource, (*path).to_owned())).collect())
+    }
+
+    #[test]
+    fn as_captured() {
+        use Resource::{Image, LateScript, LazyScript, Module, Script, Style, StyleElsewhere};
+        let many = planned(&[
+            (Style, "s1"),
+            (StyleElsewhere, "s2"),
+            (Script, "j1"),
+            (LazyScript, "j2"),
+            (LazyScript, "j3"),
+            (Module, "j4"),
+            (Image, "i1"),
+            (Image, "i2"),
+            (Image, "i3"),
+            (LateScript, "j5"),
+        ]);
+        assert_eq!(names(&many.burst), ["s1", "j1", "j4", "i1", "i2"]);
+        assert_eq!(names(&many.rest), ["j5", "i3", "j2", "j3", "s2"]);
+        assert!(many.blocked);
+        let basic = planned(&[(Style, "s"), (Image, "a"), (Image, "b"), (LateScript, "j")]);
+        assert_eq!(names(&basic.burst), ["s", "a", "b"]);
+        assert_eq!(names(&basic.rest), ["j"]);
+        assert!(!basic.blocked);
+        let defer = planned(&[(LazyScript, "j")]);
+        assert_eq!((names(&defer.burst), defer.rest.len()), (vec!["j"], 0));
+    }
+}
