@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::engine::{Engine, Step};
+use super::engine::{Engine, Step, Trust};
 use super::error::HandshakeError;
 use super::roots::Roots;
 use super::wire::{self, APPLICATION_DATA, HEADER, HelloCollector, Next};
@@ -92,7 +92,31 @@ pub async fn handshake(
     name: &ServerName,
     roots: &Roots,
 ) -> Result<Handshake, HandshakeError> {
-    let mut engine = Engine::new(offer, name, roots)?;
+    perform(tcp, offer, name, roots, Trust::Roots).await.map(|(done, _)| done)
+}
+
+/// As [`handshake`], but a certificate that clients may have no reason to believe is taken, if it is for `name` and
+/// within its time. The second result says what they would have against it.
+///
+/// # Errors
+/// See [`HandshakeError`].
+pub(crate) async fn handshake_with_any_issuer(
+    tcp: &mut TcpStream,
+    offer: &EchOffer,
+    name: &ServerName,
+    roots: &Roots,
+) -> Result<(Handshake, Option<String>), HandshakeError> {
+    perform(tcp, offer, name, roots, Trust::AnyIssuer).await
+}
+
+async fn perform(
+    tcp: &mut TcpStream,
+    offer: &EchOffer,
+    name: &ServerName,
+    roots: &Roots,
+    trust: Trust,
+) -> Result<(Handshake, Option<String>), HandshakeError> {
+    let mut engine = Engine::new(offer, name, roots, trust)?;
     let client_hello = say_hello(&mut engine, tcp).await?;
     let asked = Instant::now();
     let mut incoming = Incoming::default();
@@ -122,7 +146,9 @@ pub async fn handshake(
         }
     }
     let round_trip = round_trip.unwrap_or_default();
-    conclude(&engine, seen, Handshook { client_hello, sent, unread: incoming.rest(), round_trip })
+    let doubt = engine.doubt()?;
+    let ours = Handshook { client_hello, sent, unread: incoming.rest(), round_trip };
+    Ok((conclude(&engine, seen, ours)?, doubt))
 }
 
 /// Sends the ClientHello, in one write, and returns its message.

@@ -55,6 +55,7 @@ pub struct Keeper {
     authority: String,
     path: String,
     requests: u32,
+    answered: u32,
     next_stream: u32,
     outstanding: Vec<u32>,
     cutter: Option<Cutter>,
@@ -70,6 +71,7 @@ impl Keeper {
             authority: authority.as_str().to_owned(),
             path: path.to_owned(),
             requests: requests_made,
+            answered: 0,
             next_stream: FIRST_STREAM,
             outstanding: Vec::new(),
             cutter: Some(Cutter::default()),
@@ -137,14 +139,14 @@ impl Keeper {
                     frame::window_update(0, std::mem::take(&mut self.taken), out);
                 }
                 if frame.has(flag::END_STREAM) {
-                    self.end(frame.stream);
+                    self.answer(frame.stream);
                 } else if !frame.payload.is_empty() {
                     // The knock answer's tail: its stream's credit is not known, so it is given back at once.
                     let length = u32::try_from(frame.payload.len()).unwrap_or(u32::MAX);
                     frame::window_update(frame.stream, length, out);
                 }
             }
-            kind::HEADERS if frame.has(flag::END_STREAM) => self.end(frame.stream),
+            kind::HEADERS if frame.has(flag::END_STREAM) => self.answer(frame.stream),
             kind::RST_STREAM => self.end(frame.stream),
             kind::SETTINGS if !frame.has(flag::ACK) => frame::header(kind::SETTINGS, flag::ACK, 0, 0, out),
             kind::PING if frame.payload.len() != 8 => return Err(KeeperError::Protocol("a bad PING")),
@@ -159,6 +161,12 @@ impl Keeper {
         Ok(())
     }
 
+    fn answer(&mut self, stream: u32) {
+        let before = self.outstanding.len();
+        self.end(stream);
+        self.answered += u32::from(self.outstanding.len() < before);
+    }
+
     fn end(&mut self, stream: u32) {
         self.outstanding.retain(|id| *id != stream);
     }
@@ -167,6 +175,11 @@ impl Keeper {
     #[allow(clippy::cast_possible_truncation, reason = "at most MAX_OUTSTANDING")]
     pub fn outstanding(&self) -> u32 {
         self.outstanding.len() as u32
+    }
+
+    /// Requests of its own that were answered, not reset.
+    pub fn answered(&self) -> u32 {
+        self.answered
     }
 
     /// Requests made on this connection, the load's included.

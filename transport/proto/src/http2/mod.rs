@@ -32,4 +32,4 @@ mod url;
 pub use decode::HpackError;
 pub use error::LoadError;
 pub use keeper::{Keeper, KeeperError};
-pub use page::{Output, PageLoad};
+pub use page::{Answer, Output, PageLoad};
