@@ -142,6 +142,12 @@ impl Listener {
         *self.common.facts() = facts;
     }
 
+    /// What the carriers go by at the moment.
+    #[must_use]
+    pub fn facts(&self) -> DecoyFacts {
+        self.common.facts().clone()
+    }
+
     /// Examines the decoy under each of the bridge's names, and tells the carriers what was measured. To be called before
     /// the bridge is announced; takes a second or two for each name.
     ///

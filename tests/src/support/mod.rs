@@ -5,6 +5,7 @@ pub mod decoy;
 pub mod flow;
 pub mod isolate;
 pub mod local_http;
+pub mod odd;
 pub mod process;
 pub mod pt;
 pub mod site;

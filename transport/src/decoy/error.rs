@@ -9,10 +9,7 @@ use qnet_wire::{
 };
 
 use super::{MIN_ANSWER, MIN_REQUESTS, UNASKED};
-use crate::{
-    seed::SeedError,
-    tls::HandshakeError,
-};
+use crate::{seed::SeedError, tls::HandshakeError};
 
 /// The length of every TLS 1.3 alert without padding: two bytes, the inner type and the tag (RFC 8446, section 6).
 pub(super) const ALERT_LENGTH: usize = 2 + 1 + 16;
@@ -87,7 +84,7 @@ pub enum DecoyError {
     /// The first record of the answer to the last request is too short.
     #[error(
         "the answer to a page load's last request begins with a record of {0} bytes, and {MIN_ANSWER} are needed; \
-         let the web server send more headers with it, or headers and content together"
+         let the web server add a header to that answer alone (such as Cache-Control for the icon)"
     )]
     ShortAnswer(usize),
     /// What is answered shows whether there was a knock.

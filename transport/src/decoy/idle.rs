@@ -11,8 +11,9 @@ use crate::driver::now;
 /// How long an idle connection is watched at most. Browsers close theirs after five minutes; a bridge that asks for
 /// something every ten is within any limit that is longer.
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(600);
-/// After the first sign of its end, how long the connection may take to end.
-const GRACE: Duration = Duration::from_secs(5);
+/// After the first sign of its end, how long what is still to come may take. Some servers then wait for the client to close,
+/// as Chrome does.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The end of an idle connection.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 //! 3. Two loads with a knock, random as it is to all but the bridge: as padding or, where that is refused, as a cookie. Their
 //!    last answers must be those of the loads before.
 //!
-//! [`measure_idle`] loads the page and waits for the connection to end, up to ten minutes; it belongs into the background. Until
+//! [`measure_idle`] loads the page and waits for the connection to end, up to ten minutes; it belongs in the background. Until
 //! it is done a bridge asks its decoy for something every two seconds when it need not.
 //!
 //! **Not checked:** whether the name's DNS has an HTTPS record (RFC 9460) with `ech` or `h3` in it, since there is no asking for one
@@ -29,7 +29,7 @@ mod visit;
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use qnet_proto::{bridge::DecoyFacts, knock::Field};
+use qnet_proto::{bridge::DecoyFacts, http2::Answer, knock::Field};
 use qnet_wire::name::ServerName;
 
 pub use error::{DecoyError, Refusal};
@@ -69,17 +69,13 @@ pub struct Facts {
 
 impl From<&Facts> for DecoyFacts {
     fn from(facts: &Facts) -> Self {
-        Self {
-            idle_limit: facts.idle,
-            max_requests: facts.requests,
-            largest_record: facts.largest_record,
-        }
+        Self { idle_limit: facts.idle, max_requests: facts.requests, largest_record: facts.largest_record }
     }
 }
 
 impl Facts {
     /// What holds for both of two names of one bridge.
-    fn and(self, other: Self) -> Self {
+    fn and(&self, other: &Self) -> Self {
         Self {
             field: if self.field == Field::Cookie { self.field } else { other.field },
             requests: self.requests.min(other.requests),
@@ -143,11 +139,7 @@ pub struct Examined {
 ///
 /// # Errors
 /// See [`DecoyError`].
-pub async fn examine(
-    address: SocketAddr,
-    name: &ServerName,
-    roots: &Roots,
-) -> Result<Examined, DecoyError> {
+pub async fn examine(address: SocketAddr, name: &ServerName, roots: &Roots) -> Result<Examined, DecoyError> {
     let site = Site { address, name, roots };
     let mut warnings = Vec::new();
 
@@ -192,7 +184,7 @@ pub async fn examine(
 async fn knocks(
     site: &Site<'_>,
     field: Field,
-    plain: &[qnet_proto::http2::Answer],
+    plain: &[Answer],
     visits: &mut Vec<Visit>,
 ) -> Result<Result<(), String>, DecoyError> {
     for _ in 0..KNOCKS {
@@ -219,7 +211,7 @@ pub async fn examine_all(
         all = Some(match all {
             None => this,
             Some(before) => Examined {
-                facts: before.facts.and(this.facts),
+                facts: before.facts.and(&this.facts),
                 warnings: [before.warnings, this.warnings].concat(),
             },
         });
@@ -231,11 +223,7 @@ pub async fn examine_all(
 ///
 /// # Errors
 /// [`DecoyError::Unasked`]: the site sent what it should not, and cannot be the decoy after all. Others as for [`examine`].
-pub async fn measure_idle(
-    address: SocketAddr,
-    name: &ServerName,
-    roots: &Roots,
-) -> Result<Idle, DecoyError> {
+pub async fn measure_idle(address: SocketAddr, name: &ServerName, roots: &Roots) -> Result<Idle, DecoyError> {
     idle::measure(&Site { address, name, roots }).await
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use qnet_proto::{http2::Keeper, knock::Field};
+use qnet_proto::{
+    http2::{Answer, Keeper, LoadError},
+    knock::Field,
+};
 use tokio::time::timeout;
 
 use super::{
@@ -10,8 +13,10 @@ use super::{
     error::DecoyError,
     visit::{Heard, Site, Visit},
 };
-use crate::{driver::now, tls::wire::APPLICATION_DATA};
-use qnet_proto::http2::Answer;
+use crate::{
+    driver::now,
+    tls::wire::{APPLICATION_DATA, HEADER},
+};
 
 /// How long the open page is watched at once; the rest of its life is watched by the slow part.
 const WATCH: Duration = Duration::from_millis(200);
@@ -22,7 +27,7 @@ const SILENT: Duration = Duration::from_secs(3);
 /// All requests together.
 const COUNT_LIMIT: Duration = Duration::from_secs(60);
 /// The content of a record that does not open; long enough to be one.
-const SPOILED: usize = 40;
+const SPOILED: u8 = 40;
 
 /// Watches an open page for a moment.
 pub(super) async fn watch(visit: &mut Visit) -> Result<(), DecoyError> {
@@ -88,9 +93,9 @@ async fn ask(keeper: &mut Keeper, visit: &mut Visit) -> Result<(), DecoyError> {
 
 /// Sends a record that does not open and listens to what the site says to that: [`Visit::hear`] looks at the alert.
 pub(super) async fn spoil(visit: &mut Visit) -> Result<(), DecoyError> {
-    let mut record = [0; 5 + SPOILED];
+    let mut record = [0; HEADER + SPOILED as usize];
     visit.fill(&mut record);
-    record[..5].copy_from_slice(&[APPLICATION_DATA, 3, 3, 0, SPOILED as u8]);
+    record[..HEADER].copy_from_slice(&[APPLICATION_DATA, 3, 3, 0, SPOILED]);
     visit.send(&record).await;
     let until = now() + SILENT;
     loop {
@@ -120,7 +125,7 @@ pub(super) async fn knock(
         }
         // Before its last request this visit is like the others, which went well.
         Err((error, Some(visit))) if visit.load.last_request_made() => Ok(Err(error.to_string())),
-        Err((DecoyError::Load(qnet_proto::http2::LoadError::NothingToKnockWith), _)) => {
+        Err((DecoyError::Load(LoadError::NothingToKnockWith), _)) => {
             Ok(Err("it does not fit into the request".into()))
         }
         Err((error, _)) => Err(error),

@@ -3,8 +3,8 @@
 
 use std::io::{self, Read, Write};
 
-use boring::error::ErrorStack;
 use boring::asn1::Asn1Time;
+use boring::error::ErrorStack;
 use boring::ssl::{Error as SslError, Ssl, SslRef, SslStream, SslVerifyMode};
 use boring::x509::X509;
 use boring::x509::verify::{X509CheckFlags, X509VerifyFlags};

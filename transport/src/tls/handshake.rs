@@ -117,8 +117,7 @@ async fn perform(
     trust: Trust,
 ) -> Result<(Handshake, Option<String>), HandshakeError> {
     let mut engine = Engine::new(offer, name, roots, trust)?;
-    let client_hello = say_hello(&mut engine, tcp).await?;
-    let asked = Instant::now();
+    let (client_hello, asked) = say_hello(&mut engine, tcp).await?;
     let mut incoming = Incoming::default();
     let mut seen = Seen::default();
     let mut round_trip = None;
@@ -151,8 +150,9 @@ async fn perform(
     Ok((conclude(&engine, seen, ours)?, doubt))
 }
 
-/// Sends the ClientHello, in one write, and returns its message.
-async fn say_hello(engine: &mut Engine, tcp: &mut TcpStream) -> Result<Vec<u8>, HandshakeError> {
+/// Sends the ClientHello, in one write, and returns its message and when it went: before the write, during which a near
+/// server may already answer.
+async fn say_hello(engine: &mut Engine, tcp: &mut TcpStream) -> Result<(Vec<u8>, Instant), HandshakeError> {
     let Step::More(writes) = engine.feed(&[]) else {
         return Err(HandshakeError::Unexpected("no ClientHello"));
     };
@@ -161,8 +161,9 @@ async fn say_hello(engine: &mut Engine, tcp: &mut TcpStream) -> Result<Vec<u8>, 
         .push(&record)
         .filter(|message| message.len() + HEADER == record.len())
         .ok_or(HandshakeError::Unexpected("a ClientHello that is not one record"))?;
+    let asked = Instant::now();
     tcp.write_all(&record).await.map_err(HandshakeError::Io)?;
-    Ok(message)
+    Ok((message, asked))
 }
 
 /// Sends each of `writes` in one write, and notes it in `sent`.
@@ -190,7 +191,9 @@ fn conclude(engine: &Engine, seen: Seen, ours: Handshook) -> Result<Handshake, H
     match engine.protocol() {
         Some(b"h2") => {}
         other => {
-            return Err(HandshakeError::NoHttp2(other.map(|name| String::from_utf8_lossy(name).into_owned())));
+            return Err(HandshakeError::NoHttp2(
+                other.map(|name| String::from_utf8_lossy(name).into_owned()),
+            ));
         }
     }
     let server_hello = seen.server_hello.ok_or(HandshakeError::Unexpected("no ServerHello"))?;

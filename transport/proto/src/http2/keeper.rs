@@ -199,3 +199,25 @@ fn literal(name: usize, value: &[u8], out: &mut Vec<u8>) {
     integer(0x00, 7, value.len(), out);
     out.extend_from_slice(value);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_from_resets() {
+        let mut keeper = Keeper::new(7, &"www.example.com".parse().unwrap(), "/");
+        let mut out = Vec::new();
+        (0..3).for_each(|_| keeper.request(&mut out));
+        assert_eq!((keeper.requests(), keeper.outstanding(), keeper.answered()), (10, 3, 0));
+        let mut came = Vec::new();
+        frame::header(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, FIRST_STREAM, 1, &mut came);
+        came.push(0x88);
+        frame::header(kind::RST_STREAM, 0, FIRST_STREAM + 2, 4, &mut came);
+        came.extend_from_slice(&7u32.to_be_bytes());
+        // An answer to none of its requests: the load's last one may still be on its way.
+        frame::header(kind::DATA, flag::END_STREAM, 13, 0, &mut came);
+        keeper.on_data(&came, &mut Vec::new()).unwrap();
+        assert_eq!((keeper.outstanding(), keeper.answered()), (1, 1));
+    }
+}
