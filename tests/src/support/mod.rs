@@ -12,3 +12,4 @@ pub mod pt;
 pub mod site;
 pub mod socks;
 pub mod tor;
+pub mod tunnel;

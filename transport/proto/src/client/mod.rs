@@ -282,7 +282,6 @@ impl Client {
             }
             State::Done(_) => {}
         }
-        self.shrink_at = Some(now + SHRINK_AFTER);
     }
 }
 
@@ -314,6 +313,7 @@ impl Carrier for Client {
 
     fn filled(&mut self, _side: Side, n: usize, now: Instant) {
         self.inbox.filled(n);
+        self.shrink_at = Some(now + SHRINK_AFTER);
         self.records(now);
         if matches!(self.state, State::Done(_)) {
             self.inbox.consume(usize::MAX);
@@ -340,6 +340,7 @@ impl Carrier for Client {
 
     fn wrote(&mut self, _side: Side, n: usize, now: Instant) {
         self.outbox.wrote(n);
+        self.shrink_at = Some(now + SHRINK_AFTER);
         self.send(now);
     }
 
