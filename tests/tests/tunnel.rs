@@ -70,7 +70,8 @@ fn a_reader_hears_of_the_tunnels_end() -> Result<()> {
             stream.read_exact(&mut [0; 5]).await?;
             let waiting = tokio::spawn(async move { stream.read(&mut [0; 1]).await });
             decoy.stop()?;
-            let heard = tokio::time::timeout(Duration::from_secs(10), waiting).await.context("not woken")??;
+            let heard =
+                tokio::time::timeout(Duration::from_secs(10), waiting).await.context("not woken")??;
             assert!(heard.is_err(), "the tunnel's end is no stream's end");
             Ok(())
         })
