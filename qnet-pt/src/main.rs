@@ -1,1 +1,6 @@
-fn main() {}
+//! The pluggable transport that tor or Arti launches; the library has what it does.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    qnet_pt::main(std::env::args_os().skip(1))
+}

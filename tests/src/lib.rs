@@ -9,4 +9,5 @@
     reason = "the harness owns its clock, and no executor for a sleep to block"
 )]
 
+pub mod ja4;
 pub mod support;

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use qnet_tests::support::decoy::{Decoy, Options, Server};
 use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::local_http::{FileServer, download};
 use qnet_tests::support::process::{signal, wait_for};
@@ -17,6 +18,14 @@ const FILE: usize = 10_000_000;
 #[test]
 fn a_download_through_obfs4_survives_a_crash_of_the_transport() -> Result<()> {
     isolated("a_download_through_obfs4_survives_a_crash_of_the_transport", || everything(&Pt::obfs4()))
+}
+
+#[test]
+fn a_download_through_qnet_survives_a_crash_of_the_transport() -> Result<()> {
+    isolated("a_download_through_qnet_survives_a_crash_of_the_transport", || {
+        let decoy = Decoy::start(Server::Nginx, Options::default())?;
+        everything(&Pt::qnet(&decoy)?)
+    })
 }
 
 /// Bootstraps and downloads with and without the Extended ORPort, and kills either side's transport under load.

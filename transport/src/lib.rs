@@ -1,1 +1,20 @@
-//! Work in progress.
+//! HTX over tokio: what owns the sockets, the tasks and the timers around [`qnet_proto`].
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`client`] | dial a bridge, open streams |
+//! | [`bridge`] | listen, join clients to the decoy, accept streams |
+//! | [`connect`] | the TCP connection to a bridge, direct or through an upstream proxy |
+//! | [`tls`] | the client's genuine TLS handshake with the decoy: Chrome's ClientHello, the token in it |
+#![deny(unsafe_code)] // forbidden in every module but `tls::ffi`, which calls BoringSSL's C API
+
+pub mod bridge;
+mod budget;
+pub mod client;
+pub mod connect;
+mod driver;
+mod seed;
+mod stream;
+pub mod tls;
+
+pub use stream::Stream;

@@ -1,8 +1,11 @@
 //! Which pluggable transport a test drives: everything that differs between one and another.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+
+use super::decoy::Decoy;
 
 /// A transport as tor is told about it.
 #[derive(Clone, Debug)]
@@ -31,6 +34,20 @@ impl Pt {
             environment: Vec::new(),
         }
     }
+
+    /// QNet before `decoy`.
+    ///
+    /// # Errors
+    /// The program does not build.
+    pub fn qnet(decoy: &Decoy) -> Result<Self> {
+        Ok(Self {
+            name: "qnet".into(),
+            binary: qnet_pt()?,
+            server_options: vec![format!("decoy={}", decoy.address()), format!("sni={}", decoy.name())],
+            bridge_args: Vec::new(),
+            environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.display().to_string())],
+        })
+    }
 }
 
 /// The line a client uses, from the text of the file `bridgelines` that a bridge's tor writes.
@@ -48,4 +65,22 @@ pub fn bridge_line(pt: &Pt, bridgelines: &str) -> Result<String> {
         line.push_str(arg);
     }
     Ok(line)
+}
+
+/// The program itself, built from this source now.
+///
+/// # Errors
+/// It does not build.
+pub fn qnet_pt() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--locked", "--offline", "--package", "qnet-pt"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .status()
+        .context("cargo does not start")?;
+    ensure!(built.success(), "qnet-pt does not build");
+    // This test is in `deps` of the folder that the program is in.
+    let exe = std::env::current_exe()?;
+    let folder = exe.parent().and_then(Path::parent).context("a test has a folder")?;
+    Ok(folder.join("qnet-pt"))
 }

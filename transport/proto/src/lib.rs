@@ -8,6 +8,7 @@
 //! | [`hello`] | reassembling and reading the two plaintext hellos |
 //! | [`token`] | the token in the Encrypted Client Hello: made, and opened |
 //! | [`knock`] | the key both sides share after the hellos, the knock, and the tokens that knocked |
+//! | [`aead`] | one AEAD under one key |
 //! | [`tls`] | TLS 1.3's record protection from traffic secrets |
 //! | [`http2`] | what Chrome sends over HTTP/2: the page load, HPACK, the last request |
 //! | [`chrome`] | what is imitated, as data, with its version and date |
@@ -15,21 +16,31 @@
 //! | [`record`] | HTX records |
 //! | [`frame`] | frames |
 //! | [`mux`] | streams with flow control |
-//! | [`tunnel`] | records, frames and streams of one carrier together |
 //! | [`client`] | the client's carrier |
 //! | [`bridge`] | the bridge's carrier |
+//! | [`carrier`] | the contract both carriers keep with their shell |
 #![forbid(unsafe_code)]
 
+pub mod aead;
 pub mod bridge;
+mod buffer;
+pub mod carrier;
 pub mod chrome;
 pub mod client;
+mod decoy_tls;
+mod ended;
 pub mod frame;
 pub mod hello;
 pub mod http2;
+mod kdf;
 pub mod knock;
 pub mod mux;
 pub mod noise;
 pub mod record;
+mod scan;
+mod sizes;
 pub mod tls;
 pub mod token;
-pub mod tunnel;
+mod tunnel;
+
+pub use ended::Ended;

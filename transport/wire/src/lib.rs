@@ -1,1 +1,16 @@
-//! Work in progress.
+//! QNet's ground floor: what every other crate has to agree on, without I/O.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`bridge_line`] | the line a bridge operator gives to a user |
+//! | [`error`] | who is at fault, and whether trying again helps |
+//! | [`key`] | a bridge's identity: the secret half, the public half, the file it is kept in |
+//! | [`name`] | host names that may stand in a TLS server name |
+//! | [`redact`] | values that must not reach a log |
+#![forbid(unsafe_code)]
+
+pub mod bridge_line;
+pub mod error;
+pub mod key;
+pub mod name;
+pub mod redact;

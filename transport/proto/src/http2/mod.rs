@@ -1,1 +1,39 @@
-//! http2
+//! HTTP/2 as Chrome speaks it: the page load that ends with the knock, and what the bridge says to the decoy after
+//! HANDOVER (docs/protocol.md, sections 4 and 10).
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `page` | [`PageLoad`]: the client's side, from the preface to the knock |
+//! | `keeper` | [`Keeper`]: the bridge's requests to the decoy |
+//! | `request`, `knocking` | header lists in Chrome's order; the last request with room for the knock |
+//! | `html`, `url`, `body`, `cookies` | what a page asks for, and what goes with the requests |
+//! | `connection`, `frame` | frames, and what every connection owes its peer |
+//! | `encode`, `decode`, `table`, `huffman` | HPACK, outward as Chrome's encoder |
+
+mod body;
+mod connection;
+mod cookies;
+mod decode;
+mod encode;
+mod error;
+mod frame;
+#[cfg(test)]
+mod hpack_tests;
+mod html;
+mod huffman;
+mod keeper;
+mod knocking;
+mod page;
+mod plan;
+mod request;
+mod table;
+#[cfg(test)]
+mod testing;
+mod url;
+#[cfg(test)]
+mod vectors;
+
+pub use decode::HpackError;
+pub use error::LoadError;
+pub use keeper::{Keeper, KeeperError};
+pub use page::{Output, PageLoad};

@@ -1,0 +1,141 @@
+//! `./dev bench`: QNet beside Debian's obfs4proxy.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{env, fs, io};
+
+use anyhow::{Context, Result, bail, ensure};
+use qnet_bench::load;
+use qnet_bench::measure::{self, Amount};
+use qnet_bench::plugin::Kind;
+use qnet_bench::report::{Series, machine, table};
+use qnet_tests::support::decoy::{self, Decoy, Server};
+
+const HELP: &str = "\
+qnet-bench [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write]
+  --rounds       how often each transport is measured, in turns (5)
+  --megabytes    payload each way, in one stream (512)
+  --connections  idle connections at once (300)
+  --only         measure this transport alone: obfs4 or qnet
+  --write        put the result into docs/benchmarks.md
+";
+
+/// Where `--write` puts the result.
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md");
+
+/// The decoy's idle limit. A carrier ends with its decoy's connection, and none may end while it is measured.
+const DECOY_IDLE: Duration = Duration::from_secs(600);
+
+struct Options {
+    rounds: usize,
+    amount: Amount,
+    only: Option<String>,
+    write: bool,
+}
+
+impl Options {
+    /// `None` where help was asked for.
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>> {
+        let mut options = Self {
+            rounds: 5,
+            amount: Amount { bytes: 512_000_000, connections: 300 },
+            only: None,
+            write: false,
+        };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--rounds" => options.rounds = value()?.parse()?,
+                "--megabytes" => options.amount.bytes = value()?.parse::<u64>()? * 1_000_000,
+                "--connections" => options.amount.connections = value()?.parse()?,
+                "--only" => options.only = Some(value()?),
+                "--write" => options.write = true,
+                "--help" | "-h" => return Ok(None),
+                other => bail!("unknown argument {other}; --help lists them"),
+            }
+        }
+        ensure!(
+            options.rounds > 0 && options.amount.bytes > 0 && options.amount.connections > 0,
+            "rounds, megabytes and connections must be above zero"
+        );
+        Ok(Some(options))
+    }
+}
+
+fn main() -> ExitCode {
+    match Options::parse(env::args().skip(1)).and_then(|options| match options {
+        Some(options) => run(&options),
+        None => Ok(io::stdout().write_all(HELP.as_bytes())?),
+    }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to be told where standard error is closed.
+            let _ = writeln!(io::stderr(), "bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let decoy =
+        Decoy::start(Server::Nginx, decoy::Options { idle: DECOY_IDLE, ..decoy::Options::default() })?;
+    let kinds = kinds(options.only.as_deref(), &decoy)?;
+    let far = load::start()?;
+    let mut series: Vec<_> =
+        kinds.iter().map(|kind| Series { name: kind.transport.into(), rounds: Vec::new() }).collect();
+    for round in 1..=options.rounds {
+        for (kind, series) in kinds.iter().zip(&mut series) {
+            writeln!(io::stderr(), "bench: round {round} of {}: {}", options.rounds, kind.transport)?;
+            let figures = measure::round(kind, far, options.amount);
+            series.rounds.push(figures.with_context(|| format!("{}, round {round}", kind.transport))?);
+        }
+    }
+    let result = format!("{}\n{}", machine(), table(&series));
+    writeln!(io::stdout(), "{result}")?;
+    if options.write {
+        fs::write(PAGE, page(&result, options)).with_context(|| format!("cannot write {PAGE}"))?;
+        writeln!(io::stderr(), "bench: written to docs/benchmarks.md")?;
+    }
+    Ok(())
+}
+
+/// What is measured, in the table's order; the first is what the others are compared with. qnet alone needs the decoy.
+fn kinds(only: Option<&str>, decoy: &Decoy) -> Result<Vec<Kind>> {
+    let wanted = |transport: &str| only.is_none_or(|only| only == transport);
+    let mut kinds = Vec::new();
+    if wanted("obfs4") {
+        kinds.push(Kind {
+            transport: "obfs4",
+            program: measure::find("obfs4proxy")
+                .context("obfs4proxy is not there; ./dev bench installs it")?,
+            server_options: String::new(),
+            client_environment: Vec::new(),
+        });
+    }
+    if wanted("qnet") {
+        // Cargo puts all programs of a build into one folder.
+        let program = env::current_exe()?.with_file_name("qnet-pt");
+        ensure!(program.is_file(), "{} is not there; ./dev bench builds it", program.display());
+        let address = decoy.address().to_string().replace(':', r"\:");
+        kinds.push(Kind {
+            transport: "qnet",
+            program,
+            server_options: format!("qnet:decoy={address};qnet:sni={}", decoy.name()),
+            client_environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
+        });
+    }
+    ensure!(!kinds.is_empty(), "no such transport; --help names them");
+    Ok(kinds)
+}
+
+fn page(result: &str, options: &Options) -> String {
+    format!(
+        "# Benchmarks\n\nWritten by `./dev bench --write`. Client and bridge run as tor would start them, on one machine \
+         over loopback, with a sink\nand source of bytes in the place of tor's ORPort; transports take turns within each round. \
+         One stream carries {} MB each\nway; then fresh processes hold {} idle connections.\n\n{result}",
+        options.amount.bytes / 1_000_000,
+        options.amount.connections,
+    )
+}

@@ -1,0 +1,143 @@
+//! Medians, ranges and ratios as a Markdown table, and the machine they were measured on.
+
+use std::fmt::Write;
+use std::fs;
+use std::process::Command;
+
+use crate::measure::Figure;
+
+/// Every round of one transport.
+pub struct Series {
+    /// What the table's column is called.
+    pub name: String,
+    /// One list of figures a round, all in the same order.
+    pub rounds: Vec<Vec<Figure>>,
+}
+
+/// The table. The first series is what the others are compared with.
+#[must_use]
+pub fn table(series: &[Series]) -> String {
+    let Some((base, others)) = series.split_first() else { return String::new() };
+    let mut table = format!("| median (lowest to highest of {} rounds) | {} |", base.rounds.len(), base.name);
+    for other in others {
+        let _ = write!(table, " {} | {0} / {} |", other.name, base.name);
+    }
+    let columns = 2 + 2 * others.len();
+    let _ = write!(table, "\n|---|{}\n", "--:|".repeat(columns - 1));
+    let names = base.rounds.first().into_iter().flatten().map(|(name, _)| *name);
+    for (row, name) in names.enumerate() {
+        let base = Spread::of(base, row);
+        let _ = write!(table, "| {name} | {base} |");
+        for other in others {
+            let other = Spread::of(other, row);
+            let _ = write!(table, " {other} | {} |", ratio(other.median, base.median));
+        }
+        table.push('\n');
+    }
+    table
+}
+
+/// A ratio says nothing where what it divides by is noise around nothing.
+fn ratio(value: f64, base: f64) -> String {
+    if base < 0.01 || value < 0.0 { "–".into() } else { format!("{:.2}", value / base) }
+}
+
+struct Spread {
+    lowest: f64,
+    median: f64,
+    highest: f64,
+}
+
+impl Spread {
+    fn of(series: &Series, row: usize) -> Self {
+        let figures = series.rounds.iter().filter_map(|round| round.get(row));
+        let mut values: Vec<f64> = figures.map(|(_, value)| *value).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        let (upper, lower) = (at(values.len() / 2), at(values.len().saturating_sub(1) / 2));
+        Self {
+            lowest: at(0),
+            median: f64::midpoint(upper, lower),
+            highest: at(values.len().saturating_sub(1)),
+        }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Three figures are more than a shared machine repeats.
+        let digits = if self.median.abs() >= 100.0 {
+            0
+        } else if self.median.abs() >= 10.0 {
+            1
+        } else {
+            2
+        };
+        write!(f, "{:.digits$} ({:.digits$} to {:.digits$})", self.median, self.lowest, self.highest)
+    }
+}
+
+/// What was measured on, in one paragraph.
+#[must_use]
+pub fn machine() -> String {
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        field(&cpus, "model name").or_else(|| field(&cpus, "CPU part")).unwrap_or("unknown processor");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let aes = if field(&cpus, "flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "aes")) {
+        "with AES instructions"
+    } else {
+        "AES instructions not reported"
+    };
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kilobytes: u64 =
+        field(&memory, "MemTotal").and_then(|total| total.trim_end_matches(" kB").parse().ok()).unwrap_or(0);
+    format!(
+        "{model}, {cores} cores, {aes}, {} GiB of memory, Linux {}, {}.",
+        kilobytes >> 20,
+        said_by("uname", &["-r"]),
+        said_by("date", &["-u", "+%Y-%m-%d"])
+    )
+}
+
+fn field<'a>(text: &'a str, label: &str) -> Option<&'a str> {
+    let line = text.lines().find(|line| line.starts_with(label))?;
+    line.split_once(':').map(|(_, value)| value.trim())
+}
+
+fn said_by(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    output.map_or_else(|_| "?".into(), |output| String::from_utf8_lossy(&output.stdout).trim().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Series, machine, table};
+
+    #[test]
+    fn the_table_holds_medians_ranges_and_ratios() {
+        let series = |name: &str, values: &[f64]| Series {
+            name: name.into(),
+            rounds: values.iter().map(|value| vec![("speed", *value), ("kept", -value)]).collect(),
+        };
+        let table = table(&[series("obfs4", &[30.0, 10.0, 20.0]), series("qnet", &[90.0, 60.0, 300.0])]);
+        let expected = "\
+| median (lowest to highest of 3 rounds) | obfs4 | qnet | qnet / obfs4 |
+|---|--:|--:|--:|
+| speed | 20.0 (10.0 to 30.0) | 90.0 (60.0 to 300.0) | 4.50 |
+| kept | -20.0 (-30.0 to -10.0) | -90.0 (-300.0 to -60.0) | – |
+";
+        assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn an_even_number_of_rounds_has_a_median() {
+        let rounds = [1.0, 2.0, 3.0, 10.0].map(|value| vec![("time", value)]).to_vec();
+        assert!(table(&[Series { name: "x".into(), rounds }]).contains("| time | 2.50 (1.00 to 10.00) |"));
+    }
+
+    #[test]
+    fn the_machine_is_described() {
+        assert!(machine().contains(" cores, "));
+    }
+}

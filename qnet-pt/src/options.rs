@@ -1,0 +1,197 @@
+//! What a bridge's operator says in `ServerTransportOptions`.
+
+use qnet_pt_ipc::args::Args;
+use qnet_wire::name::{NameError, ServerName};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// The torrc line shown wherever options are wrong.
+const EXAMPLE: &str = "ServerTransportOptions qnet decoy=127.0.0.1:8443 sni=www.example.com";
+
+/// A bridge's options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The web site that answers strangers.
+    pub decoy: Decoy,
+    /// The names clients may ask it for: at least one.
+    pub names: Vec<ServerName>,
+    /// The operator knows that the decoy is not on this machine.
+    pub third_party: bool,
+}
+
+/// Where the decoy is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decoy {
+    /// An address.
+    Address(SocketAddr),
+    /// A name, looked up when the bridge starts, and a port.
+    Name(ServerName, u16),
+}
+
+/// What is wrong with the options.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// No decoy.
+    #[error("no decoy is set: name the web site that answers strangers; add to torrc: {EXAMPLE}")]
+    NoDecoy,
+    /// Two decoys.
+    #[error("decoy= is given twice; one is allowed")]
+    TwoDecoys,
+    /// Not HOST:PORT.
+    #[error("decoy={0} is not HOST:PORT; an example: {EXAMPLE}")]
+    Decoy(String),
+    /// No name and none to take it from.
+    #[error("decoy= is an address, so sni= must say which name its certificate has; an example: {EXAMPLE}")]
+    NoName,
+    /// A name no certificate can have.
+    #[error("sni={0}: {1}")]
+    Name(String, NameError),
+    /// Not 0 or 1.
+    #[error("third-party-decoy={0}: it is 1 or 0")]
+    ThirdParty(String),
+    /// Something else.
+    #[error("unknown option {0}; known are decoy, sni and third-party-decoy; an example: {EXAMPLE}")]
+    Unknown(String),
+}
+
+impl Options {
+    /// Reads the options of one transport.
+    ///
+    /// # Errors
+    /// [`OptionsError`]
+    pub fn parse(args: &Args) -> Result<Self, OptionsError> {
+        let mut decoy = None;
+        let mut names: Vec<ServerName> = Vec::new();
+        let mut third_party = false;
+        for (key, value) in args.iter() {
+            match key {
+                "decoy" => {
+                    if decoy.replace(parse_decoy(value)?).is_some() {
+                        return Err(OptionsError::TwoDecoys);
+                    }
+                }
+                "sni" => {
+                    let name = value.parse().map_err(|error| OptionsError::Name(value.to_owned(), error))?;
+                    if !names.contains(&name) {
+                        names.push(name);
+                    }
+                }
+                "third-party-decoy" => {
+                    third_party = match value {
+                        "1" => true,
+                        "0" => false,
+                        _ => return Err(OptionsError::ThirdParty(value.to_owned())),
+                    }
+                }
+                _ => return Err(OptionsError::Unknown(key.to_owned())),
+            }
+        }
+        let decoy = decoy.ok_or(OptionsError::NoDecoy)?;
+        if names.is_empty() {
+            match &decoy {
+                Decoy::Name(name, _) => names.push(name.clone()),
+                Decoy::Address(_) => return Err(OptionsError::NoName),
+            }
+        }
+        Ok(Self { decoy, names, third_party })
+    }
+}
+
+fn parse_decoy(text: &str) -> Result<Decoy, OptionsError> {
+    let wrong = || OptionsError::Decoy(text.to_owned());
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        let usable = address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast();
+        return usable.then_some(Decoy::Address(address)).ok_or_else(wrong);
+    }
+    let (name, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+    Ok(Decoy::Name(name.parse().map_err(|_| wrong())?, port))
+}
+
+/// Whether an address is this machine's own: loopback, or one that a socket here can have.
+pub fn is_local(ip: IpAddr) -> bool {
+    let ip = match ip.to_canonical() {
+        IpAddr::V6(v6) if v6 == Ipv6Addr::UNSPECIFIED => return false,
+        ip => ip,
+    };
+    ip.is_loopback()
+        || (!ip.is_unspecified()
+            && !ip.is_multicast()
+            && std::net::UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&str, &str)]) -> Result<Options, OptionsError> {
+        Options::parse(&pairs.iter().copied().collect())
+    }
+
+    fn name(text: &str) -> ServerName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn legal() {
+        let options = parse(&[
+            ("decoy", "127.0.0.1:8443"),
+            ("sni", "a.example"),
+            ("sni", "b.example"),
+            ("sni", "a.example"),
+        ]);
+        let expected = Options {
+            decoy: Decoy::Address("127.0.0.1:8443".parse().unwrap()),
+            names: vec![name("a.example"), name("b.example")],
+            third_party: false,
+        };
+        assert_eq!(options, Ok(expected));
+        let options = parse(&[("decoy", "www.example.com:443"), ("third-party-decoy", "1")]).unwrap();
+        assert_eq!(options.decoy, Decoy::Name(name("www.example.com"), 443));
+        assert_eq!(options.names, [name("www.example.com")]);
+        assert!(options.third_party);
+        assert!(parse(&[("decoy", "[::1]:443"), ("sni", "a.example")]).is_ok());
+    }
+
+    #[test]
+    fn refused() {
+        let decoy = |value| parse(&[("decoy", value), ("sni", "a.example")]);
+        assert_eq!(parse(&[]), Err(OptionsError::NoDecoy));
+        assert_eq!(parse(&[("decoy", "127.0.0.1:1")]), Err(OptionsError::NoName));
+        let twice = [("decoy", "127.0.0.1:1"), ("decoy", "127.0.0.1:2")];
+        assert_eq!(parse(&twice), Err(OptionsError::TwoDecoys));
+        for bad in [
+            "",
+            "host",
+            "host:",
+            ":443",
+            "host:0",
+            "127.0.0.1",
+            "127.0.0.1:0",
+            "0.0.0.0:443",
+            "::1:443",
+            "a b:1",
+        ] {
+            assert_eq!(decoy(bad), Err(OptionsError::Decoy(bad.to_owned())), "{bad}");
+        }
+        assert!(matches!(parse(&[("decoy", "127.0.0.1:1"), ("sni", "..")]), Err(OptionsError::Name(..))));
+        assert!(matches!(parse(&[("third-party-decoy", "yes")]), Err(OptionsError::ThirdParty(_))));
+        assert!(matches!(parse(&[("decoi", "127.0.0.1:1")]), Err(OptionsError::Unknown(_))));
+    }
+
+    #[test]
+    fn the_message_shows_the_line_to_add() {
+        assert!(
+            OptionsError::NoDecoy.to_string().contains("ServerTransportOptions qnet decoy=127.0.0.1:8443")
+        );
+    }
+
+    #[test]
+    fn whose_addresses() {
+        for local in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert!(is_local(local.parse().unwrap()), "{local}");
+        }
+        for other in ["192.0.2.1", "2001:db8::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1"] {
+            assert!(!is_local(other.parse().unwrap()), "{other}");
+        }
+    }
+}

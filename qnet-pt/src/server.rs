@@ -1,0 +1,139 @@
+//! The bridge side: clients from the transport, tor's ORPort behind.
+
+use crate::carriers;
+use crate::identity;
+use crate::lifetime::Lifetime;
+use crate::options::{Decoy, Options, is_local};
+use crate::orport;
+use crate::output::Output;
+use crate::relay::relay;
+use crate::{TRANSPORT, random};
+use qnet_pt_ipc::args::Args;
+use qnet_pt_ipc::env::{OrPort, Server, ServerTransport, Settings};
+use qnet_pt_ipc::line::Line;
+use qnet_transport::bridge::{Incoming, Listener};
+use qnet_wire::bridge_line::{BridgeLine, MAX_LEN};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
+
+/// Where to listen if the parent does not say: what C tor would.
+const DEFAULT_BIND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+/// How long looking up the decoy's name may take: all of starting must fit Arti's 30 s.
+const LOOKUP: Duration = Duration::from_secs(10);
+/// Room for a relay's fingerprint and the space before it, which join the bridge line later.
+const FINGERPRINT: usize = 41;
+
+/// Starts what was asked for and tells the parent.
+pub(crate) async fn start(server: &Server, settings: &Settings, output: &Output, lifetime: &Lifetime) {
+    if let OrPort::Extended { address, .. } = &server.or_port
+        && !address.ip().is_loopback()
+    {
+        tracing::warn!(
+            "the Extended ORPort is not on loopback: clients' addresses cross the network in clear; \
+             use ExtORPort 127.0.0.1:auto in torrc"
+        );
+    }
+    for transport in server.transports.iter().filter(|transport| transport.name == TRANSPORT) {
+        match listen(transport, settings).await {
+            Ok((listener, address, args)) => {
+                output.line(&Line::Smethod { name: TRANSPORT, address, args: &args });
+                let or_port = Arc::new(server.or_port.clone());
+                tokio::spawn(accept(listener, or_port, output.clone(), lifetime.clone()));
+            }
+            Err(message) => output.line(&Line::SmethodError { name: TRANSPORT, message: &message }),
+        }
+    }
+    output.line(&Line::SmethodsDone);
+}
+
+/// Makes one transport ready; an error is one line that says what to do.
+async fn listen(
+    transport: &ServerTransport,
+    settings: &Settings,
+) -> Result<(Listener, SocketAddr, Args), String> {
+    let options = Options::parse(&transport.options).map_err(|error| error.to_string())?;
+    let decoy = resolve(&options).await?;
+    let mut rng = random::generator().map_err(|error| format!("the system gives no randomness: {error}"))?;
+    let identity = identity::load_or_create(&settings.state, &mut rng).map_err(|error| error.to_string())?;
+    let key = identity.public();
+    let bind = transport.bind.unwrap_or(DEFAULT_BIND);
+    let listener = carriers::listen(bind, identity, decoy, &options, settings)?;
+    let address = listener.local_addr();
+    let line = BridgeLine { address, fingerprint: None, key, sni: options.names };
+    if line.to_string().len() + FINGERPRINT > MAX_LEN {
+        return Err(format!(
+            "the bridge line would be longer than {MAX_LEN} bytes: give fewer or shorter sni= names"
+        ));
+    }
+    let mut args = Args::new();
+    for (key, value) in line.pt_args() {
+        args.push(key, value);
+    }
+    Ok((listener, address, args))
+}
+
+/// The decoy's address, which must be this machine's unless the operator says otherwise.
+async fn resolve(options: &Options) -> Result<SocketAddr, String> {
+    let addresses: Vec<SocketAddr> = match &options.decoy {
+        Decoy::Address(address) => vec![*address],
+        Decoy::Name(name, port) => {
+            let looked_up = timeout(LOOKUP, tokio::net::lookup_host((name.as_str(), *port))).await;
+            let addresses = looked_up
+                .map_err(|_| {
+                    format!(
+                        "looking up the decoy's name {name} takes too long; give its address, and sni={name}"
+                    )
+                })?
+                .map_err(|error| format!("cannot look up the decoy's name {name}: {error}"))?;
+            addresses.collect()
+        }
+    };
+    let address = *addresses.first().ok_or("the decoy's name has no address")?;
+    if !options.third_party && !addresses.iter().all(|address| is_local(address.ip())) {
+        return Err(format!(
+            "the decoy's address {} is not this machine's: every connection to the bridge would load somebody else's \
+             site, which can limit, log or stop it; if that is agreed, add third-party-decoy=1",
+            address.ip()
+        ));
+    }
+    Ok(address)
+}
+
+async fn accept(mut listener: Listener, or_port: Arc<OrPort>, output: Output, lifetime: Lifetime) {
+    loop {
+        let incoming = tokio::select! {
+            () = lifetime.ending() => return,
+            incoming = listener.accept() => incoming,
+        };
+        let Some(incoming) = incoming else { return };
+        let (or_port, output, token) = (Arc::clone(&or_port), output.clone(), lifetime.token());
+        tokio::spawn(async move {
+            serve(incoming, &or_port, &output).await;
+            drop(token);
+        });
+    }
+}
+
+async fn serve(incoming: Incoming, or_port: &OrPort, output: &Output) {
+    let Incoming { mut stream, client } = incoming;
+    let (mut tcp, early) = match orport::connect(or_port, client).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            let reason = error.to_string();
+            tracing::warn!("a client was turned away: {reason}");
+            output.status(&[("TRANSPORT", TRANSPORT), ("ORPORT", "Failed"), ("REASON", &reason)]);
+            return;
+        }
+    };
+    let relayed = async {
+        stream.write_all(&early).await?;
+        drop(early);
+        relay(&mut stream, &mut tcp).await
+    };
+    if let Err(error) = relayed.await {
+        tracing::debug!("a connection ended: {error}");
+    }
+}

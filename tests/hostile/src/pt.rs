@@ -1,0 +1,87 @@
+//! What a pluggable transport reads: bridge lines, its environment, its parent's SOCKS, the Extended ORPort.
+
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use qnet_pt_ipc::args::{Args, parse_transport_options};
+use qnet_pt_ipc::upstream::Upstream;
+use qnet_pt_ipc::{env as pt_env, extor, socks as pt_socks};
+use qnet_wire::bridge_line::BridgeLine;
+use qnet_wire::key::IdentityKey;
+
+use crate::{pieces, rng};
+
+/// What a user pastes, and a key file's text.
+pub fn bridge_line(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = IdentityKey::parse_file_text(text);
+    if let Ok(line) = text.parse::<BridgeLine>() {
+        let again = line.to_string().parse::<BridgeLine>().expect("what is written can be read");
+        assert_eq!(again.to_string(), line.to_string());
+        let args: Vec<_> = line.pt_args().collect();
+        let args = args.iter().map(|(key, value)| (*key, value.as_str()));
+        let again = BridgeLine::from_pt_args(line.address, args).expect("its arguments are enough");
+        assert_eq!((again.address, again.key, again.sni), (line.address, line.key, line.sni));
+    }
+}
+
+/// Arguments from a SOCKS login, and a bridge's options.
+pub fn args(data: &[u8]) {
+    if let Ok(args) = Args::parse_client(data) {
+        let again = Args::parse_client(args.to_client().as_bytes()).expect("what is written can be read");
+        assert!(again == args);
+        assert!(args.to_smethod().len() <= 2 * data.len() + 1);
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = parse_transport_options(text);
+    let _ = text.parse::<Upstream>();
+}
+
+/// The variables' values, each a line of `data`, in the order in which they are asked for.
+pub fn env(data: &[u8]) {
+    let values = RefCell::new(data.split(|byte| *byte == b'\n'));
+    let known = RefCell::new(std::collections::BTreeMap::new());
+    let _ = pt_env::parse(|name| {
+        let next = || values.borrow_mut().next().filter(|value| !value.is_empty());
+        let mut known = known.borrow_mut();
+        known.entry(name).or_insert_with(|| next().map(|value| OsString::from_vec(value.to_vec()))).clone()
+    });
+}
+
+/// A parent's, or a local stranger's, bytes at the SOCKS port.
+pub fn socks(data: &[u8]) {
+    let (mut given, mut sent) = (Vec::new(), Vec::new());
+    let mut server = pt_socks::Server::new();
+    let mut ended = false;
+    for piece in pieces(data) {
+        given.extend_from_slice(piece);
+        match server.on_bytes(piece, &mut sent) {
+            pt_socks::Progress::More => assert!(!ended),
+            pt_socks::Progress::Request(request) => {
+                assert!(!ended && request.args.len() <= 510 && given.ends_with(&request.early));
+                ended = true;
+            }
+            pt_socks::Progress::Failed(_) => ended = true,
+        }
+    }
+    // A method, a login's status, an answer: no input draws more than that.
+    assert!(sent.len() <= 2 + 2 + 10);
+}
+
+/// Bytes from what listens at the Extended ORPort's address.
+pub fn ext_or(data: &[u8]) {
+    let file = [b"! Extended ORPort Auth Cookie !\x0a".as_slice(), &[6; 32]].concat();
+    let Ok(cookie) = extor::Cookie::parse(&file) else { panic!("a cookie file") };
+    let _ = extor::Cookie::parse(data);
+    let mut client = extor::Client::new(cookie, "192.0.2.1:5".parse().ok(), "qnet", &mut rng());
+    let mut sent = Vec::new();
+    for piece in pieces(data) {
+        match client.on_bytes(piece, &mut sent) {
+            Ok(extor::Progress::More) => {}
+            Ok(extor::Progress::Ready(_)) => panic!("tor cannot be imitated without the cookie"),
+            Err(_) => break,
+        }
+    }
+    assert!(sent.len() <= 1 + 32 + 32);
+}

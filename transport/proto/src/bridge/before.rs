@@ -1,0 +1,246 @@
+//! Before the proof: bytes go both ways as they are, and the bridge reads along.
+
+use qnet_wire::name::ServerName;
+
+use crate::{
+    bridge::BridgeConfig,
+    hello::{Assembler, ClientHello, Progress, ServerHello},
+    knock::{KnockKey, UpHash, check},
+    scan::{self, APPLICATION_DATA, Head, Walk},
+    sizes::Lengths,
+    token::{self, Token},
+};
+
+/// Client bytes after the ClientHello in which a knock may lie: a page load's requests are a few kilobytes.
+const WATCHED: usize = 64 * 1024;
+/// A decoy record shorter than this is no answer to the knock's request: alert, GOAWAY, PING (docs/protocol.md, section 4).
+const SHORTEST_ANSWER: usize = 64;
+
+/// What the bytes just seen mean.
+pub(super) enum Seen {
+    /// Nothing yet.
+    Nothing,
+    /// A ClientHello that may hold a token is whole.
+    Hello,
+    /// The knock.
+    Knock(Box<Knock>),
+    /// A visitor, for good.
+    Visitor,
+}
+
+/// A knock that was right.
+pub(super) struct Knock {
+    pub(super) key: KnockKey,
+    pub(super) token: Token,
+    /// The static key message 3 must show, on a bridge by invitation.
+    pub(super) invited: Option<[u8; 32]>,
+    pub(super) record: Vec<u8>,
+}
+
+struct Candidate {
+    key: KnockKey,
+    invited: Option<[u8; 32]>,
+}
+
+/// Reads the hellos, then tests client records for the knock.
+pub(super) struct Before {
+    client: Option<Assembler>,
+    server: Option<Assembler>,
+    hello: Option<ClientHello>,
+    server_hello: Option<ServerHello>,
+    token: Option<Token>,
+    candidates: Vec<Candidate>,
+    client_offset: usize,
+    up: UpHash,
+    record: Vec<u8>,
+    watched: usize,
+    pub(super) up_protected: u64,
+    pub(super) down: Walk,
+    pub(super) up_lengths: Lengths,
+    pub(super) down_lengths: Lengths,
+}
+
+impl Before {
+    pub(super) fn new() -> Self {
+        Self {
+            client: Some(Assembler::client()),
+            server: Some(Assembler::server()),
+            hello: None,
+            server_hello: None,
+            token: None,
+            candidates: Vec::new(),
+            client_offset: 0,
+            up: UpHash::new(),
+            record: Vec::new(),
+            watched: 0,
+            up_protected: 0,
+            down: Walk::default(),
+            up_lengths: Lengths::default(),
+            down_lengths: Lengths::default(),
+        }
+    }
+
+    /// The name the client asked for.
+    pub(super) fn name(&self) -> Option<ServerName> {
+        self.hello.as_ref()?.sni()?.parse().ok()
+    }
+
+    pub(super) fn client_bytes(&mut self, bytes: &[u8]) -> Seen {
+        let Some(assembler) = &mut self.client else { return self.watch(bytes) };
+        let before = self.client_offset;
+        self.client_offset += bytes.len();
+        match assembler.push(bytes) {
+            Progress::More => Seen::Nothing,
+            Progress::NotTls => Seen::Visitor,
+            Progress::Message { raw, end } => {
+                self.client = None;
+                let Some(hello) = ClientHello::parse(raw).filter(|h| h.ech().is_some() && h.sni().is_some())
+                else {
+                    return Seen::Visitor;
+                };
+                self.hello = Some(hello);
+                let rest = &bytes[end.saturating_sub(before).min(bytes.len())..];
+                match self.watch(rest) {
+                    Seen::Nothing => Seen::Hello,
+                    other => other,
+                }
+            }
+        }
+    }
+
+    /// Opens the token, or not. False: a visitor.
+    pub(super) fn judge(&mut self, config: &BridgeConfig) -> bool {
+        let Some(hello) = &self.hello else { return false };
+        self.token = token::open(&config.identity, &config.names, hello);
+        self.token.is_some() && self.derive(config)
+    }
+
+    pub(super) fn decoy_bytes(&mut self, mut bytes: &[u8], config: &BridgeConfig) -> Seen {
+        if let Some(assembler) = &mut self.server {
+            match assembler.push(bytes) {
+                Progress::More => {}
+                Progress::NotTls => return Seen::Visitor,
+                Progress::Message { raw, .. } => {
+                    self.server = None;
+                    let usable = |hello: &ServerHello| hello.is_tls13() && !hello.is_hello_retry();
+                    let Some(hello) = ServerHello::parse(raw).filter(usable) else { return Seen::Visitor };
+                    self.server_hello = Some(hello);
+                    if !self.derive(config) {
+                        return Seen::Visitor;
+                    }
+                }
+            }
+        }
+        while !bytes.is_empty() {
+            let Some(piece) = self.down.step(bytes) else { return Seen::Visitor };
+            if let Some((APPLICATION_DATA, length)) = piece.header {
+                self.down_lengths.note(length);
+            }
+            bytes = &bytes[piece.len..];
+        }
+        Seen::Nothing
+    }
+
+    /// Once token and both hellos are there: one key for an open bridge, one for each invited client otherwise.
+    fn derive(&mut self, config: &BridgeConfig) -> bool {
+        let (Some(token), Some(hello), Some(server)) = (&self.token, &self.hello, &self.server_hello) else {
+            return true;
+        };
+        let derive =
+            |invitation: Option<&[u8; 32]>| KnockKey::derive(token, invitation, hello.raw(), server.raw());
+        if config.invited.is_empty() {
+            self.candidates = vec![Candidate { key: derive(None), invited: None }];
+        } else {
+            let invited = config.invited.iter();
+            self.candidates = invited
+                .filter_map(|client| {
+                    let shared = config.identity.diffie_hellman(client)?;
+                    Some(Candidate { key: derive(Some(&shared)), invited: Some(*client) })
+                })
+                .collect();
+        }
+        !self.candidates.is_empty()
+    }
+
+    /// Tests each complete client record; keeps only the one in progress.
+    fn watch(&mut self, mut bytes: &[u8]) -> Seen {
+        self.watched += bytes.len();
+        while !bytes.is_empty() {
+            let wanted = match scan::head(&self.record) {
+                Head::More => scan::HEADER_LEN,
+                Head::Foreign => return Seen::Visitor,
+                Head::Record { total, .. } => total,
+            };
+            let n = (wanted - self.record.len()).min(bytes.len());
+            self.record.extend_from_slice(&bytes[..n]);
+            bytes = &bytes[n..];
+            match scan::head(&self.record) {
+                Head::Record { outer, total } if self.record.len() == total => {
+                    if let Some(knock) = self.whole_record(outer) {
+                        // A byte behind the knock comes before the proof: no client of ours.
+                        return if bytes.is_empty() { Seen::Knock(Box::new(knock)) } else { Seen::Visitor };
+                    }
+                }
+                Head::Foreign => return Seen::Visitor,
+                _ => {}
+            }
+        }
+        if self.watched > WATCHED { Seen::Visitor } else { Seen::Nothing }
+    }
+
+    fn whole_record(&mut self, outer: u8) -> Option<Knock> {
+        let record = std::mem::take(&mut self.record);
+        let mut found = None;
+        if outer == APPLICATION_DATA {
+            self.up_protected += 1;
+            self.up_lengths.note(record.len() - scan::HEADER_LEN);
+            found = self
+                .candidates
+                .iter()
+                .position(|candidate| check(&self.up, &candidate.key, &record).is_some());
+        }
+        self.up.update(&record);
+        let Candidate { key, invited } = self.candidates.swap_remove(found?);
+        Some(Knock { key, token: self.token.clone()?, invited, record })
+    }
+}
+
+/// After the knock: waiting for the first record of the answer to be whole.
+pub(super) struct Knocked {
+    pub(super) before: Box<Before>,
+    pub(super) knock: Box<Knock>,
+    answer_began: bool,
+}
+
+/// What a piece of the decoy's stream means after the knock.
+pub(super) enum Answer {
+    /// Goes on as it is; this many bytes.
+    Pass(usize),
+    /// Goes on as it is, and the answer's first record ends with it.
+    Whole(usize),
+    /// No answer: a visitor.
+    Visitor,
+}
+
+impl Knocked {
+    pub(super) fn new(before: Box<Before>, knock: Box<Knock>) -> Self {
+        Self { before, knock, answer_began: false }
+    }
+
+    pub(super) fn decoy_bytes(&mut self, bytes: &[u8]) -> Answer {
+        let begins = self.before.down.at_boundary();
+        if begins {
+            self.answer_began = true;
+        }
+        let Some(piece) = self.before.down.step(bytes) else { return Answer::Visitor };
+        if let Some((outer, length)) = piece.header
+            && self.answer_began
+        {
+            if outer != APPLICATION_DATA || length < SHORTEST_ANSWER {
+                return Answer::Visitor;
+            }
+            self.before.down_lengths.note(length);
+        }
+        if piece.ends && self.answer_began { Answer::Whole(piece.len) } else { Answer::Pass(piece.len) }
+    }
+}

@@ -1,0 +1,205 @@
+//! After HANDOVER: the bridge as the decoy's only client.
+
+use std::time::{Duration, Instant};
+
+use qnet_wire::name::ServerName;
+
+use crate::{
+    bridge::DecoyFacts,
+    decoy_tls::{DecoyTls, Said},
+    frame::Handover,
+    http2::Keeper,
+    scan::{self, APPLICATION_DATA},
+    tls::{Opener, Sealer, Secret, Suite},
+};
+
+/// How long a tunnel must be silent before a request puts the decoy's idle timer where an observer would expect it.
+const QUIET: Duration = Duration::from_millis(50);
+/// The interval of requests under load while the decoy's idle limit is not known; no server seen closes sooner.
+const UNKNOWN_LIMIT: Duration = Duration::from_secs(2);
+/// How long before the idle limit a busy tunnel's request goes out.
+const MARGIN: Duration = Duration::from_secs(1);
+/// Requests before the decoy's own limit at which the end is announced.
+const ANNOUNCE: u32 = 20;
+/// Requests without an answer at which no more are made: the decoy is stuck.
+const MAX_OUTSTANDING: u32 = 8;
+/// A carrier should be able to live this long within the decoy's number of requests.
+const LIFETIME: Duration = Duration::from_secs(3_600);
+
+/// What a record of the decoy's means for the carrier.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// Nothing the client should see.
+    Nothing,
+    /// GOAWAY: a record of this length.
+    GoAway(usize),
+    /// An alert.
+    Alert([u8; 2]),
+    /// It does not open or makes no sense.
+    Broken,
+}
+
+/// How many of the decoy's own protected records went by in each direction.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) up: u64,
+    pub(super) down: u64,
+}
+
+/// TLS and HTTP/2 with the decoy, and when to ask it for something.
+pub(super) struct Keeping {
+    tls: DecoyTls,
+    keeper: Keeper,
+    scratch: Vec<u8>,
+    said_goodbye: bool,
+    last_request: Instant,
+    last_traffic: Instant,
+    /// Traffic since the last request.
+    owed: bool,
+    /// Requests that may be made on silence alone: they refill over [`LIFETIME`], so that a talkative tunnel does not use up
+    /// the decoy's number of requests.
+    allowance: f64,
+    allowance_at: Instant,
+}
+
+impl Keeping {
+    /// `None`: what was handed over cannot be true.
+    pub(super) fn new(
+        handover: &Handover,
+        counts: Counts,
+        name: &ServerName,
+        facts: &DecoyFacts,
+        now: Instant,
+    ) -> Option<Self> {
+        let Counts { up, down } = counts;
+        let suite = Suite::try_from(handover.suite).ok()?;
+        if handover.up_first > up || handover.down_first > down {
+            return None;
+        }
+        let up_secret = Secret::new(suite, &handover.up_secret)?;
+        let down_secret = Secret::new(suite, &handover.down_secret)?;
+        Some(Self {
+            tls: DecoyTls::new(
+                Sealer::new(suite, up_secret, handover.up_first, up),
+                Opener::new(suite, down_secret, handover.down_first, down),
+            ),
+            keeper: Keeper::new(handover.requests, name, "/"),
+            scratch: Vec::new(),
+            said_goodbye: false,
+            last_request: now,
+            last_traffic: now,
+            owed: true,
+            allowance: burst(facts),
+            allowance_at: now,
+        })
+    }
+
+    /// The decoy's next record may begin inside a frame, the tail of the knock's answer: asks it for a mark after which frames
+    /// can be told. `random`: what the mark is known by.
+    pub(super) fn find_frames(&mut self, random: [u8; 8], out: &mut Vec<u8>) {
+        let mut ping = Vec::new();
+        self.keeper.find_frames(random, &mut ping);
+        self.tls.sealer.seal(APPLICATION_DATA, &ping, out);
+    }
+
+    /// A whole record from the decoy; what it owes in return is appended to `out`.
+    pub(super) fn record(&mut self, outer: u8, record: &[u8], out: &mut Vec<u8>) -> Word {
+        if outer != APPLICATION_DATA {
+            // In clear there is only a change of cipher spec left over, or an alert of a server that lost its keys.
+            return if outer == scan::CHANGE_CIPHER_SPEC { Word::Nothing } else { Word::Broken };
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let word = match self.tls.read(record, &mut scratch, out) {
+            Ok(Said::Nothing) => Word::Nothing,
+            Ok(Said::Data) => self.data(&scratch, record.len() - scan::HEADER_LEN, out),
+            Ok(Said::Alert(alert)) => Word::Alert(alert),
+            Ok(Said::Nonsense) | Err(_) => Word::Broken,
+        };
+        self.scratch = scratch;
+        word
+    }
+
+    fn data(&mut self, content: &[u8], length: usize, out: &mut Vec<u8>) -> Word {
+        let mut reply = Vec::new();
+        if self.keeper.on_data(content, &mut reply).is_err() {
+            return Word::Broken;
+        }
+        if !reply.is_empty() {
+            self.tls.sealer.seal(APPLICATION_DATA, &reply, out);
+        }
+        if self.keeper.going_away() && !self.said_goodbye {
+            self.said_goodbye = true;
+            return Word::GoAway(length);
+        }
+        Word::Nothing
+    }
+
+    /// An alert of the client's, sealed anew for the decoy.
+    pub(super) fn alert(&mut self, alert: [u8; 2], out: &mut Vec<u8>) {
+        self.tls.sealer.seal(scan::ALERT, &alert, out);
+    }
+
+    /// The tunnel carried something.
+    pub(super) fn traffic(&mut self, now: Instant) {
+        self.last_traffic = now;
+        self.owed = true;
+    }
+
+    /// When [`Keeping::on_timer`] has something to do.
+    pub(super) fn deadline(&self, facts: &DecoyFacts) -> Option<Instant> {
+        if !self.owed || self.exhausted(facts) || self.keeper.outstanding() >= MAX_OUTSTANDING {
+            return None;
+        }
+        let missing = (1.0 - self.allowance).max(0.0) / rate(facts);
+        let allowed = self.allowance_at + Duration::from_secs_f64(missing);
+        let quiet = (self.last_traffic + QUIET).max(allowed);
+        Some(quiet.min(self.last_request + interval(facts)))
+    }
+
+    /// Makes a request if it is time.
+    pub(super) fn on_timer(&mut self, facts: &DecoyFacts, now: Instant, out: &mut Vec<u8>) {
+        let elapsed = now.saturating_duration_since(self.allowance_at).as_secs_f64();
+        self.allowance = (self.allowance + elapsed * rate(facts)).min(burst(facts));
+        self.allowance_at = now;
+        if self.deadline(facts).is_none_or(|at| at > now) {
+            return;
+        }
+        self.allowance = (self.allowance - 1.0).max(0.0);
+        self.owed = false;
+        self.last_request = now;
+        let mut request = Vec::new();
+        self.keeper.request(&mut request);
+        self.tls.sealer.seal(APPLICATION_DATA, &request, out);
+    }
+
+    /// Whether the carrier's end should be announced: the decoy's number of requests is nearly used up.
+    pub(super) fn nearly_over(&self, facts: &DecoyFacts) -> bool {
+        self.keeper.requests() + ANNOUNCE >= facts.max_requests
+    }
+
+    /// One request is left for the decoy to answer; making it would end the connection without warning.
+    fn exhausted(&self, facts: &DecoyFacts) -> bool {
+        self.keeper.requests() + 1 >= facts.max_requests
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.scratch = Vec::new();
+    }
+}
+
+fn interval(facts: &DecoyFacts) -> Duration {
+    match facts.idle_limit {
+        Some(limit) => limit.saturating_sub(MARGIN).max(limit / 2),
+        None => UNKNOWN_LIMIT,
+    }
+}
+
+/// Requests on silence a second.
+fn rate(facts: &DecoyFacts) -> f64 {
+    (f64::from(facts.max_requests) / LIFETIME.as_secs_f64()).max(0.01)
+}
+
+/// Requests on silence at once.
+fn burst(facts: &DecoyFacts) -> f64 {
+    (f64::from(facts.max_requests) / 10.0).max(1.0)
+}

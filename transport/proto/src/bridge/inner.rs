@@ -1,0 +1,400 @@
+//! From the proof on: HTX with the client, TLS with the decoy.
+
+use std::time::Instant;
+
+use qnet_wire::name::ServerName;
+use rand_chacha::{ChaCha20Rng, rand_core::Rng};
+
+use crate::{
+    Ended,
+    bridge::{
+        BridgeConfig, DecoyFacts,
+        before::Knocked,
+        decoy::{Counts, Keeping, Word},
+    },
+    buffer::{Inbox, Outbox, Scratch},
+    frame::{Frame, Handover, frames},
+    mux::{Role, Violation},
+    noise::{self, AwaitMessage3, MESSAGE1_MAX, MessageReader, Responder, SendMessage2},
+    record::{Cipher, MAX_CONTENT, RecordOpener, RecordSealer},
+    scan::{self, APPLICATION_DATA, HEADER_LEN, Head, head, protected_head},
+    sizes::Lengths,
+    tunnel::{ALERT, FRAMES, Meant, NOISE, Tunnel},
+};
+
+/// The least a record of ours may hold at most, however small the site's own: below it a bulk transfer costs too much.
+const LEAST_CONTENT: usize = 1_400;
+/// The proof: 32 bytes, a type byte, a tag, and room to look like an answer's piece.
+const SHORTEST_PROOF: usize = 80;
+/// Bytes of a DECOY frame's header.
+const FRAME_HEADER: usize = 4;
+/// The inner type byte and the tag.
+const OVERHEAD: usize = 17;
+
+enum Phase {
+    One(Box<Responder>),
+    /// Since when message 2 is on its way.
+    Three(Box<AwaitMessage3>, Instant),
+    Handover,
+    Up(Box<Keeping>),
+    /// Between two phases, and after a peer that is authentic broke the protocol.
+    Spent,
+}
+
+/// What became of the client's bytes.
+pub(super) enum Outcome {
+    /// All that was whole is understood.
+    Waiting,
+    /// What is left in the inbox, and all that follows, goes to the decoy as it is.
+    Foreign,
+    /// The peer is authentic and broke the protocol.
+    Ended(Ended),
+}
+
+/// What the caller should tell its user.
+#[derive(Default)]
+pub(super) struct News {
+    pub(super) up: bool,
+    pub(super) going_away: bool,
+}
+
+/// HTX as the bridge speaks it.
+pub(super) struct Inner {
+    pub(super) tunnel: Tunnel,
+    phase: Phase,
+    name: ServerName,
+    invited: Option<[u8; 32]>,
+    reader: MessageReader,
+    counts: Counts,
+    /// The client's bytes for the decoy, until a TLS record is whole.
+    decoy_up: Vec<u8>,
+    down_lengths: Lengths,
+    announced: bool,
+    pub(super) news: News,
+    scratch: Scratch,
+}
+
+impl Inner {
+    /// Sends the proof and waits for Noise message 1. `next`: the length of the decoy's next record, if it is known.
+    pub(super) fn prove(
+        knocked: Knocked,
+        next: Option<usize>,
+        config: &BridgeConfig,
+        facts: &DecoyFacts,
+        rng: &mut ChaCha20Rng,
+        out: &mut Vec<u8>,
+    ) -> Option<Self> {
+        let Knocked { before, knock, .. } = knocked;
+        let mut n = [0; 32];
+        rng.fill_bytes(&mut n);
+        let (up, down) = knock.key.proof_keys(&n);
+        let chacha = Cipher::ChaCha20Poly1305;
+        let mut sealer = RecordSealer::new(chacha, &down.key, down.iv, before.down.protected);
+        let opener = RecordOpener::new(chacha, &up.key, up.iv, before.up_protected);
+        let length = next
+            .filter(|&l| l >= SHORTEST_PROOF)
+            .unwrap_or_else(|| before.down_lengths.draw(SHORTEST_PROOF, rng))
+            .min(MAX_CONTENT);
+        let start = out.len();
+        sealer.seal_proof(out, &n, &[], length);
+        let prologue =
+            noise::prologue(knock.key.salt(), knock.token.as_bytes(), &knock.record, &out[start..]);
+        let responder = Responder::new(rng, &config.identity, &prologue);
+        let name = before.name()?;
+        let counts = Counts { up: before.up_protected, down: before.down.protected };
+        let mut inner = Self {
+            tunnel: Tunnel::new(Role::Bridge, sealer, opener, LEAST_CONTENT),
+            phase: Phase::One(Box::new(responder)),
+            name,
+            invited: knock.invited,
+            reader: MessageReader::new(MESSAGE1_MAX),
+            counts,
+            decoy_up: Vec::new(),
+            down_lengths: before.down_lengths.clone(),
+            announced: false,
+            news: News::default(),
+            scratch: Scratch::default(),
+        };
+        inner.limit_content(facts);
+        Some(inner)
+    }
+
+    /// Records are never larger than the site's own.
+    fn limit_content(&mut self, facts: &DecoyFacts) {
+        let largest = self.down_lengths.largest().max(facts.largest_record).saturating_sub(OVERHEAD);
+        self.tunnel.limit_content(largest.clamp(LEAST_CONTENT, MAX_CONTENT));
+    }
+
+    pub(super) fn handed_over(&self) -> bool {
+        matches!(self.phase, Phase::Up(_))
+    }
+
+    pub(super) fn keeping(&self) -> Option<&Keeping> {
+        if let Phase::Up(keeping) = &self.phase { Some(keeping) } else { None }
+    }
+
+    /// Understands what the client sent.
+    pub(super) fn client_records(
+        &mut self,
+        inbox: &mut Inbox,
+        to_client: &mut Outbox,
+        to_decoy: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Outcome {
+        self.tunnel.tick(context.now);
+        loop {
+            let total = match protected_head(inbox.data()) {
+                Head::More => return Outcome::Waiting,
+                Head::Foreign => return Outcome::Foreign,
+                Head::Record { total, .. } => total,
+            };
+            let Some(record) = inbox.data().get(..total) else { return Outcome::Waiting };
+            // Opened into a scratch: a record that does not open goes on as it came.
+            let mut scratch = std::mem::take(&mut self.scratch.0);
+            let Ok((kind, content)) = self.tunnel.opener.open(record, &mut scratch) else {
+                self.scratch.0 = scratch;
+                return Outcome::Foreign;
+            };
+            let result = self.content(kind, content, to_client, to_decoy, context);
+            self.scratch.0 = scratch;
+            inbox.consume(total);
+            if let Err(ended) = result {
+                self.phase = Phase::Spent;
+                return Outcome::Ended(ended);
+            }
+        }
+    }
+
+    fn content(
+        &mut self,
+        kind: u8,
+        content: &[u8],
+        to_client: &mut Outbox,
+        to_decoy: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Result<(), Ended> {
+        match kind {
+            NOISE => match self.reader.push(content).map_err(|_| Ended::Handshake)? {
+                Some(message) => self.noise(&message, to_client, context),
+                None => Ok(()),
+            },
+            FRAMES => {
+                if let Phase::Up(keeping) = &mut self.phase {
+                    keeping.traffic(context.now);
+                }
+                self.frames(content, to_decoy, context)
+            }
+            ALERT => {
+                let alert = <[u8; 2]>::try_from(content).map_err(|_| Ended::Violation)?;
+                match &mut self.phase {
+                    Phase::Up(keeping) => keeping.alert(alert, to_decoy.tail()),
+                    _ => return Err(Ended::Violation),
+                }
+                Ok(())
+            }
+            _ => Err(Ended::Violation),
+        }
+    }
+
+    fn noise(
+        &mut self,
+        message: &[u8],
+        to_client: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Result<(), Ended> {
+        match std::mem::replace(&mut self.phase, Phase::Spent) {
+            Phase::One(responder) => {
+                let (first, send): (_, SendMessage2) =
+                    responder.read1(message).map_err(|_| Ended::Handshake)?;
+                for frame in frames(&first.early) {
+                    let frame = frame.map_err(|_| Ended::Violation)?;
+                    if !matches!(frame, Frame::Stream { .. } | Frame::Close { id: 1.., .. }) {
+                        return Err(Ended::Violation);
+                    }
+                    self.tunnel.mux.on_frame(&frame).map_err(|_: Violation| Ended::Violation)?;
+                }
+                let (second, next) = send.write().map_err(|_| Ended::Handshake)?;
+                self.tunnel.seal_noise(&second, &self.down_lengths, context.rng, to_client.tail());
+                self.phase = Phase::Three(Box::new(next), context.now);
+                Ok(())
+            }
+            Phase::Three(wait, since) => {
+                let established = wait.read(message).map_err(|_| Ended::Handshake)?;
+                if self.invited.is_some_and(|key| key != established.peer_static) {
+                    return Err(Ended::Handshake);
+                }
+                self.tunnel.establish(Role::Bridge, established, context.now);
+                self.tunnel.set_round_trip(context.now.saturating_duration_since(since));
+                self.phase = Phase::Handover;
+                Ok(())
+            }
+            Phase::Handover | Phase::Up(_) | Phase::Spent => Err(Ended::Violation),
+        }
+    }
+
+    fn frames(
+        &mut self,
+        content: &[u8],
+        to_decoy: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Result<(), Ended> {
+        let mut rest = frames(content);
+        while let Some(frame) = rest.next() {
+            let frame = frame.map_err(|_| Ended::Violation)?;
+            let frame = match (&self.phase, frame) {
+                (Phase::Handover, Frame::Handover(handover)) => {
+                    self.hand_over(&handover, to_decoy, context)?;
+                    continue;
+                }
+                (Phase::One(_) | Phase::Three(..), Frame::Decoy(bytes)) => {
+                    self.for_decoy(bytes, to_decoy)?;
+                    continue;
+                }
+                (_, Frame::Padding) => continue,
+                (Phase::Up(_), frame) => frame,
+                _ => return Err(Ended::Violation),
+            };
+            match self.tunnel.on_frame(&frame, false).map_err(|_: Violation| Ended::Violation)? {
+                Meant::Done | Meant::Carrier(_) => {}
+                Meant::KeysChanged if rest.next().is_none() => {}
+                Meant::KeysChanged | Meant::Role => return Err(Ended::Violation),
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_over(
+        &mut self,
+        handover: &Handover,
+        to_decoy: &mut Outbox,
+        context: &mut Context<'_>,
+    ) -> Result<(), Ended> {
+        if !self.decoy_up.is_empty() {
+            return Err(Ended::Violation);
+        }
+        let keeping = Keeping::new(handover, self.counts, &self.name, context.facts, context.now);
+        let mut keeping = keeping.ok_or(Ended::Violation)?;
+        let mut random = [0; 8];
+        context.rng.fill_bytes(&mut random);
+        keeping.find_frames(random, to_decoy.tail());
+        self.phase = Phase::Up(Box::new(keeping));
+        self.news.up = true;
+        Ok(())
+    }
+
+    /// Only whole TLS records go to the decoy, so that what follows raw begins at a boundary.
+    fn for_decoy(&mut self, bytes: &[u8], to_decoy: &mut Outbox) -> Result<(), Ended> {
+        self.decoy_up.extend_from_slice(bytes);
+        loop {
+            match head(&self.decoy_up) {
+                Head::More => return Ok(()),
+                Head::Foreign => return Err(Ended::Violation),
+                Head::Record { outer, total } => {
+                    if self.decoy_up.len() < total {
+                        return Ok(());
+                    }
+                    to_decoy.extend(&self.decoy_up[..total]);
+                    self.decoy_up.drain(..total);
+                    self.counts.up += u64::from(outer == APPLICATION_DATA);
+                }
+            }
+        }
+    }
+
+    /// Takes the decoy's records: before HANDOVER they go to the client in DECOY frames, after it they are ours. `tunnel_over`:
+    /// only what ends the connection still matters.
+    pub(super) fn decoy_records(
+        &mut self,
+        inbox: &mut Inbox,
+        to_client: &mut Outbox,
+        to_decoy: &mut Outbox,
+        tunnel_over: bool,
+    ) -> Word {
+        loop {
+            let (outer, total) = match head(inbox.data()) {
+                Head::More => return Word::Nothing,
+                Head::Foreign => return Word::Broken,
+                Head::Record { outer, total } => (outer, total),
+            };
+            let Some(record) = inbox.data().get(..total) else { return Word::Nothing };
+            if outer == APPLICATION_DATA {
+                self.counts.down += 1;
+            }
+            let word = if let Phase::Up(keeping) = &mut self.phase {
+                let mut owed = Vec::new();
+                let word = keeping.record(outer, record, &mut owed);
+                if !tunnel_over {
+                    to_decoy.extend(&owed);
+                }
+                word
+            } else {
+                self.seal_decoy(record, to_client);
+                Word::Nothing
+            };
+            inbox.consume(total);
+            match word {
+                Word::Nothing => {}
+                Word::GoAway(length) => {
+                    self.tunnel.seal_frame(&Frame::Close { id: 0, code: 1 }, Some(length), to_client.tail());
+                }
+                Word::Alert(alert) => {
+                    self.tunnel.seal_alert(alert, to_client.tail());
+                    return word;
+                }
+                Word::Broken => return word,
+            }
+        }
+    }
+
+    fn seal_decoy(&mut self, record: &[u8], to_client: &mut Outbox) {
+        let longest = self.tunnel.max_content() - FRAME_HEADER;
+        for piece in record.chunks(longest) {
+            self.tunnel.seal_frame(&Frame::Decoy(piece), None, to_client.tail());
+        }
+        self.down_lengths.note(record.len() - HEADER_LEN);
+    }
+
+    /// Seals what the streams have to send.
+    pub(super) fn flush(&mut self, to_client: &mut Outbox, context: &Context<'_>) {
+        let Phase::Up(keeping) = &mut self.phase else { return };
+        if !self.announced && keeping.nearly_over(context.facts) {
+            self.announced = true;
+            self.news.going_away = true;
+            self.tunnel.mux.go_away();
+        }
+        let waiting = to_client.len();
+        self.tunnel.tick(context.now);
+        if waiting < crate::tunnel::BACKLOG && self.tunnel.pack(to_client.tail(), waiting, context.now) {
+            keeping.traffic(context.now);
+        }
+    }
+
+    pub(super) fn on_timer(&mut self, to_decoy: &mut Outbox, context: &Context<'_>) {
+        if let Phase::Up(keeping) = &mut self.phase {
+            keeping.on_timer(context.facts, context.now, to_decoy.tail());
+        }
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.scratch.shrink();
+        self.decoy_up.shrink_to_fit();
+        if let Phase::Up(keeping) = &mut self.phase {
+            keeping.shrink();
+        }
+    }
+}
+
+/// What a step needs besides the buffers.
+pub(super) struct Context<'a> {
+    pub(super) facts: &'a DecoyFacts,
+    pub(super) rng: &'a mut ChaCha20Rng,
+    pub(super) now: Instant,
+}
+
+/// The length field of the record at the front of `bytes`, once its header is whole.
+pub(super) fn next_length(bytes: &[u8]) -> Option<usize> {
+    match head(bytes) {
+        Head::Record { outer: scan::APPLICATION_DATA, total } => Some(total - HEADER_LEN),
+        _ => None,
+    }
+}

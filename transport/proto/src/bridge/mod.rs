@@ -1,0 +1,467 @@
+//! The bridge's carrier: joins a client to the decoy, recognises a knock, proves itself, and speaks HTX
+//! (docs/protocol.md, sections 1 to 10).
+//!
+//! ```text
+//!  Before ──knock──► Knocked ──answer's first record──► Inner ──HANDOVER──► Inner, decoy ours
+//!    │                  │                                │ ╲                     │
+//!    │ anything else    │ a client byte, a short record  │  foreign bytes        │ foreign bytes, either end
+//!    ▼                  ▼                                ▼                       ▼
+//!  Visitor ◄────────────┴────────────────────────────────┘               Over (up raw, down HTX)
+//! ```
+
+mod before;
+mod decoy;
+mod inner;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use qnet_wire::{key::IdentityKey, name::ServerName};
+use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
+
+use crate::{
+    Ended,
+    buffer::{Inbox, Outbox},
+    carrier::{Carrier, Close, Event, Side},
+    knock::KnockedTokens,
+    mux::Mux,
+};
+use before::{Answer, Before, Knocked, Seen};
+use decoy::Word;
+use inner::{Context, Inner, Outcome, next_length};
+
+/// Bytes waiting for a socket above which its source is not read: a server's usual send buffer.
+const MAX_WAITING: usize = 128 * 1024;
+/// How long after the last byte buffers are given back.
+const SHRINK_AFTER: Duration = Duration::from_secs(1);
+
+/// What is known about the decoy, by measurement.
+#[derive(Clone, Debug)]
+pub struct DecoyFacts {
+    /// How long it keeps a silent connection; `None` until measured.
+    pub idle_limit: Option<Duration>,
+    /// Requests it answers on one connection.
+    pub max_requests: u32,
+    /// The largest record length seen from it, in bytes.
+    pub largest_record: usize,
+}
+
+impl Default for DecoyFacts {
+    /// Before anything is measured: nginx's number of requests, nothing else.
+    fn default() -> Self {
+        Self { idle_limit: None, max_requests: 1_000, largest_record: 0 }
+    }
+}
+
+/// What all carriers of a bridge share.
+pub struct BridgeConfig {
+    /// The bridge's one key.
+    pub identity: IdentityKey,
+    /// Names a client may ask for: those the decoy serves.
+    pub names: Vec<ServerName>,
+    /// Static keys of invited clients; empty: an open bridge.
+    pub invited: Vec<[u8; 32]>,
+    /// What is known about the decoy.
+    pub facts: RwLock<DecoyFacts>,
+    /// Tokens that knocked.
+    pub knocked: Mutex<KnockedTokens>,
+}
+
+enum State {
+    Before(Box<Before>),
+    Knocked(Box<Knocked>),
+    Inner(Box<Inner>),
+    /// The tunnel is over after HANDOVER: up raw, down what ends the decoy's connection, under HTX.
+    Over(Box<Inner>),
+    /// Authentic, but done: its bytes are dropped, the decoy's go on until it ends.
+    Deaf,
+    Visitor,
+}
+
+/// One end of a socket.
+#[derive(Default)]
+struct End {
+    inbox: Inbox,
+    outbox: Outbox,
+    /// It sends nothing more.
+    ended: bool,
+    /// What we still have to do to our direction.
+    close: Option<Close>,
+    closed: bool,
+}
+
+/// One carrier on a bridge. See [`Carrier`] for the call contract.
+pub struct Bridge {
+    config: Arc<BridgeConfig>,
+    rng: ChaCha20Rng,
+    state: State,
+    client: End,
+    decoy: End,
+    events: VecDeque<Event>,
+    /// When to give buffers back.
+    shrink_at: Option<Instant>,
+    told_end: bool,
+}
+
+impl Bridge {
+    /// A carrier whose client and decoy have just been connected. `seed`: 32 bytes from the system's generator.
+    #[must_use]
+    pub fn new(config: Arc<BridgeConfig>, seed: [u8; 32]) -> Self {
+        Self {
+            config,
+            rng: ChaCha20Rng::from_seed(seed),
+            state: State::Before(Box::new(Before::new())),
+            client: End::default(),
+            decoy: End::default(),
+            events: VecDeque::new(),
+            shrink_at: None,
+            told_end: true,
+        }
+    }
+
+    /// Whether this connection is, for good, an ordinary visit to the decoy.
+    #[must_use]
+    pub fn is_visitor(&self) -> bool {
+        matches!(self.state, State::Visitor)
+    }
+
+    fn facts(&self) -> DecoyFacts {
+        self.config.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn end(&mut self, side: Side) -> &mut End {
+        match side {
+            Side::Peer => &mut self.client,
+            Side::Decoy => &mut self.decoy,
+        }
+    }
+
+    fn over(&mut self, why: Ended) {
+        if !self.told_end {
+            self.told_end = true;
+            self.events.push_back(Event::Ended(why));
+        }
+    }
+
+    fn client_bytes(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Before(before) => {
+                let seen = before.client_bytes(self.client.inbox.data());
+                pass(&mut self.client.inbox, &mut self.decoy.outbox);
+                self.on_seen(seen);
+            }
+            State::Knocked(_) | State::Visitor => {
+                self.state = State::Visitor;
+                pass(&mut self.client.inbox, &mut self.decoy.outbox);
+            }
+            State::Over(_) => pass(&mut self.client.inbox, &mut self.decoy.outbox),
+            State::Deaf => self.client.inbox.consume(usize::MAX),
+            State::Inner(_) => self.client_htx(now),
+        }
+    }
+
+    fn on_seen(&mut self, seen: Seen) {
+        match seen {
+            Seen::Nothing => {}
+            Seen::Visitor => self.state = State::Visitor,
+            Seen::Hello => self.events.push_back(Event::Hello),
+            Seen::Knock(knock) => {
+                let fresh = {
+                    let mut knocked = self.config.knocked.lock().unwrap_or_else(PoisonError::into_inner);
+                    knocked.insert(&knock.token)
+                };
+                let before = std::mem::replace(&mut self.state, State::Visitor);
+                if let (State::Before(before), true) = (before, fresh) {
+                    self.state = State::Knocked(Box::new(Knocked::new(before, knock)));
+                }
+            }
+        }
+    }
+
+    fn client_htx(&mut self, now: Instant) {
+        let facts = self.facts();
+        let State::Inner(inner) = &mut self.state else { return };
+        let mut context = Context { facts: &facts, rng: &mut self.rng, now };
+        let outcome = inner.client_records(
+            &mut self.client.inbox,
+            &mut self.client.outbox,
+            &mut self.decoy.outbox,
+            &mut context,
+        );
+        inner.flush(&mut self.client.outbox, &context);
+        self.tell_news();
+        match outcome {
+            Outcome::Waiting => {}
+            Outcome::Foreign => {
+                self.untunnel(Ended::Tampered);
+                pass(&mut self.client.inbox, &mut self.decoy.outbox);
+            }
+            Outcome::Ended(why) => {
+                self.over(why);
+                self.state = State::Deaf;
+                self.client.inbox.consume(usize::MAX);
+                self.decoy.close.get_or_insert(Close::Fin);
+            }
+        }
+    }
+
+    fn tell_news(&mut self) {
+        let State::Inner(inner) = &mut self.state else { return };
+        let news = std::mem::take(&mut inner.news);
+        if news.up {
+            self.events.push_back(Event::Up);
+        }
+        if news.going_away {
+            self.events.push_back(Event::GoingAway);
+        }
+    }
+
+    /// From here on the client's bytes go to the decoy as they are. Before HANDOVER so do the decoy's; after it the
+    /// direction down stays HTX, because the client's keys for it do.
+    fn untunnel(&mut self, why: Ended) {
+        self.over(why);
+        self.state = match std::mem::replace(&mut self.state, State::Visitor) {
+            State::Inner(inner) if inner.handed_over() => State::Over(inner),
+            State::Over(inner) => State::Over(inner),
+            _ => State::Visitor,
+        };
+        if matches!(self.state, State::Visitor) {
+            pass(&mut self.decoy.inbox, &mut self.client.outbox);
+        }
+    }
+
+    fn decoy_bytes(&mut self) {
+        loop {
+            match &mut self.state {
+                State::Before(before) => {
+                    let seen = before.decoy_bytes(self.decoy.inbox.data(), &self.config);
+                    pass(&mut self.decoy.inbox, &mut self.client.outbox);
+                    return self.on_seen(seen);
+                }
+                State::Visitor | State::Deaf => return pass(&mut self.decoy.inbox, &mut self.client.outbox),
+                State::Knocked(_) => {
+                    if !self.answer() {
+                        return;
+                    }
+                }
+                State::Inner(_) | State::Over(_) => return self.decoy_htx(),
+            }
+        }
+    }
+
+    /// One step of the answer to the knock's request. False: nothing left to look at.
+    fn answer(&mut self) -> bool {
+        let State::Knocked(knocked) = &mut self.state else { return true };
+        if self.decoy.inbox.len() == 0 {
+            return false;
+        }
+        match knocked.decoy_bytes(self.decoy.inbox.data()) {
+            Answer::Pass(n) => pass_some(&mut self.decoy.inbox, &mut self.client.outbox, n),
+            Answer::Visitor => self.state = State::Visitor,
+            Answer::Whole(n) => {
+                pass_some(&mut self.decoy.inbox, &mut self.client.outbox, n);
+                let facts = self.facts();
+                let next = next_length(self.decoy.inbox.data());
+                if let State::Knocked(knocked) = std::mem::replace(&mut self.state, State::Visitor)
+                    && let Some(inner) = Inner::prove(
+                        *knocked,
+                        next,
+                        &self.config,
+                        &facts,
+                        &mut self.rng,
+                        self.client.outbox.tail(),
+                    )
+                {
+                    self.state = State::Inner(Box::new(inner));
+                    self.events.push_back(Event::Proved);
+                    self.told_end = false;
+                }
+            }
+        }
+        true
+    }
+
+    fn decoy_htx(&mut self) {
+        let over = matches!(self.state, State::Over(_)) || self.client.ended;
+        let (State::Inner(inner) | State::Over(inner)) = &mut self.state else { return };
+        let word =
+            inner.decoy_records(&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox, over);
+        match word {
+            Word::Nothing | Word::GoAway(_) => {}
+            Word::Alert(_) => {
+                self.untunnel(Ended::DecoyEnded);
+                if self.decoy.inbox.len() > 0 {
+                    self.decoy_htx();
+                }
+            }
+            // A decoy that no longer speaks TLS: there is nothing to hide behind.
+            Word::Broken => {
+                self.over(Ended::DecoyEnded);
+                self.state = State::Deaf;
+                self.decoy.inbox.consume(usize::MAX);
+                self.client.close.get_or_insert(Close::Fin);
+                self.decoy.close.get_or_insert(Close::Fin);
+            }
+        }
+    }
+
+    fn touched(&mut self, now: Instant) {
+        self.shrink_at = Some(now + SHRINK_AFTER);
+    }
+}
+
+/// Moves everything on as it is.
+fn pass(from: &mut Inbox, to: &mut Outbox) {
+    pass_some(from, to, from.len());
+}
+
+fn pass_some(from: &mut Inbox, to: &mut Outbox, n: usize) {
+    to.extend(&from.data()[..n]);
+    from.consume(n);
+}
+
+impl Carrier for Bridge {
+    fn wants(&self, side: Side) -> bool {
+        let (this, other) = match side {
+            Side::Peer => (&self.client, &self.decoy),
+            Side::Decoy => (&self.decoy, &self.client),
+        };
+        let aborted = this.close == Some(Close::Reset);
+        !this.ended && !aborted && other.outbox.len() < MAX_WAITING && this.outbox.len() < 2 * MAX_WAITING
+    }
+
+    fn space(&mut self, side: Side) -> &mut [u8] {
+        self.end(side).inbox.space()
+    }
+
+    fn filled(&mut self, side: Side, n: usize, now: Instant) {
+        self.end(side).inbox.filled(n);
+        self.touched(now);
+        match side {
+            Side::Peer => self.client_bytes(now),
+            Side::Decoy => self.decoy_bytes(),
+        }
+    }
+
+    fn ended(&mut self, side: Side, how: Close, _now: Instant) {
+        self.end(side).ended = true;
+        match (side, how) {
+            (_, Close::Reset) => {
+                self.over(Ended::Reset);
+                self.state = State::Visitor;
+                self.client.close = Some(Close::Reset);
+                self.decoy.close = Some(Close::Reset);
+                return;
+            }
+            // A record begun before the client's FIN goes on with it, as it would have on a plain wire.
+            (Side::Peer, Close::Fin) => match self.state {
+                State::Inner(_) => {
+                    self.untunnel(Ended::PeerClosed);
+                    pass(&mut self.client.inbox, &mut self.decoy.outbox);
+                }
+                State::Knocked(_) => self.state = State::Visitor,
+                _ => {}
+            },
+            (Side::Decoy, Close::Fin) => match self.state {
+                State::Inner(_) => self.untunnel(Ended::DecoyEnded),
+                State::Knocked(_) => self.state = State::Visitor,
+                _ => {}
+            },
+        }
+        let other = if side == Side::Peer { Side::Decoy } else { Side::Peer };
+        self.end(other).close.get_or_insert(Close::Fin);
+    }
+
+    fn pending(&self, side: Side) -> &[u8] {
+        match side {
+            Side::Peer => self.client.outbox.pending(),
+            Side::Decoy => self.decoy.outbox.pending(),
+        }
+    }
+
+    fn wrote(&mut self, side: Side, n: usize, now: Instant) {
+        self.end(side).outbox.wrote(n);
+        self.touched(now);
+        if side == Side::Peer {
+            self.flush(now);
+        }
+    }
+
+    fn shutdown(&mut self, side: Side) -> Option<Close> {
+        let end = self.end(side);
+        let due = end.close?;
+        if end.closed || due == Close::Fin && !end.outbox.is_empty() {
+            return None;
+        }
+        end.closed = true;
+        Some(due)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let keeping = match &self.state {
+            State::Inner(inner) => inner.keeping().and_then(|keeping| keeping.deadline(&self.facts())),
+            _ => None,
+        };
+        [keeping, self.shrink_at].into_iter().flatten().min()
+    }
+
+    fn on_timer(&mut self, now: Instant) {
+        let facts = self.facts();
+        if let State::Inner(inner) = &mut self.state {
+            let context = Context { facts: &facts, rng: &mut self.rng, now };
+            inner.on_timer(&mut self.decoy.outbox, &context);
+        }
+        if self.shrink_at.is_some_and(|at| at <= now) {
+            self.shrink_at = None;
+            for end in [&mut self.client, &mut self.decoy] {
+                end.inbox.shrink();
+                end.outbox.shrink();
+            }
+            if let State::Inner(inner) | State::Over(inner) = &mut self.state {
+                inner.shrink();
+            }
+        }
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn streams(&mut self) -> Option<&mut Mux> {
+        match &mut self.state {
+            State::Inner(inner) | State::Over(inner) => Some(&mut inner.tunnel.mux),
+            _ => None,
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        let facts = self.facts();
+        if let State::Inner(inner) = &mut self.state {
+            let context = Context { facts: &facts, rng: &mut self.rng, now };
+            inner.flush(&mut self.client.outbox, &context);
+        }
+        self.tell_news();
+    }
+
+    fn judge(&mut self, allowed: bool) {
+        if let State::Before(before) = &mut self.state
+            && !(allowed && before.judge(&self.config))
+        {
+            self.state = State::Visitor;
+        }
+    }
+
+    fn close(&mut self, _now: Instant) {
+        self.untunnel(Ended::Closed);
+        self.decoy.close.get_or_insert(Close::Fin);
+    }
+
+    fn finished(&self) -> bool {
+        let reset = |end: &End| end.closed && end.close == Some(Close::Reset);
+        let done = |end: &End| end.closed && end.ended;
+        reset(&self.client) && reset(&self.decoy) || done(&self.client) && done(&self.decoy)
+    }
+}

@@ -1,0 +1,260 @@
+//! From the proof on: HTX with the bridge; the rest of the decoy's answer comes in DECOY frames.
+
+use std::time::{Duration, Instant};
+
+use rand_chacha::ChaCha20Rng;
+
+use crate::{
+    Ended,
+    buffer::Scratch,
+    client::goodbye,
+    decoy_tls::{DecoyTls, Said},
+    frame::{Frame, frames},
+    mux::Role,
+    noise::{AwaitMessage2, Initiator, MESSAGE2_LEN, MessageReader},
+    record::Cipher,
+    scan::{APPLICATION_DATA, HEADER_LEN, Head, head},
+    sizes::Lengths,
+    tls::MAX_CONTENT,
+    tunnel::{ALERT, BACKLOG, FRAMES, Meant, NOISE, Tunnel},
+};
+
+/// Early data in message 1 at most (docs/protocol.md, section 7).
+const MAX_EARLY: usize = 4_096;
+/// How long message 1 waits for early data: tor writes its first flight as soon as it hears of success, and a browser's
+/// own pause after a page's last request hides this one.
+const EARLY_WAIT: Duration = Duration::from_millis(20);
+/// The inner type byte and the tag.
+const OVERHEAD: usize = 17;
+
+enum Phase {
+    /// Message 1 waits for early data.
+    One(Box<Initiator>, Instant),
+    Two(Box<AwaitMessage2>),
+    Up,
+    Spent,
+}
+
+/// HTX as the client speaks it.
+pub(super) struct Inner {
+    pub(super) tunnel: Tunnel,
+    phase: Phase,
+    cipher: Cipher,
+    reader: MessageReader,
+    tls: DecoyTls,
+    requests: u32,
+    /// The decoy's bytes out of DECOY frames, until a TLS record is whole.
+    decoy_down: Vec<u8>,
+    /// The next KEY_UPDATE leads from the handshake keys to Noise's own.
+    first_keys: bool,
+    up_lengths: Lengths,
+    scratch: Scratch,
+    pub(super) up: bool,
+    pub(super) going_away: bool,
+}
+
+/// What a record meant.
+pub(super) enum Heard {
+    Nothing,
+    /// The decoy, and so the carrier, ends: close.
+    Ends,
+    Fails(Ended),
+}
+
+impl Inner {
+    pub(super) fn new(
+        mut tunnel: Tunnel,
+        initiator: Initiator,
+        tls: DecoyTls,
+        requests: u32,
+        up_lengths: Lengths,
+        options: &Options,
+    ) -> Self {
+        tunnel.set_round_trip(options.round_trip);
+        Self {
+            tunnel,
+            phase: Phase::One(
+                Box::new(initiator),
+                options.now + if options.early { EARLY_WAIT } else { Duration::ZERO },
+            ),
+            cipher: Cipher::preferred(options.aes_hardware),
+            reader: MessageReader::new(MESSAGE2_LEN),
+            tls,
+            requests,
+            decoy_down: Vec::new(),
+            first_keys: true,
+            up_lengths,
+            scratch: Scratch::default(),
+            up: false,
+            going_away: false,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if let Phase::One(_, until) = &self.phase { Some(*until) } else { None }
+    }
+
+    /// Sends message 1 once there is early data or no more time to wait for it, and whatever the streams have.
+    pub(super) fn flush(&mut self, out: &mut Vec<u8>, waiting: usize, rng: &mut ChaCha20Rng, now: Instant) {
+        match &self.phase {
+            Phase::One(_, until) if *until <= now || self.tunnel.mux.buffered() > 0 => {
+                self.message1(out, rng, *until > now);
+            }
+            Phase::Up if waiting < BACKLOG => {
+                self.tunnel.tick(now);
+                self.tunnel.pack(out, waiting, now);
+            }
+            _ => {}
+        }
+    }
+
+    fn message1(&mut self, out: &mut Vec<u8>, rng: &mut ChaCha20Rng, early_allowed: bool) {
+        if let Phase::One(initiator, _) = std::mem::replace(&mut self.phase, Phase::Spent) {
+            let mut early = Vec::new();
+            if early_allowed {
+                self.tunnel.mux.pack(MAX_EARLY, &mut early);
+            }
+            if let Ok((message, next)) = initiator.message1(self.cipher, &early) {
+                self.tunnel.seal_noise(&message, &self.up_lengths, rng, out);
+                self.phase = Phase::Two(Box::new(next));
+            }
+        }
+    }
+
+    /// A whole record of outer type 23. `None`: it does not open.
+    pub(super) fn record(
+        &mut self,
+        record: &mut [u8],
+        out: &mut Vec<u8>,
+        rng: &mut ChaCha20Rng,
+        now: Instant,
+    ) -> Option<Heard> {
+        self.tunnel.tick(now);
+        let (kind, content) = self.tunnel.opener.open_in_place(record).ok()?;
+        Some(match kind {
+            NOISE => self.noise(content, out, rng, now),
+            FRAMES => self.frames(content, out),
+            ALERT => self.alert(content, out),
+            _ => Heard::Fails(Ended::Violation),
+        })
+    }
+
+    fn noise(&mut self, content: &[u8], out: &mut Vec<u8>, rng: &mut ChaCha20Rng, now: Instant) -> Heard {
+        let message = match self.reader.push(content) {
+            Err(_) => return Heard::Fails(Ended::Handshake),
+            Ok(None) => return Heard::Nothing,
+            Ok(Some(message)) => message,
+        };
+        let Phase::Two(wait) = std::mem::replace(&mut self.phase, Phase::Spent) else {
+            return Heard::Fails(Ended::Violation);
+        };
+        let Ok((third, established)) = wait.read(&message) else { return Heard::Fails(Ended::Handshake) };
+        self.tunnel.seal_noise(&third, &self.up_lengths, rng, out);
+        self.tunnel.establish(Role::Client, established, now);
+        let handover = Frame::Handover(self.tls.handover(self.requests));
+        let length = self.up_lengths.draw(handover.encoded_len() + OVERHEAD, rng);
+        self.tunnel.seal_frame(&handover, Some(length), out);
+        self.tunnel.limit_content(MAX_CONTENT);
+        self.phase = Phase::Up;
+        self.up = true;
+        Heard::Nothing
+    }
+
+    fn frames(&mut self, content: &[u8], out: &mut Vec<u8>) -> Heard {
+        let mut rest = frames(content);
+        while let Some(frame) = rest.next() {
+            let Ok(frame) = frame else { return Heard::Fails(Ended::Violation) };
+            if let Frame::Decoy(bytes) = frame {
+                match self.decoy(bytes, out) {
+                    Heard::Nothing => continue,
+                    other => return other,
+                }
+            }
+            if self.first_keys
+                && !matches!(frame, Frame::Padding | Frame::KeyUpdate | Frame::Close { id: 0, .. })
+            {
+                return Heard::Fails(Ended::Violation);
+            }
+            match self.tunnel.on_frame(&frame, self.first_keys) {
+                Ok(Meant::Done) => {}
+                Ok(Meant::Carrier(0)) => self.going_away = true,
+                Ok(Meant::Carrier(_)) => return Heard::Ends,
+                Ok(Meant::KeysChanged) if rest.next().is_none() => self.first_keys = false,
+                Ok(Meant::KeysChanged | Meant::Role) | Err(_) => return Heard::Fails(Ended::Violation),
+            }
+        }
+        Heard::Nothing
+    }
+
+    /// Bytes of the decoy's own stream: only what ends the connection or changes its keys matters.
+    fn decoy(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Heard {
+        self.decoy_down.extend_from_slice(bytes);
+        loop {
+            let Head::Record { outer, total } = head(&self.decoy_down) else { return Heard::Nothing };
+            if self.decoy_down.len() < total {
+                return Heard::Nothing;
+            }
+            let record: Vec<u8> = self.decoy_down.drain(..total).collect();
+            if outer != APPLICATION_DATA {
+                return Heard::Fails(Ended::Tampered);
+            }
+            let mut owed = Vec::new();
+            match self.tls.read(&record, &mut self.scratch.0, &mut owed) {
+                Ok(Said::Alert(alert)) => {
+                    goodbye(alert, |content| self.tls.sealer.seal(APPLICATION_DATA, content, out));
+                    return Heard::Ends;
+                }
+                Ok(Said::Nothing | Said::Data) => {}
+                Ok(Said::Nonsense) | Err(_) => return Heard::Fails(Ended::Tampered),
+            }
+            if !owed.is_empty() && !self.up {
+                self.tunnel.seal_frame(&Frame::Decoy(&owed), None, out);
+            }
+        }
+    }
+
+    fn alert(&mut self, content: &[u8], out: &mut Vec<u8>) -> Heard {
+        if let Ok(alert) = <[u8; 2]>::try_from(content) {
+            goodbye(alert, |content| {
+                let start = self.tunnel.sealer.begin(out);
+                let length = content.len() + OVERHEAD;
+                Frame::Close { id: 0, code: 1 }.encode(out);
+                self.tunnel.sealer.finish(out, start, FRAMES, Some(length));
+            });
+        }
+        Heard::Ends
+    }
+
+    /// What a browser sends when a record does not open: under the decoy's keys until it was handed over.
+    pub(super) fn bad_record(&mut self, out: &mut Vec<u8>) {
+        if self.up {
+            self.tunnel.seal_alert(super::BAD_RECORD_MAC, out);
+        } else {
+            self.tls.sealer.seal(ALERT, &super::BAD_RECORD_MAC, out);
+        }
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.scratch.shrink();
+        self.decoy_down.shrink_to_fit();
+    }
+}
+
+/// How the inner handshake is to be made.
+pub(super) struct Options {
+    pub(super) early: bool,
+    pub(super) aes_hardware: bool,
+    pub(super) round_trip: Duration,
+    pub(super) now: Instant,
+}
+
+/// The header's share of a record is not its own length field's.
+pub(super) fn whole(bytes: &[u8]) -> Option<Result<(u8, usize), ()>> {
+    match head(bytes) {
+        Head::More => None,
+        Head::Foreign => Some(Err(())),
+        Head::Record { total, .. } if bytes.len() < total => None,
+        Head::Record { outer, total } if total > HEADER_LEN => Some(Ok((outer, total))),
+        Head::Record { .. } => Some(Err(())),
+    }
+}

@@ -1,0 +1,510 @@
+//! The client's page load, from the connection preface to the request with the knock.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use qnet_wire::name::ServerName;
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::body::{self, MAX_BODY};
+use super::connection::{Connection, Event, Fields};
+use super::cookies::Jar;
+use super::error::LoadError;
+use super::frame;
+use super::html::{self, Found, Icon};
+use super::knocking;
+use super::plan::{self, Wanted};
+use super::request::{self, Context, Dependencies, Resource};
+use super::url::Base;
+use crate::chrome::Profile;
+use crate::knock::Field;
+
+/// Redirects of the page that are followed, as browsers do (Fetch standard, section 4.4).
+const MAX_REDIRECTS: u32 = 20;
+/// Requests of a load, redirects included: a bound on what a hostile decoy can make a client ask for, above what
+/// [`html::MAX_RESOURCES`] needs.
+const MAX_REQUESTS: u32 = 200;
+/// A load that takes longer is given up. Long enough for a slow line, short enough for a waiting user.
+const MAX_LOAD: Duration = Duration::from_secs(60);
+
+/// What [`PageLoad::poll`] wants sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// The content of exactly one TLS record.
+    Record(Vec<u8>),
+    /// The same, of the last request: its last 8 bytes are zero padding, or its last 11 a cookie's letters, which the
+    /// knock replaces ([`Field`]). Nothing follows it until the proof or [`PageLoad::give_up`].
+    Knock(Vec<u8>),
+}
+
+/// One visit to a decoy, as Chrome makes it.
+///
+/// Contract: call [`poll`](Self::poll) until it gives None, sending each output as one TLS record as it comes; then wait
+/// for the decoy's data, for which [`on_data`](Self::on_data), or for [`deadline`](Self::deadline), and poll again. The
+/// times given never go back. After an error the load is over: leave the connection as a browser does.
+///
+/// ```text
+/// Begin ─preface─▶ Ask ─HEADERS─▶ Page ─its end─▶ Parsing ─pause─▶ Loading ─all answered─▶ Last ─knock─▶ Knocked
+///                   ▲               │ redirect                                                      │ give_up
+///                   └───────────────┘                                                              ▼ GivenUp
+/// ```
+#[derive(Debug)]
+pub struct PageLoad {
+    profile: &'static Profile,
+    authority: String,
+    page: String,
+    field: Field,
+    random: ChaCha8Rng,
+    connection: Option<Connection>,
+    dependencies: Dependencies,
+    jar: Jar,
+    asked: Vec<Asked>,
+    requests: u32,
+    redirects: u32,
+    step: Step,
+    give_up_load: Option<Instant>,
+    idle: Option<Instant>,
+    knock: Option<u32>,
+    failure: Option<LoadError>,
+}
+
+/// A request without a whole answer.
+#[derive(Debug)]
+struct Asked {
+    stream: u32,
+    resource: Resource,
+    path: String,
+}
+
+#[derive(Debug)]
+enum Step {
+    Begin,
+    Ask,
+    Page(Page),
+    Parsing { until: Instant, plan: plan::Plan, last: Wanted },
+    Loading(Loading),
+    Last { at: Instant, last: Wanted },
+    Knocked,
+    GivenUp,
+}
+
+/// The page as far as it has come.
+#[derive(Debug, Default)]
+struct Page {
+    fields: Fields,
+    body: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Loading {
+    now: VecDeque<Wanted>,
+    rest: VecDeque<Wanted>,
+    blockers: Vec<u32>,
+    blocked: bool,
+    release: Release,
+    last: Wanted,
+}
+
+/// When the requests of [`Loading::rest`] may go.
+#[derive(Debug, Clone, Copy)]
+enum Release {
+    /// Not known: something is awaited.
+    Held,
+    At(Instant),
+    Passed,
+}
+
+impl PageLoad {
+    /// A load of `https://authority` + `path`, whose last request leaves room for a knock of the kind `field`. The
+    /// pauses are drawn from `seed`. A path that is none of this origin is taken for `/`.
+    pub fn new(
+        profile: &'static Profile,
+        authority: &ServerName,
+        path: &str,
+        field: Field,
+        seed: [u8; 32],
+    ) -> Self {
+        let authority = authority.as_str().to_owned();
+        let page = Base::new(&authority, "/").resolve(path).unwrap_or_else(|| "/".to_owned());
+        Self {
+            profile,
+            authority,
+            page,
+            field,
+            random: ChaCha8Rng::from_seed(seed),
+            connection: None,
+            dependencies: Dependencies::default(),
+            jar: Jar::default(),
+            asked: Vec::new(),
+            requests: 0,
+            redirects: 0,
+            step: Step::Begin,
+            give_up_load: None,
+            idle: None,
+            knock: None,
+            failure: None,
+        }
+    }
+
+    /// Takes decrypted application data from the decoy.
+    ///
+    /// # Errors
+    /// [`LoadError`]: the load cannot reach its knock, or the decoy broke HTTP/2. It is given again at every later call.
+    pub fn on_data(&mut self, bytes: &[u8], now: Instant) -> Result<(), LoadError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        self.idle = Some(now + self.profile.idle);
+        let mut events = Vec::new();
+        let connection = self.connection.get_or_insert_with(|| Connection::new(self.profile, now));
+        let mut outcome = connection.on_data(bytes, now, &mut events);
+        if outcome.is_ok() && connection.gone_away && self.knock.is_none() {
+            outcome = Err(LoadError::GoneAway);
+        }
+        let outcome =
+            outcome.and_then(|()| events.into_iter().try_for_each(|event| self.on_event(event, now)));
+        if let Err(error) = &outcome {
+            self.failure = Some(error.clone());
+        }
+        outcome
+    }
+
+    /// What is to be sent now, if anything.
+    pub fn poll(&mut self, now: Instant) -> Option<Output> {
+        self.connection.get_or_insert_with(|| Connection::new(self.profile, now));
+        let end = *self.give_up_load.get_or_insert(now + MAX_LOAD);
+        if self.knock.is_none() && self.failure.is_none() && now >= end {
+            self.failure = Some(LoadError::TooSlow(MAX_LOAD.as_secs()));
+        }
+        if self.failure.is_some() {
+            return None;
+        }
+        let output = self.step(now);
+        if output.is_some() {
+            self.idle = Some(now + self.profile.idle);
+        }
+        output
+    }
+
+    /// When to poll again at the latest, even without data. After [`give_up`](Self::give_up): when to close the
+    /// connection, as Chrome closes an idle one, without GOAWAY or close_notify.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.failure.is_some() {
+            return None;
+        }
+        let step = match &self.step {
+            Step::GivenUp => return self.idle,
+            Step::Knocked => return None,
+            Step::Parsing { until, .. } => Some(*until),
+            Step::Loading(Loading { release: Release::At(at), .. }) => Some(*at),
+            // Not while something is owed or open: then data comes first.
+            Step::Last { at, .. } => self.is_quiet().then_some(*at),
+            Step::Begin | Step::Ask | Step::Page(_) | Step::Loading(_) => None,
+        };
+        [step, self.give_up_load].into_iter().flatten().min()
+    }
+
+    /// Requests made so far.
+    pub fn requests(&self) -> u32 {
+        self.requests
+    }
+
+    /// Whether the knock was sent and its request's answer is whole, or reset.
+    pub fn answer_ended(&self) -> bool {
+        match (self.knock, &self.connection) {
+            (Some(stream), Some(connection)) => !connection.is_open(stream),
+            _ => false,
+        }
+    }
+
+    /// Whether the decoy announced its end (GOAWAY).
+    pub fn gone_away(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.gone_away)
+    }
+
+    /// Why the load is over, once it failed.
+    pub fn failure(&self) -> Option<&LoadError> {
+        self.failure.as_ref()
+    }
+
+    /// No proof came: from here on only what Chrome owes is sent, until [`deadline`](Self::deadline), when the
+    /// connection is to be closed.
+    pub fn give_up(&mut self) {
+        self.step = Step::GivenUp;
+    }
+
+    fn step(&mut self, now: Instant) -> Option<Output> {
+        match self.step {
+            Step::Begin => {
+                self.step = Step::Ask;
+                return Some(Output::Record(self.preface()));
+            }
+            Step::Ask => {
+                let path = self.page.clone();
+                let resource = if self.redirects == 0 { Resource::Document } else { Resource::Redirected };
+                self.step = Step::Page(Page::default());
+                return Some(self.request(resource, path, now));
+            }
+            Step::Knocked => return None,
+            _ => {}
+        }
+        if let Some(record) = self.connection.as_mut().and_then(|connection| connection.owed.pop_front()) {
+            return Some(Output::Record(record));
+        }
+        if let Step::Parsing { until, .. } = &self.step
+            && now >= *until
+        {
+            self.begin_loading();
+        }
+        if matches!(self.step, Step::Loading(_)) {
+            let output = self.load(now);
+            if output.is_some() {
+                return output;
+            }
+        }
+        self.knock(now)
+    }
+
+    fn preface(&self) -> Vec<u8> {
+        let mut out = frame::PREFACE.to_vec();
+        frame::settings(self.profile.settings, &mut out);
+        frame::window_update(0, self.profile.connection_increment, &mut out);
+        out
+    }
+
+    fn begin_loading(&mut self) {
+        let Step::Parsing { plan, last, .. } = std::mem::replace(&mut self.step, Step::Ask) else { return };
+        self.step = Step::Loading(Loading {
+            now: plan.burst.into(),
+            rest: plan.rest.into(),
+            blockers: Vec::new(),
+            blocked: plan.blocked,
+            release: Release::Held,
+            last,
+        });
+    }
+
+    fn load(&mut self, now: Instant) -> Option<Output> {
+        let open = self.open();
+        let limit = self.connection.as_ref().map_or(0, |connection| connection.max_streams) as usize;
+        let pause = self.profile.pauses.release;
+        let Step::Loading(loading) = &mut self.step else { return None };
+        if loading.now.is_empty() && !loading.rest.is_empty() {
+            let held = loading.blocked
+                && loading.blockers.iter().any(|id| self.asked.iter().any(|a| a.stream == *id));
+            if held {
+                return None;
+            }
+            if let Release::Held = loading.release {
+                loading.release = Release::At(now + draw(&mut self.random, pause));
+            }
+            if let Release::At(at) = loading.release {
+                if now < at {
+                    return None;
+                }
+                loading.release = Release::Passed;
+            }
+            if open >= self.profile.late_limit.min(limit) {
+                return None;
+            }
+            loading.now.extend(loading.rest.pop_front());
+        }
+        if loading.now.is_empty() {
+            if open == 0 {
+                let last = std::mem::replace(&mut loading.last, (Resource::Icon, String::new()));
+                let at = now + draw(&mut self.random, self.profile.pauses.icon);
+                self.step = Step::Last { at, last };
+            }
+            return None;
+        }
+        if open >= limit {
+            return None;
+        }
+        let (resource, path) = loading.now.pop_front()?;
+        let output = self.request(resource, path, now);
+        let stream = self.latest_stream();
+        if let Step::Loading(loading) = &mut self.step
+            && plan::blocks(resource)
+        {
+            loading.blockers.push(stream);
+        }
+        Some(output)
+    }
+
+    fn latest_stream(&self) -> u32 {
+        self.requests * 2 - 1
+    }
+
+    fn open(&self) -> usize {
+        self.connection.as_ref().map_or(0, Connection::open)
+    }
+
+    /// Nothing is owed in either direction: then the knock may go (DESIGN: with nothing outstanding).
+    fn is_quiet(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| {
+            connection.open() == 0
+                && connection.owed.is_empty()
+                && connection.settings_came
+                && connection.settings_taken
+        })
+    }
+
+    fn knock(&mut self, now: Instant) -> Option<Output> {
+        let Step::Last { at, last: (resource, path) } = &self.step else { return None };
+        if now < *at || !self.is_quiet() {
+            return None;
+        }
+        let (resource, path) = (*resource, path.clone());
+        let headers = self.headers(resource, &path);
+        let stream = self.requests * 2 + 1;
+        let weight = self.profile.weights[resource.level() as usize];
+        let depends_on = self.dependencies.add(stream, resource.level());
+        let connection = self.connection.as_mut()?;
+        let Some(frame) =
+            knocking::frame(&connection.encoder, &headers, stream, depends_on, weight, self.field)
+        else {
+            self.failure = Some(LoadError::NothingToKnockWith);
+            return None;
+        };
+        connection.opened(stream, now);
+        self.requests += 1;
+        self.knock = Some(stream);
+        self.step = Step::Knocked;
+        Some(Output::Knock(frame))
+    }
+
+    fn headers(&self, resource: Resource, path: &str) -> request::Headers {
+        let cookies = self.jar.for_path(path);
+        let context = Context {
+            profile: self.profile,
+            authority: &self.authority,
+            page: &self.page,
+            cookies: &cookies,
+        };
+        context.headers(resource, path)
+    }
+
+    fn request(&mut self, resource: Resource, path: String, now: Instant) -> Output {
+        let headers = self.headers(resource, &path);
+        let stream = self.requests * 2 + 1;
+        let mut block = Vec::new();
+        if let Some(connection) = &mut self.connection {
+            request::encode(&mut connection.encoder, &headers, &mut block);
+            connection.opened(stream, now);
+        }
+        let depends_on = self.dependencies.add(stream, resource.level());
+        let weight = self.profile.weights[resource.level() as usize];
+        self.requests += 1;
+        self.asked.push(Asked { stream, resource, path });
+        Output::Record(request::headers_frame(stream, depends_on, weight, &block))
+    }
+
+    fn on_event(&mut self, event: Event, now: Instant) -> Result<(), LoadError> {
+        match event {
+            Event::Headers { stream, fields, end } => self.on_headers(stream, fields, end, now),
+            Event::Data { stream, data, end } => {
+                if let Step::Page(page) = &mut self.step {
+                    let room = MAX_BODY - page.body.len();
+                    page.body.extend_from_slice(&data[..data.len().min(room)]);
+                }
+                if end { self.on_end(stream, now) } else { Ok(()) }
+            }
+            Event::Reset { stream, code } => {
+                if matches!(self.step, Step::Page(_)) {
+                    return Err(LoadError::Refused(code));
+                }
+                self.forget(stream);
+                Ok(())
+            }
+        }
+    }
+
+    fn on_headers(&mut self, stream: u32, fields: Fields, end: bool, now: Instant) -> Result<(), LoadError> {
+        let Some(asked) = self.asked.iter().find(|asked| asked.stream == stream) else { return Ok(()) };
+        for cookie in &fields.cookies {
+            self.jar.set(cookie, &self.authority, &asked.path);
+        }
+        // Neither informational answers nor trailers say anything about the body.
+        if fields.status >= 200 {
+            let (resource, path) = (asked.resource, asked.path.clone());
+            if let Step::Page(page) = &mut self.step {
+                page.fields = fields;
+            } else if let Some(to) = redirect(&fields, &self.authority, &path).flatten()
+                && let Step::Loading(loading) = &mut self.step
+                && self.requests < MAX_REQUESTS
+            {
+                loading.now.push_front((resource, to));
+            }
+        }
+        if end { self.on_end(stream, now) } else { Ok(()) }
+    }
+
+    fn forget(&mut self, stream: u32) {
+        self.asked.retain(|asked| asked.stream != stream);
+        self.dependencies.remove(stream);
+    }
+
+    fn on_end(&mut self, stream: u32, now: Instant) -> Result<(), LoadError> {
+        self.forget(stream);
+        let Step::Page(page) = &mut self.step else { return Ok(()) };
+        let page = std::mem::take(page);
+        if let Some(to) = redirect(&page.fields, &self.authority, &self.page) {
+            self.redirects += 1;
+            if self.redirects > MAX_REDIRECTS {
+                return Err(LoadError::RedirectLoop);
+            }
+            self.page = to.ok_or(LoadError::RedirectedAway)?;
+            self.step = Step::Ask;
+            return Ok(());
+        }
+        let found = self.read(page);
+        let mut plan = plan::plan(self.profile, found.resources);
+        let last = match found.icon {
+            Icon::Default => (Resource::Icon, "/favicon.ico".to_owned()),
+            Icon::At(path) => (Resource::Icon, path),
+            // Then the load's last subresource is held back until nothing else is outstanding.
+            Icon::Elsewhere => {
+                plan.rest.pop().or_else(|| plan.burst.pop()).ok_or(LoadError::NothingToKnockWith)?
+            }
+        };
+        let pauses = &self.profile.pauses;
+        self.step = if plan.burst.is_empty() && plan.rest.is_empty() {
+            Step::Last { at: now + draw(&mut self.random, pauses.icon_alone), last }
+        } else {
+            Step::Parsing { until: now + draw(&mut self.random, pauses.parse), plan, last }
+        };
+        Ok(())
+    }
+
+    fn read(&self, page: Page) -> Found {
+        let is_html = {
+            let kind = page.fields.content_type.to_ascii_lowercase();
+            kind.is_empty() || kind.starts_with(b"text/html") || kind.starts_with(b"application/xhtml+xml")
+        };
+        if !is_html {
+            return Found { resources: Vec::new(), icon: Icon::Default };
+        }
+        let codings = String::from_utf8_lossy(&page.fields.content_encoding).into_owned();
+        let html = body::decode(page.body, &codings);
+        html::discover(&html, self.profile, &self.authority, &self.page)
+    }
+}
+
+/// Where an answer sends the client: None, nowhere; Some(None), to another origin.
+fn redirect(fields: &Fields, authority: &str, from: &str) -> Option<Option<String>> {
+    if !matches!(fields.status, 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let location = fields.location.as_ref()?;
+    Some(Base::new(authority, from).resolve(&String::from_utf8_lossy(location)))
+}
+
+/// A duration drawn uniformly from a range.
+fn draw(random: &mut ChaCha8Rng, (low, high): (Duration, Duration)) -> Duration {
+    let width = high.saturating_sub(low).as_micros().max(1);
+    low + Duration::from_micros(random.next_u64() % u64::try_from(width).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! In which order and groups Chrome requests a page's subresources.
+//!
+//! As captured: what is urgent goes at once, in document order, and with it no more than two of the less urgent, the
+//! most urgent of them first. The rest waits: for the scripts and style sheets that block the parser, where the
+//! page has such scripts before its images, and otherwise for a moment only.
+
+use super::request::{Level, Resource};
+use crate::chrome::Profile;
+
+/// One subresource to request.
+pub(crate) type Wanted = (Resource, String);
+
+/// A page's subresources in two groups.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Requested in one burst.
+    pub(crate) burst: Vec<Wanted>,
+    /// Requested after it, in this order.
+    pub(crate) rest: Vec<Wanted>,
+    /// `rest` waits for the burst's answers to what blocks the parser.
+    pub(crate) blocked: bool,
+}
+
+/// Sorts subresources, given in document order.
+pub(crate) fn plan(profile: &Profile, found: Vec<Wanted>) -> Plan {
+    let blocked = found.iter().any(|(resource, _)| *resource == Resource::Script);
+    let urgent = |resource: Resource| resource.level() <= Level::Medium && resource != Resource::LateScript;
+    let (mut burst, mut rest): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|(resource, _)| urgent(*resource));
+    // A late script's urgency comes only when the parser has reached it: until then it is as an image.
+    rest.sort_by_key(
+        |(resource, _)| if *resource == Resource::LateScript { Level::Low } else { resource.level() },
+    );
+    let early = rest.len().min(profile.early_limit);
+    let late = rest.split_off(early);
+    let (scripts, early): (Vec<_>, Vec<_>) =
+        rest.into_iter().partition(|(resource, _)| *resource == Resource::LateScript);
+    burst.extend(early);
+    let mut rest = scripts;
+    rest.extend(late);
+    rest.sort_by_key(|(resource, _)| resource.level());
+    Plan { burst, rest, blocked }
+}
+
+/// Whether the answer to such a request is awaited by the parser.
+pub(crate) fn blocks(resource: Resource) -> bool {
+    matches!(resource, Resource::Style | Resource::Script)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chrome::CHROME_156;
+
+    fn names(wanted: &[Wanted]) -> Vec<&str> {
+        wanted.iter().map(|(_, path)| path.as_str()).collect()
+    }
+
+    fn planned(found: &[(Resource, &str)]) -> Plan {
+        plan(&CHROME_156, found.iter().map(|(resource, path)| (*resource, (*path).to_owned())).collect())
+    }
+
+    #[test]
+    fn as_captured() {
+        use Resource::{Image, LateScript, LazyScript, Module, Script, Style, StyleElsewhere};
+        let many = planned(&[
+            (Style, "s1"),
+            (StyleElsewhere, "s2"),
+            (Script, "j1"),
+            (LazyScript, "j2"),
+            (LazyScript, "j3"),
+            (Module, "j4"),
+            (Image, "i1"),
+            (Image, "i2"),
+            (Image, "i3"),
+            (LateScript, "j5"),
+        ]);
+        assert_eq!(names(&many.burst), ["s1", "j1", "j4", "i1", "i2"]);
+        assert_eq!(names(&many.rest), ["j5", "i3", "j2", "j3", "s2"]);
+        assert!(many.blocked);
+        let basic = planned(&[(Style, "s"), (Image, "a"), (Image, "b"), (LateScript, "j")]);
+        assert_eq!(names(&basic.burst), ["s", "a", "b"]);
+        assert_eq!(names(&basic.rest), ["j"]);
+        assert!(!basic.blocked);
+        let defer = planned(&[(LazyScript, "j")]);
+        assert_eq!((names(&defer.burst), defer.rest.len()), (vec!["j"], 0));
+    }
+}

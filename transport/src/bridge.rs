@@ -1,0 +1,229 @@
+//! The bridge's side: listen, join every client to the decoy, and hand out the streams of those that knock.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use qnet_proto::{
+    bridge::{Bridge, BridgeConfig as Core, DecoyFacts},
+    carrier::Close,
+    knock::KnockedTokens,
+};
+use qnet_wire::{key::IdentityKey, name::ServerName};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{Semaphore, mpsc},
+};
+
+use crate::{
+    budget::Budget,
+    connect::Connect,
+    driver::{Driver, Host, Shared, now},
+    seed::seed,
+    stream::Stream,
+};
+
+/// Tokens that knocked and are remembered (docs/protocol.md, section 4).
+const REMEMBERED: usize = 65_536;
+/// Streams opened by clients and not yet taken by [`Listener::accept`].
+const BACKLOG: usize = 256;
+/// Connections at once. Each costs two descriptors; a system's usual limit is reached before.
+const MAX_CONNECTIONS: usize = 60_000;
+/// Connections the kernel completes ahead of us.
+const LISTEN_BACKLOG: u32 = 1_024;
+/// How long the decoy may take to accept. It is on this machine or near it.
+const DECOY_CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long to wait after accept failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a bridge needs.
+pub struct BridgeConfig {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The bridge's key.
+    pub identity: IdentityKey,
+    /// The decoy's address.
+    pub decoy: SocketAddr,
+    /// Names the decoy serves and clients may ask for; at least one.
+    pub names: Vec<ServerName>,
+    /// Public keys of invited clients; empty: an open bridge.
+    pub invited: Vec<[u8; 32]>,
+    /// How the decoy is reached: directly, as a rule.
+    pub connect: Connect,
+}
+
+/// A stream a client opened.
+pub struct Incoming {
+    /// The stream.
+    pub stream: Stream,
+    /// The client's address. Not for logs.
+    pub client: SocketAddr,
+}
+
+/// What is counted, for status lines and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections accepted.
+    pub connections: u64,
+    /// Streams handed out.
+    pub streams: u64,
+    /// Connections for which the decoy was not reached.
+    pub decoy_failures: u64,
+}
+
+struct Common {
+    core: Arc<Core>,
+    decoy: SocketAddr,
+    connect: Connect,
+    budget: Mutex<Budget>,
+    counts: Mutex<Counts>,
+    incoming: mpsc::Sender<Incoming>,
+    slots: Arc<Semaphore>,
+}
+
+/// A listening bridge. Dropping it stops listening; connections that are there go on.
+pub struct Listener {
+    local: SocketAddr,
+    incoming: mpsc::Receiver<Incoming>,
+    common: Arc<Common>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Listener {
+    /// Binds and begins to serve.
+    ///
+    /// # Errors
+    ///
+    /// The address cannot be listened on.
+    pub fn bind(config: BridgeConfig) -> io::Result<Self> {
+        let socket = match config.listen {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(config.listen)?;
+        let listener = socket.listen(LISTEN_BACKLOG)?;
+        let local = listener.local_addr()?;
+        let (sender, incoming) = mpsc::channel(BACKLOG);
+        let core = Core {
+            identity: config.identity,
+            names: config.names,
+            invited: config.invited,
+            facts: RwLock::new(DecoyFacts::default()),
+            knocked: Mutex::new(KnockedTokens::new(REMEMBERED)),
+        };
+        let common = Arc::new(Common {
+            core: Arc::new(core),
+            decoy: config.decoy,
+            connect: config.connect,
+            budget: Mutex::new(Budget::new(now())),
+            counts: Mutex::default(),
+            incoming: sender,
+            slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        });
+        let task = tokio::spawn(serve(listener, Arc::clone(&common)));
+        Ok(Self { local, incoming, common, task })
+    }
+
+    /// The address that was bound.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The next stream a client opened.
+    pub async fn accept(&mut self) -> Option<Incoming> {
+        self.incoming.recv().await
+    }
+
+    /// Tells all carriers, present and to come, what was measured about the decoy.
+    pub fn set_facts(&self, facts: DecoyFacts) {
+        *self.common.core.facts.write().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        *self.common.counts()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Common {
+    fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn serve(listener: TcpListener, common: Arc<Common>) {
+    loop {
+        let Ok(slot) = Arc::clone(&common.slots).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((tcp, client)) => {
+                let common = Arc::clone(&common);
+                tokio::spawn(async move {
+                    carry(tcp, client, common).await;
+                    drop(slot);
+                });
+            }
+            // A client that is gone already is no failure of ours; running out of descriptors passes.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections; is the limit of open files (ulimit -n) too low?");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn carry(tcp: TcpStream, client: SocketAddr, common: Arc<Common>) {
+    common.counts().connections += 1;
+    let decoy = match common.connect.connect_within(common.decoy, DECOY_CONNECT_LIMIT).await {
+        Ok(decoy) => decoy,
+        Err(error) => {
+            common.counts().decoy_failures += 1;
+            tracing::warn!(%error, decoy = %common.decoy, "the decoy does not answer: is the web server running?");
+            // What a client sees of a host whose server is down.
+            abort(&tcp);
+            return;
+        }
+    };
+    let (Ok(seed), Ok(()), Ok(())) = (seed(), tcp.set_nodelay(true), decoy.set_nodelay(true)) else {
+        abort(&tcp);
+        return;
+    };
+    let core = Bridge::new(Arc::clone(&common.core), seed);
+    let host = BridgeHost { common, client };
+    Driver::new(Shared::new(Box::new(core)), tcp, Some(decoy), host).run().await;
+}
+
+fn abort(tcp: &TcpStream) {
+    crate::driver::end(tcp, Close::Reset).ok();
+}
+
+struct BridgeHost {
+    common: Arc<Common>,
+    client: SocketAddr,
+}
+
+impl Host for BridgeHost {
+    fn allow(&mut self) -> bool {
+        let ip: IpAddr = self.client.ip().to_canonical();
+        self.common.budget.lock().unwrap_or_else(PoisonError::into_inner).take(ip, now())
+    }
+
+    fn stream(&mut self, stream: Stream) -> Result<(), Stream> {
+        let incoming = Incoming { stream, client: self.client };
+        self.common.incoming.try_send(incoming).map_err(|refused| refused.into_inner().stream)?;
+        self.common.counts().streams += 1;
+        Ok(())
+    }
+}

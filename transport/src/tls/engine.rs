@@ -1,0 +1,177 @@
+//! BoringSSL between two buffers: records go in one at a time, what it writes comes out write by write.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Read, Write};
+
+use boring::error::ErrorStack;
+use boring::ssl::{Error as SslError, Ssl, SslRef, SslStream};
+use boring::x509::X509;
+use boring::x509::verify::{X509CheckFlags, X509VerifyFlags};
+use qnet_proto::token::EchOffer;
+use qnet_wire::name::ServerName;
+
+use super::chrome::CHROME_156;
+use super::error::{HandshakeError, alert_meaning};
+use super::keylog::{self, TrafficSecrets};
+use super::roots::Roots;
+use super::{ffi, wire};
+
+/// Most names of a wrong certificate that an error shows.
+const MAX_NAMES_SHOWN: usize = 3;
+
+/// Where BoringSSL reads and writes.
+#[derive(Default)]
+struct Pipe {
+    incoming: Vec<u8>,
+    taken: usize,
+    writes: Vec<Vec<u8>>,
+}
+
+impl Read for Pipe {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let waiting = self.incoming.get(self.taken..).unwrap_or_default();
+        if waiting.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let count = waiting.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&waiting[..count]);
+        self.taken += count;
+        Ok(count)
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writes.push(bytes.to_vec());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What BoringSSL did with what it was fed.
+pub(super) enum Step {
+    /// It wants more; these bytes are to be sent first, in one write each.
+    More(Vec<Vec<u8>>),
+    /// The handshake is over; these bytes (ChangeCipherSpec, Finished) are to be sent in one write each.
+    Done(Vec<Vec<u8>>),
+    /// It failed; these bytes (an alert, or nothing) are what Chrome would send before it closes.
+    Failed(Vec<Vec<u8>>, HandshakeError),
+}
+
+/// One connection's BoringSSL client.
+pub(super) struct Engine {
+    stream: SslStream<Pipe>,
+    name: ServerName,
+}
+
+impl Engine {
+    /// A client that has sent nothing yet.
+    pub(super) fn new(offer: &EchOffer, name: &ServerName, roots: &Roots) -> Result<Self, ErrorStack> {
+        let mut ssl = Ssl::new(&roots.context)?;
+        // The inner name: the token. BoringSSL puts the ECHConfig's public name into the outer hello.
+        ssl.set_hostname(&offer.token.inner_name())?;
+        ssl.set_ech_config_list(&offer.config_list)?;
+        ffi::offer_application_settings(&mut ssl, CHROME_156.alps)?;
+        let rules = ssl.verify_param_mut();
+        // BoringSSL puts the public name here by itself once ECH is rejected; this is for the case that it is not.
+        rules.set_host(name.as_str())?;
+        rules.set_hostflags(X509CheckFlags::NEVER_CHECK_SUBJECT | X509CheckFlags::NO_PARTIAL_WILDCARDS);
+        rules.set_flags(X509VerifyFlags::TRUSTED_FIRST);
+        keylog::attach(&mut ssl)?;
+        Ok(Self { stream: SslStream::new(ssl, Pipe::default())?, name: name.clone() })
+    }
+
+    /// Feeds one record, or nothing to begin.
+    pub(super) fn feed(&mut self, record: &[u8]) -> Step {
+        let pipe = self.stream.get_mut();
+        pipe.incoming.clear();
+        pipe.incoming.extend_from_slice(record);
+        pipe.taken = 0;
+        let result = self.stream.connect();
+        let mut writes = std::mem::take(&mut self.stream.get_mut().writes);
+        let error = match result {
+            Ok(()) => return Step::Failed(writes, HandshakeError::EchAccepted),
+            Err(error) if error.would_block() => return Step::More(writes),
+            Err(error) => error,
+        };
+        if reason(&error) != Some(boring_sys::SSL_R_ECH_REJECTED) {
+            return Step::Failed(writes, self.explain(&error));
+        }
+        // The last write is the ech_required alert, which a client without real ECH would not send.
+        let alert = writes.pop().unwrap_or_default();
+        let finished = writes.iter().all(|write| wire::record_types(write).is_some());
+        if wire::record_types(&alert).as_deref() != Some(&[wire::APPLICATION_DATA])
+            || writes.is_empty()
+            || !finished
+        {
+            return Step::Failed(Vec::new(), HandshakeError::Unexpected("no alert in a write of its own"));
+        }
+        if self.stream.ssl().get_ech_name_override() != Some(self.name.as_str().as_bytes()) {
+            return Step::Failed(Vec::new(), HandshakeError::WrongOffer { name: self.name.to_string() });
+        }
+        Step::Done(writes)
+    }
+
+    /// The application traffic secrets, once [`Step::Done`] was returned. They are given once.
+    pub(super) fn secrets(&self) -> TrafficSecrets {
+        keylog::take(self.stream.ssl())
+    }
+
+    /// The application protocol that the server chose.
+    pub(super) fn protocol(&self) -> Option<&[u8]> {
+        self.stream.ssl().selected_alpn_protocol()
+    }
+
+    /// The server's certificate.
+    pub(super) fn certificate(&self) -> Option<X509> {
+        self.stream.ssl().peer_certificate()
+    }
+
+    fn explain(&self, error: &SslError) -> HandshakeError {
+        match reason(error) {
+            Some(boring_sys::SSL_R_CERTIFICATE_VERIFY_FAILED) => HandshakeError::Certificate {
+                name: self.name.to_string(),
+                why: why_not_trusted(self.stream.ssl()),
+            },
+            // A reason above the offset is an alert that came in.
+            Some(code) if let Ok(number) = u8::try_from(code - boring_sys::SSL_AD_REASON_OFFSET) => {
+                HandshakeError::Alert { number, meaning: alert_meaning(number) }
+            }
+            _ => HandshakeError::Malformed(words(error)),
+        }
+    }
+}
+
+/// BoringSSL's SSL reason code, the oldest on its stack, which is the cause.
+fn reason(error: &SslError) -> Option<i32> {
+    let stack = error.ssl_error()?;
+    stack.errors().iter().find_map(|entry| entry.library_reason(boring_sys::ERR_LIB_SSL))
+}
+
+/// BoringSSL's reason in its own words, which are constants of its source.
+fn words(error: &SslError) -> String {
+    let stack = error.ssl_error().map(ErrorStack::errors).unwrap_or_default();
+    let reasons: Vec<_> = stack.iter().filter_map(|entry| entry.reason()).collect();
+    if reasons.is_empty() { error.to_string() } else { reasons.join(", ").replace('_', " ").to_lowercase() }
+}
+
+fn why_not_trusted(ssl: &SslRef) -> String {
+    let Err(error) = ssl.verify_result() else { return "it cannot be checked".into() };
+    let why = error.error_string();
+    if error != boring::x509::X509VerifyError::HOSTNAME_MISMATCH {
+        return why.into();
+    }
+    let names = ssl.peer_certificate().map(|certificate| names(&certificate)).unwrap_or_default();
+    if names.is_empty() { why.into() } else { format!("it is for {}", names.join(", ")) }
+}
+
+/// The first DNS names of a certificate. Its issuer may be anybody, so only what a log may show.
+fn names(certificate: &X509) -> Vec<String> {
+    let Some(all) = certificate.subject_alt_names() else { return Vec::new() };
+    let names = all.iter().filter_map(|name| name.dnsname());
+    let harmless = |name: &&str| name.strip_prefix("*.").unwrap_or(name).parse::<ServerName>().is_ok();
+    names.filter(harmless).take(MAX_NAMES_SHOWN).map(str::to_owned).collect()
+}

@@ -1,0 +1,183 @@
+//! The line a bridge's operator gives to a user.
+//!
+//! ```text
+//! Bridge qnet 192.0.2.7:443 0123456789ABCDEF0123456789ABCDEF01234567 key=<43 letters> sni=www.example.com
+//! ```
+//!
+//! `Bridge` and the relay's fingerprint may be missing. `sni` may come several times, each a name the bridge knows;
+//! commas are not used, because tor's own record of bridge lines takes them for spaces.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use crate::error::{Kind, Retry};
+use crate::key::{BridgeKey, KeyError};
+use crate::name::{NameError, ServerName};
+
+/// Longest line in bytes, `Bridge` and fingerprint included: a SOCKS client has 255 bytes for what follows the
+/// address before it must cut them in two, and users paste lines into chats.
+pub const MAX_LEN: usize = 250;
+/// The transport's name.
+pub const TRANSPORT: &str = "qnet";
+/// Letters in a relay's fingerprint: 20 bytes in hexadecimal.
+const FINGERPRINT_LETTERS: usize = 40;
+
+/// What a client has to know of a bridge.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BridgeLine {
+    /// Where the bridge listens.
+    pub address: SocketAddr,
+    /// The relay behind the bridge, 40 letters of upper-case hexadecimal; tor checks it, HTX does not use it.
+    pub fingerprint: Option<String>,
+    /// The bridge's public key.
+    pub key: BridgeKey,
+    /// The decoy's names, at least one; the dialer picks one.
+    pub sni: Vec<ServerName>,
+}
+
+impl BridgeLine {
+    /// The line that a PT's SOCKS arguments and target give: tor sends the arguments, unescaped here, and the address,
+    /// but keeps the fingerprint to itself.
+    ///
+    /// # Errors
+    /// [`BridgeLineError`], the same as for the line's text.
+    pub fn from_pt_args<'a>(
+        address: SocketAddr,
+        args: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, BridgeLineError> {
+        if address.port() == 0 {
+            return Err(BridgeLineError::Address);
+        }
+        let (mut key, mut sni, mut length) = (None, Vec::new(), 0_usize);
+        for (name, value) in args {
+            length = length.saturating_add(name.len()).saturating_add(value.len()).saturating_add(2);
+            if length > MAX_LEN {
+                return Err(BridgeLineError::TooLong);
+            }
+            match name {
+                "key" if key.is_some() => return Err(BridgeLineError::TwoKeys),
+                "key" => key = Some(value.parse().map_err(BridgeLineError::Key)?),
+                "sni" => sni.push(value.parse().map_err(BridgeLineError::Name)?),
+                _ => return Err(BridgeLineError::Unknown(name.to_owned())),
+            }
+        }
+        let key = key.ok_or(BridgeLineError::NoKey)?;
+        if sni.is_empty() {
+            return Err(BridgeLineError::NoName);
+        }
+        Ok(Self { address, fingerprint: None, key, sni })
+    }
+
+    /// The arguments as they stand in the line and in a PT's `SMETHOD … ARGS`, before any escaping.
+    pub fn pt_args(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
+        let names = self.sni.iter().map(|name| ("sni", name.to_string()));
+        std::iter::once(("key", self.key.to_string())).chain(names)
+    }
+}
+
+impl fmt::Display for BridgeLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bridge {TRANSPORT} {}", self.address)?;
+        if let Some(fingerprint) = &self.fingerprint {
+            write!(f, " {fingerprint}")?;
+        }
+        self.pt_args().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+    }
+}
+
+impl fmt::Debug for BridgeLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BridgeLine([redacted])")
+    }
+}
+
+impl FromStr for BridgeLine {
+    type Err = BridgeLineError;
+
+    fn from_str(text: &str) -> Result<Self, BridgeLineError> {
+        let text = text.trim();
+        if text.len() > MAX_LEN {
+            return Err(BridgeLineError::TooLong);
+        }
+        let mut words = text.split_ascii_whitespace().peekable();
+        words.next_if(|word| word.eq_ignore_ascii_case("bridge"));
+        if words.next() != Some(TRANSPORT) {
+            return Err(BridgeLineError::Transport);
+        }
+        let address = words.next().and_then(|word| word.parse().ok()).ok_or(BridgeLineError::Address)?;
+        let fingerprint = match words.next_if(|word| !word.contains('=')) {
+            Some(word) if is_fingerprint(word) => Some(word.to_ascii_uppercase()),
+            Some(_) => return Err(BridgeLineError::Fingerprint),
+            None => None,
+        };
+        let args: Vec<_> = words
+            .map(|word| word.split_once('=').ok_or_else(|| BridgeLineError::Unknown(word.to_owned())))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { fingerprint, ..Self::from_pt_args(address, args)? })
+    }
+}
+
+fn is_fingerprint(word: &str) -> bool {
+    word.len() == FINGERPRINT_LETTERS && word.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Why a text is not a bridge line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BridgeLineError {
+    /// More than [`MAX_LEN`] bytes.
+    #[error("the bridge line is longer than {MAX_LEN} bytes; is it one line only?")]
+    TooLong,
+    /// It does not begin with `qnet` or `Bridge qnet`.
+    #[error("this is not a qnet bridge line: it must begin with `Bridge qnet`")]
+    Transport,
+    /// No address, or one without a port.
+    #[error("the bridge line needs an address such as 192.0.2.7:443 or [2001:db8::7]:443 after `qnet`")]
+    Address,
+    /// The word after the address is neither a fingerprint nor an argument.
+    #[error("the fingerprint must have {FINGERPRINT_LETTERS} hexadecimal letters; copy the line again")]
+    Fingerprint,
+    /// No `key=`.
+    #[error("the bridge line has no `key=`; copy the whole line")]
+    NoKey,
+    /// More than one `key=`.
+    #[error("the bridge line has two keys; paste one line at a time")]
+    TwoKeys,
+    /// The value of `key=` is not a key.
+    #[error("in `key=`: {0}")]
+    Key(KeyError),
+    /// No `sni=`.
+    #[error("the bridge line has no `sni=`; copy the whole line")]
+    NoName,
+    /// The value of `sni=` is not a host name.
+    #[error("in `sni=`: {0}")]
+    Name(NameError),
+    /// Something that this version does not know.
+    #[error("`{}` is unknown to this version of qnet; is there a newer one?", .0.escape_debug())]
+    Unknown(String),
+}
+
+impl BridgeLineError {
+    /// Who is at fault.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Key(error) => error.kind(),
+            Self::Name(error) => error.kind(),
+            Self::TooLong | Self::Transport | Self::Address | Self::Fingerprint => Kind::Misuse,
+            Self::NoKey | Self::TwoKeys | Self::NoName | Self::Unknown(_) => Kind::Misuse,
+        }
+    }
+
+    /// Whether trying again helps.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Key(error) => error.retry(),
+            Self::Name(error) => error.retry(),
+            Self::TooLong | Self::Transport | Self::Address | Self::Fingerprint => Retry::Never,
+            Self::NoKey | Self::TwoKeys | Self::NoName | Self::Unknown(_) => Retry::Never,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::key::IdentityKey;
+
+const FINGERPRINT: &str = "0123456789ABCDEF0123456789ABCDEF01234567";
+
+fn key() -> BridgeKey {
+    IdentityKey::from_bytes([7; 32]).public()
+}
+
+fn parse(text: &str) -> Result<BridgeLine, BridgeLineError> {
+    text.parse()
+}
+
+#[test]
+fn every_form_of_a_line_is_understood() {
+    let key = key();
+    let line = BridgeLine {
+        address: "192.0.2.7:443".parse().unwrap(),
+        fingerprint: Some(FINGERPRINT.to_owned()),
+        key,
+        sni: vec!["www.example.com".parse().unwrap()],
+    };
+    let text = format!("Bridge qnet 192.0.2.7:443 {FINGERPRINT} key={key} sni=www.example.com");
+    assert_eq!(line.to_string(), text);
+    let lower = FINGERPRINT.to_lowercase();
+    for form in [
+        text.clone(),
+        text["Bridge ".len()..].to_owned(),
+        format!("  bridge\tqnet 192.0.2.7:443   {lower} sni=WWW.example.com key={key}\r\n"),
+    ] {
+        assert_eq!(parse(&form), Ok(line.clone()), "{form}");
+    }
+    let bare = format!("qnet [2001:db8::7]:8443 key={key} sni=a.example sni=b.example");
+    let parsed = parse(&bare).unwrap();
+    assert_eq!(parsed.to_string(), format!("Bridge {bare}"));
+    assert_eq!((parsed.fingerprint, parsed.sni.len()), (None, 2));
+}
+
+#[test]
+fn each_fault_has_its_own_message() {
+    let (key, other) = (key(), IdentityKey::from_bytes([8; 32]).public());
+    let long = "a".repeat(60);
+    for (text, error) in [
+        (String::new(), BridgeLineError::Transport),
+        ("Bridge".to_owned(), BridgeLineError::Transport),
+        ("Bridge obfs4 192.0.2.7:443".to_owned(), BridgeLineError::Transport),
+        (format!("192.0.2.7:443 key={key} sni=a.b"), BridgeLineError::Transport),
+        ("qnet".to_owned(), BridgeLineError::Address),
+        (format!("qnet 192.0.2.7 key={key} sni=a.b"), BridgeLineError::Address),
+        (format!("qnet 192.0.2.7:0 key={key} sni=a.b"), BridgeLineError::Address),
+        (format!("qnet example.com:443 key={key} sni=a.b"), BridgeLineError::Address),
+        (format!("qnet 192.0.2.7:443 {} key={key} sni=a.b", &FINGERPRINT[1..]), BridgeLineError::Fingerprint),
+        (format!("qnet 192.0.2.7:443 {FINGERPRINT}"), BridgeLineError::NoKey),
+        (format!("qnet 192.0.2.7:443 key={key}"), BridgeLineError::NoName),
+        (format!("qnet 192.0.2.7:443 key={key} key={other} sni=a.b"), BridgeLineError::TwoKeys),
+        (format!("qnet 192.0.2.7:443 key={key}x sni=a.b"), BridgeLineError::Key(KeyError::Length(44))),
+        (format!("qnet 192.0.2.7:443 key={key} sni="), BridgeLineError::Name(NameError::Empty)),
+        (format!("qnet 192.0.2.7:443 key={key} sni=a,b"), BridgeLineError::Name(NameError::Letter)),
+        (format!("qnet 192.0.2.7:443 key={key} sni=a.b iat=0"), BridgeLineError::Unknown("iat".to_owned())),
+        (format!("qnet 192.0.2.7:443 key={key} sni=a.b word"), BridgeLineError::Unknown("word".to_owned())),
+        (
+            format!("qnet 192.0.2.7:443 key={key} sni={long}.a sni={long}.b sni={long}.c"),
+            BridgeLineError::TooLong,
+        ),
+    ] {
+        assert_eq!(parse(&text), Err(error), "{text}");
+    }
+}
+
+#[test]
+fn the_length_limit_is_exact_and_holds_for_pt_arguments_too() {
+    let start = format!("Bridge qnet 192.0.2.7:443 {FINGERPRINT} key={} sni=", key());
+    let room = MAX_LEN - start.len();
+    let longest = format!("{start}{}", ["a".repeat(room - 102), "b".repeat(50), "c".repeat(50)].join("."));
+    assert_eq!(longest.len(), MAX_LEN);
+    assert!(parse(&longest).is_ok(), "{longest}");
+    assert_eq!(parse(&format!("{longest}a")), Err(BridgeLineError::TooLong));
+    let names = vec![("sni", "a.example"); 100];
+    let address = "192.0.2.7:443".parse().unwrap();
+    assert_eq!(BridgeLine::from_pt_args(address, names), Err(BridgeLineError::TooLong));
+}
+
+#[test]
+fn pt_arguments_give_the_line_without_its_fingerprint() {
+    let line = parse(&format!("qnet 192.0.2.7:443 {FINGERPRINT} key={} sni=a.b sni=c.d", key())).unwrap();
+    let args: Vec<_> = line.pt_args().collect();
+    let again = BridgeLine::from_pt_args(line.address, args.iter().map(|(k, v)| (*k, v.as_str())));
+    assert_eq!(again, Ok(BridgeLine { fingerprint: None, ..line }));
+}
+
+#[test]
+fn debug_output_shows_nothing() {
+    let line = parse(&format!("qnet 192.0.2.7:443 key={} sni=a.b", key())).unwrap();
+    assert_eq!(format!("{line:?}"), "BridgeLine([redacted])");
+}
+
+proptest! {
+    #[test]
+    fn lines_survive_their_text(
+        secret: [u8; 32], ip: std::net::IpAddr, port in 1_u16.., with_fingerprint: bool,
+        names in proptest::collection::vec("[a-z]{1,12}\\.example", 1..4),
+    ) {
+        let line = BridgeLine {
+            address: SocketAddr::new(ip, port),
+            fingerprint: with_fingerprint.then(|| FINGERPRINT.to_owned()),
+            key: IdentityKey::from_bytes(secret).public(),
+            sni: names.iter().map(|name| name.parse().unwrap()).collect(),
+        };
+        prop_assert_eq!(parse(&line.to_string()), Ok(line));
+    }
+
+    #[test]
+    fn mutated_lines_never_panic(at in 0_usize..130, with in "\\PC{0,3}", drop in 0_usize..4) {
+        let mut text = format!("Bridge qnet 192.0.2.7:443 {FINGERPRINT} key={} sni=www.example.com", key());
+        let at = at.min(text.len());
+        text.replace_range(at..(at + drop).min(text.len()), &with);
+        if let Ok(line) = parse(&text) {
+            prop_assert_eq!(parse(&line.to_string()), Ok(line));
+        }
+    }
+}
