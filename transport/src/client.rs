@@ -129,7 +129,10 @@ impl Dialer {
     ///
     /// See [`DialError`].
     pub async fn dial(&self, line: &BridgeLine) -> Result<Tunnel, DialError> {
-        tokio::time::timeout(DIAL_LIMIT, self.dial_unbounded(line)).await.unwrap_or(Err(DialError::TimedOut))
+        // Boxed: what it needs while it runs would otherwise stay in its caller for as long as that lives.
+        tokio::time::timeout(DIAL_LIMIT, Box::pin(self.dial_unbounded(line)))
+            .await
+            .unwrap_or(Err(DialError::TimedOut))
     }
 
     async fn dial_unbounded(&self, line: &BridgeLine) -> Result<Tunnel, DialError> {

@@ -6,6 +6,7 @@ pub mod flow;
 pub mod isolate;
 pub mod link;
 pub mod local_http;
+pub mod odd;
 pub mod process;
 pub mod pt;
 pub mod site;

@@ -377,6 +377,7 @@ impl Inner {
 
     pub(super) fn shrink(&mut self) {
         self.scratch.shrink();
+        self.tunnel.mux.trim();
         self.decoy_up.shrink_to_fit();
         if let Phase::Up(keeping) = &mut self.phase {
             keeping.shrink();

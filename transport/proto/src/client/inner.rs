@@ -236,6 +236,7 @@ impl Inner {
 
     pub(super) fn shrink(&mut self) {
         self.scratch.shrink();
+        self.tunnel.mux.trim();
         self.decoy_down.shrink_to_fit();
     }
 }
