@@ -88,9 +88,10 @@ struct End {
     outbox: Outbox,
     /// It sends nothing more.
     ended: bool,
-    /// What we still have to do to our direction.
+    /// What we have to do to our direction.
     close: Option<Close>,
-    closed: bool,
+    /// What was done to it.
+    closed: Option<Close>,
 }
 
 /// One carrier on a bridge. See [`Carrier`] for the call contract.
@@ -126,6 +127,18 @@ impl Bridge {
     #[must_use]
     pub fn is_visitor(&self) -> bool {
         matches!(self.state, State::Visitor)
+    }
+
+    /// Bytes allocated for what is on its way: the sockets' buffers and the streams' queues.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let ends = [&self.client, &self.decoy];
+        let queues = ends.map(|end| end.inbox.allocated() + end.outbox.allocated()).iter().sum::<usize>();
+        let streams = match &self.state {
+            State::Inner(inner) | State::Over(inner) => inner.held(),
+            _ => 0,
+        };
+        queues + streams
     }
 
     fn facts(&self) -> DecoyFacts {
@@ -199,6 +212,10 @@ impl Bridge {
                 self.untunnel(Ended::Tampered);
                 pass(&mut self.client.inbox, &mut self.decoy.outbox);
             }
+            Outcome::Alerted => {
+                self.untunnel(Ended::PeerClosed);
+                pass(&mut self.client.inbox, &mut self.decoy.outbox);
+            }
             Outcome::Ended(why) => {
                 self.over(why);
                 self.state = State::Deaf;
@@ -233,7 +250,7 @@ impl Bridge {
         }
     }
 
-    fn decoy_bytes(&mut self) {
+    fn decoy_bytes(&mut self, now: Instant) {
         loop {
             match &mut self.state {
                 State::Before(before) => {
@@ -247,7 +264,7 @@ impl Bridge {
                         return;
                     }
                 }
-                State::Inner(_) | State::Over(_) => return self.decoy_htx(),
+                State::Inner(_) | State::Over(_) => return self.decoy_htx(now),
             }
         }
     }
@@ -284,19 +301,17 @@ impl Bridge {
         true
     }
 
-    fn decoy_htx(&mut self) {
+    fn decoy_htx(&mut self, now: Instant) {
+        let facts = self.facts();
         let over = matches!(self.state, State::Over(_)) || self.client.ended;
         let (State::Inner(inner) | State::Over(inner)) = &mut self.state else { return };
-        let word =
-            inner.decoy_records(&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox, over);
+        let mut context = Context { facts: &facts, rng: &mut self.rng, now };
+        let (inbox, to_client, to_decoy) =
+            (&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox);
+        let word = inner.decoy_records(inbox, to_client, to_decoy, over, &mut context);
         match word {
             Word::Nothing | Word::GoAway(_) => {}
-            Word::Alert(_) => {
-                self.untunnel(Ended::DecoyEnded);
-                if self.decoy.inbox.len() > 0 {
-                    self.decoy_htx();
-                }
-            }
+            Word::Alert(_) => self.untunnel(Ended::DecoyEnded),
             // A decoy that no longer speaks TLS: there is nothing to hide behind.
             Word::Broken => {
                 self.over(Ended::DecoyEnded);
@@ -330,6 +345,10 @@ impl Carrier for Bridge {
             Side::Decoy => (&self.decoy, &self.client),
         };
         let aborted = this.close == Some(Close::Reset);
+        // What the decoy sent before the knock was forwarded is no answer to it.
+        if side == Side::Decoy && matches!(self.state, State::Knocked(_)) && !self.decoy.outbox.is_empty() {
+            return false;
+        }
         !this.ended && !aborted && other.outbox.len() < MAX_WAITING && this.outbox.len() < 2 * MAX_WAITING
     }
 
@@ -342,7 +361,7 @@ impl Carrier for Bridge {
         self.touched(now);
         match side {
             Side::Peer => self.client_bytes(now),
-            Side::Decoy => self.decoy_bytes(),
+            Side::Decoy => self.decoy_bytes(now),
         }
     }
 
@@ -393,10 +412,11 @@ impl Carrier for Bridge {
     fn shutdown(&mut self, side: Side) -> Option<Close> {
         let end = self.end(side);
         let due = end.close?;
-        if end.closed || due == Close::Fin && !end.outbox.is_empty() {
+        // A reset may follow a FIN of ours.
+        if end.closed == Some(due) || due == Close::Fin && !end.outbox.is_empty() {
             return None;
         }
-        end.closed = true;
+        end.closed = Some(due);
         Some(due)
     }
 
@@ -460,8 +480,8 @@ impl Carrier for Bridge {
     }
 
     fn finished(&self) -> bool {
-        let reset = |end: &End| end.closed && end.close == Some(Close::Reset);
-        let done = |end: &End| end.closed && end.ended;
+        let reset = |end: &End| end.closed == Some(Close::Reset);
+        let done = |end: &End| end.closed.is_some() && end.ended;
         reset(&self.client) && reset(&self.decoy) || done(&self.client) && done(&self.decoy)
     }
 }
