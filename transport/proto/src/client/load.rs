@@ -169,7 +169,7 @@ impl Load {
         Read::Proof(Box::new(Proof { tunnel, prologue }))
     }
 
-    /// When [`Load::on_timer`] has something to do.
+    /// When [`Load::send`] has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let waiting = self.sent.as_ref().filter(|_| !self.alone).and_then(|sent| sent.until);
         let silent = self.sent.is_some() && !self.alone;
