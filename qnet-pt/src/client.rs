@@ -21,8 +21,6 @@ use tokio::time::{sleep, timeout};
 
 /// How long the parent may take to ask, from this same machine.
 const NEGOTIATION: Duration = Duration::from_secs(20);
-/// How long a tunnel may take, from dialling to its proof. Arti gives up after 10 s and C tor after two minutes.
-const DIAL: Duration = Duration::from_secs(60);
 /// How long a refused parent has to read why before the connection closes.
 const LINGER: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, which is mostly a lack of file descriptors.
@@ -164,10 +162,7 @@ async fn negotiate(tcp: &mut TcpStream) -> io::Result<Result<Request, SocksError
 
 async fn connect(request: &Request, dialer: &Dialer) -> Result<qnet_transport::Stream, Refusal> {
     let line = bridge_line(request)?;
-    match timeout(DIAL, dialer.dial(&line)).await {
-        Ok(dialled) => Ok(dialled?),
-        Err(_) => Err(Refusal::TimedOut(DIAL)),
-    }
+    Ok(dialer.dial(&line).await?)
 }
 
 fn bridge_line(request: &Request) -> Result<BridgeLine, Refusal> {

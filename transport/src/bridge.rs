@@ -15,12 +15,12 @@ use qnet_proto::{
 use qnet_wire::{key::IdentityKey, name::ServerName};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
 };
 
 use crate::{
     budget::Budget,
-    connect::Connect,
+    connect::{Connect, Hop},
     driver::{Driver, Host, Shared, now},
     seed::seed,
     stream::Stream,
@@ -51,7 +51,7 @@ pub struct BridgeConfig {
     pub names: Vec<ServerName>,
     /// Public keys of invited clients; empty: an open bridge.
     pub invited: Vec<[u8; 32]>,
-    /// How the decoy is reached: directly, as a rule.
+    /// From which address the decoy is reached; never through a proxy.
     pub connect: Connect,
 }
 
@@ -80,6 +80,8 @@ struct Common {
     connect: Connect,
     budget: Mutex<Budget>,
     counts: Mutex<Counts>,
+    /// Why the decoy was not reached, if it was not when last asked.
+    trouble: watch::Sender<Option<String>>,
     incoming: mpsc::Sender<Incoming>,
     slots: Arc<Semaphore>,
 }
@@ -121,6 +123,7 @@ impl Listener {
             connect: config.connect,
             budget: Mutex::new(Budget::new(now())),
             counts: Mutex::default(),
+            trouble: watch::Sender::new(None),
             incoming: sender,
             slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         });
@@ -144,6 +147,13 @@ impl Listener {
         *self.common.core.facts.write().unwrap_or_else(PoisonError::into_inner) = facts;
     }
 
+    /// Why the decoy was not reached, in words for the operator, or `None` where it was: the outcome of the last
+    /// connection.
+    #[must_use]
+    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.common.trouble.subscribe()
+    }
+
     /// What was counted so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -158,6 +168,15 @@ impl Drop for Listener {
 }
 
 impl Common {
+    /// Only news wakes who watches: a site that is down is tried for every visitor.
+    fn tell(&self, trouble: Option<String>) {
+        self.trouble.send_if_modified(|known| {
+            let news = *known != trouble;
+            *known = trouble;
+            news
+        });
+    }
+
     fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -186,11 +205,14 @@ async fn serve(listener: TcpListener, common: Arc<Common>) {
 
 async fn carry(tcp: TcpStream, client: SocketAddr, common: Arc<Common>) {
     common.counts().connections += 1;
-    let decoy = match common.connect.connect_within(common.decoy, DECOY_CONNECT_LIMIT).await {
-        Ok(decoy) => decoy,
+    let decoy = match common.connect.connect_directly(common.decoy, Hop::Decoy, DECOY_CONNECT_LIMIT).await {
+        Ok(decoy) => {
+            common.tell(None);
+            decoy
+        }
         Err(error) => {
             common.counts().decoy_failures += 1;
-            tracing::warn!(%error, decoy = %common.decoy, "the decoy does not answer: is the web server running?");
+            common.tell(Some(format!("{error}; is the web server at {} running?", common.decoy)));
             // What a client sees of a host whose server is down.
             abort(&tcp);
             return;

@@ -140,9 +140,11 @@ impl Inner {
         self.streams.remove(&id);
     }
 
-    /// Collects who must be woken, to be woken after the lock is gone.
+    /// Collects who must be woken, to be woken after the lock is gone. When the tunnel is over that is everybody: its streams
+    /// have no news of their own then.
     fn wakes(&mut self, wakers: &mut Vec<Waker>) {
-        if let Some(mux) = self.core.streams() {
+        let over = matches!(self.progress, Progress::Over(_));
+        if let Some(mux) = self.core.streams().filter(|_| !over) {
             while let Some((id, wake)) = mux.take_wake() {
                 if let Some(stream) = self.streams.get_mut(&id) {
                     let slot = match wake {
