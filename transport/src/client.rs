@@ -30,6 +30,10 @@ use crate::{
 /// How long a dial may take in all: Arti gives a transport 10 s at a round trip of 400 ms; slow lines get more.
 const DIAL_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long TCP may take of that, so that a bridge that is not there is told from one that does not go on. A SYN is repeated
+/// after 1, 3, 7 and 15 seconds.
+const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+
 /// What all dials of a program share.
 #[derive(Clone, Debug)]
 pub struct DialerConfig {
@@ -139,7 +143,7 @@ impl Dialer {
         let mut rng = ChaCha20Rng::from_seed(seed()?);
         let pick = rng.next_u32() as usize % line.sni.len().max(1);
         let Some(name) = line.sni.get(pick) else { return Err(DialError::Tunnel(Ended::Internal)) };
-        let mut tcp = self.config.connect.connect(line.address).await?;
+        let mut tcp = self.config.connect.connect_within(line.address, CONNECT_LIMIT).await?;
         let offer = token::offer(&mut rng, &line.key, name, aes_hardware());
         let done = handshake(&mut tcp, &offer, name, &self.config.roots).await?;
         let start = self.start(line, name, offer.token, done, &mut rng);

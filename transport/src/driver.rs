@@ -140,7 +140,8 @@ impl Inner {
         self.streams.remove(&id);
     }
 
-    /// Collects who must be woken, to be woken after the lock is gone.
+    /// Collects who must be woken, to be woken after the lock is gone. When the tunnel is over that is everybody: its streams
+    /// have no news of their own then.
     fn wakes(&mut self, wakers: &mut Vec<Waker>) {
         if let Progress::Over(_) = self.progress {
             // Nobody waits for what will not come any more.
