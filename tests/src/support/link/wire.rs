@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
 use super::rules::{Cutter, Item};
-use super::{Behaviour, Trace, Way, lock};
+use super::{Behaviour, Connection, Trace, Way, lock};
 use crate::support::flow::End;
 
 /// What is read at once, bytes.
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Carries one connection until both directions have ended, one ends abruptly, or the link is dropped.
-pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, trace: &Mutex<Trace>, closed: &AtomicBool) {
+pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, connection: &Connection, closed: &AtomicBool) {
     let Ok(target) = TcpStream::connect_timeout(&behaviour.target, CONNECT_LIMIT) else {
         reset(client);
         return;
@@ -40,8 +40,12 @@ pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, trace: &Mutex<Trace
     let mut up = Half::new(Way::Up, client, &target, behaviour);
     let mut down = Half::new(Way::Down, &target, client, behaviour);
     while !(closed.load(Ordering::Relaxed) || up.done && down.done) {
+        for injected in std::mem::take(&mut *lock(&connection.injected)) {
+            let half = if injected.way == Way::Up { &mut up } else { &mut down };
+            half.inject(injected.bytes, injected.end);
+        }
         for half in [&mut up, &mut down] {
-            half.read(trace);
+            half.read(&connection.trace);
             if half.write() == Some(End::Rst) {
                 reset(client);
                 reset(&target);
@@ -117,6 +121,13 @@ impl<'a> Half<'a> {
             self.cutter.end(ended);
             self.collect(now);
         }
+    }
+
+    fn inject(&mut self, bytes: Vec<u8>, end: Option<End>) {
+        let due = Instant::now() + self.delay;
+        self.waiting += bytes.len();
+        self.queue.push_back((due, Item::Bytes(bytes)));
+        self.queue.extend(end.map(|end| (due, Item::End(end))));
     }
 
     fn collect(&mut self, now: Instant) {
