@@ -105,19 +105,19 @@ fn responder() -> Responder {
     Responder::new(&mut rng(), &identity(), b"fuzz")
 }
 
-/// A message 1 by another implementation of Noise, with any payload.
+/// A message 1 by another implementation of Noise, with any payload that fits.
 fn authentic_message1(payload: &[u8]) -> Option<Vec<u8>> {
-    let pattern = "Noise_XKpsk2_25519_ChaChaPoly_SHA256".parse().ok()?;
+    let pattern = "Noise_XKpsk2_25519_ChaChaPoly_SHA256".parse().expect("a pattern");
     let bridge = identity().public().0;
     let mut noise = snow::Builder::new(pattern)
         .local_private_key(&[2; 32])
         .and_then(|builder| builder.remote_public_key(&bridge))
         .and_then(|builder| builder.prologue(b"fuzz"))
         .and_then(|builder| builder.psk(2, &[0; 32]))
-        .ok()?
+        .expect("a complete builder")
         .fixed_ephemeral_key_for_testing_only(&[4; 32])
         .build_initiator()
-        .ok()?;
+        .expect("an initiator");
     let mut message = vec![0; 65_535];
     let length = noise.write_message(payload, &mut message).ok()?;
     message.truncate(length);

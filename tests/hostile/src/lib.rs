@@ -10,7 +10,9 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a broken promise must end the run")]
 
 pub mod hello;
+pub mod http2;
 pub mod htx;
+pub mod mux;
 pub mod pt;
 
 use rand_chacha::ChaCha20Rng;
@@ -32,7 +34,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "env", body: pt::env },
     Target { name: "ext_or", body: pt::ext_or },
     Target { name: "frames", body: htx::frames },
+    Target { name: "keeper", body: http2::keeper },
+    Target { name: "mux_pair", body: mux::pair },
+    Target { name: "mux_peer", body: mux::peer },
     Target { name: "noise", body: htx::noise },
+    Target { name: "page_load", body: http2::page_load },
     Target { name: "pt_args", body: pt::args },
     Target { name: "record", body: htx::record },
     Target { name: "server_hello", body: hello::server },

@@ -85,6 +85,7 @@ impl Inner {
         out: &mut Vec<u8>,
     ) -> Option<Self> {
         let Knocked { before, knock, .. } = knocked;
+        let name = before.name()?;
         let mut n = [0; 32];
         rng.fill_bytes(&mut n);
         let (up, down) = knock.key.proof_keys(&n);
@@ -100,7 +101,6 @@ impl Inner {
         let prologue =
             noise::prologue(knock.key.salt(), knock.token.as_bytes(), &knock.record, &out[start..]);
         let responder = Responder::new(rng, &config.identity, &prologue);
-        let name = before.name()?;
         let counts = Counts { up: before.up_protected, down: before.down.protected };
         let mut inner = Self {
             tunnel: Tunnel::new(Role::Bridge, sealer, opener, LEAST_CONTENT),
@@ -301,20 +301,21 @@ impl Inner {
         to_decoy: &mut Outbox,
         tunnel_over: bool,
     ) -> Word {
+        let mut said = Word::Nothing;
         loop {
             let (outer, total) = match head(inbox.data()) {
-                Head::More => return Word::Nothing,
+                Head::More => return said,
                 Head::Foreign => return Word::Broken,
                 Head::Record { outer, total } => (outer, total),
             };
-            let Some(record) = inbox.data().get(..total) else { return Word::Nothing };
+            let Some(record) = inbox.data().get(..total) else { return said };
             if outer == APPLICATION_DATA {
                 self.counts.down += 1;
             }
             let word = if let Phase::Up(keeping) = &mut self.phase {
                 let mut owed = Vec::new();
                 let word = keeping.record(outer, record, &mut owed);
-                if !tunnel_over {
+                if !tunnel_over && said == Word::Nothing {
                     to_decoy.extend(&owed);
                 }
                 word
@@ -330,7 +331,7 @@ impl Inner {
                 }
                 Word::Alert(alert) => {
                     self.tunnel.seal_alert(alert, to_client.tail());
-                    return word;
+                    said = word;
                 }
                 Word::Broken => return word,
             }
@@ -364,6 +365,10 @@ impl Inner {
         if let Phase::Up(keeping) = &mut self.phase {
             keeping.on_timer(context.facts, context.now, to_decoy.tail());
         }
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.tunnel.mux.allocated() + self.scratch.0.capacity() + self.decoy_up.capacity()
     }
 
     pub(super) fn shrink(&mut self) {

@@ -88,9 +88,10 @@ struct End {
     outbox: Outbox,
     /// It sends nothing more.
     ended: bool,
-    /// What we still have to do to our direction.
+    /// What we have to do to our direction.
     close: Option<Close>,
-    closed: bool,
+    /// What was done to it.
+    closed: Option<Close>,
 }
 
 /// One carrier on a bridge. See [`Carrier`] for the call contract.
@@ -126,6 +127,18 @@ impl Bridge {
     #[must_use]
     pub fn is_visitor(&self) -> bool {
         matches!(self.state, State::Visitor)
+    }
+
+    /// Bytes allocated for what is on its way: the sockets' buffers and the streams' queues.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let ends = [&self.client, &self.decoy];
+        let queues = ends.map(|end| end.inbox.allocated() + end.outbox.allocated()).iter().sum::<usize>();
+        let streams = match &self.state {
+            State::Inner(inner) | State::Over(inner) => inner.held(),
+            _ => 0,
+        };
+        queues + streams
     }
 
     fn facts(&self) -> DecoyFacts {
@@ -291,12 +304,7 @@ impl Bridge {
             inner.decoy_records(&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox, over);
         match word {
             Word::Nothing | Word::GoAway(_) => {}
-            Word::Alert(_) => {
-                self.untunnel(Ended::DecoyEnded);
-                if self.decoy.inbox.len() > 0 {
-                    self.decoy_htx();
-                }
-            }
+            Word::Alert(_) => self.untunnel(Ended::DecoyEnded),
             // A decoy that no longer speaks TLS: there is nothing to hide behind.
             Word::Broken => {
                 self.over(Ended::DecoyEnded);
@@ -330,6 +338,10 @@ impl Carrier for Bridge {
             Side::Decoy => (&self.decoy, &self.client),
         };
         let aborted = this.close == Some(Close::Reset);
+        // What the decoy sent before the knock was forwarded is no answer to it.
+        if side == Side::Decoy && matches!(self.state, State::Knocked(_)) && !self.decoy.outbox.is_empty() {
+            return false;
+        }
         !this.ended && !aborted && other.outbox.len() < MAX_WAITING && this.outbox.len() < 2 * MAX_WAITING
     }
 
@@ -393,10 +405,11 @@ impl Carrier for Bridge {
     fn shutdown(&mut self, side: Side) -> Option<Close> {
         let end = self.end(side);
         let due = end.close?;
-        if end.closed || due == Close::Fin && !end.outbox.is_empty() {
+        // A reset may follow a FIN of ours.
+        if end.closed == Some(due) || due == Close::Fin && !end.outbox.is_empty() {
             return None;
         }
-        end.closed = true;
+        end.closed = Some(due);
         Some(due)
     }
 
@@ -460,8 +473,8 @@ impl Carrier for Bridge {
     }
 
     fn finished(&self) -> bool {
-        let reset = |end: &End| end.closed && end.close == Some(Close::Reset);
-        let done = |end: &End| end.closed && end.ended;
+        let reset = |end: &End| end.closed == Some(Close::Reset);
+        let done = |end: &End| end.closed.is_some() && end.ended;
         reset(&self.client) && reset(&self.decoy) || done(&self.client) && done(&self.decoy)
     }
 }

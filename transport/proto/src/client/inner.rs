@@ -164,7 +164,10 @@ impl Inner {
         let mut rest = frames(content);
         while let Some(frame) = rest.next() {
             let Ok(frame) = frame else { return Heard::Fails(Ended::Violation) };
-            if let Frame::Decoy(bytes) = frame {
+            // Until the bridge has the decoy to itself: its first KEY_UPDATE comes after HANDOVER.
+            if let Frame::Decoy(bytes) = frame
+                && self.first_keys
+            {
                 match self.decoy(bytes, out) {
                     Heard::Nothing => continue,
                     other => return other,
@@ -190,7 +193,11 @@ impl Inner {
     fn decoy(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Heard {
         self.decoy_down.extend_from_slice(bytes);
         loop {
-            let Head::Record { outer, total } = head(&self.decoy_down) else { return Heard::Nothing };
+            let (outer, total) = match head(&self.decoy_down) {
+                Head::More => return Heard::Nothing,
+                Head::Foreign => return Heard::Fails(Ended::Violation),
+                Head::Record { outer, total } => (outer, total),
+            };
             if self.decoy_down.len() < total {
                 return Heard::Nothing;
             }
@@ -200,6 +207,7 @@ impl Inner {
             }
             let mut owed = Vec::new();
             match self.tls.read(&record, &mut self.scratch.0, &mut owed) {
+                Ok(Said::Alert(alert)) if self.up => return self.alert(&alert, out),
                 Ok(Said::Alert(alert)) => {
                     goodbye(alert, |content| self.tls.sealer.seal(APPLICATION_DATA, content, out));
                     return Heard::Ends;
@@ -232,6 +240,10 @@ impl Inner {
         } else {
             self.tls.sealer.seal(ALERT, &super::BAD_RECORD_MAC, out);
         }
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.tunnel.mux.allocated() + self.scratch.0.capacity() + self.decoy_down.capacity()
     }
 
     pub(super) fn shrink(&mut self) {

@@ -124,7 +124,11 @@ impl Load {
         if outer != APPLICATION_DATA {
             return Read::Tampered;
         }
-        match self.tls.read(record, scratch, out) {
+        let owed = out.len();
+        let said = self.tls.read(record, scratch, out);
+        // The answer to a KeyUpdate is among what the knock is made over.
+        self.up.update(&out[owed..]);
+        match said {
             Ok(Said::Nothing) => Read::Nothing,
             Ok(Said::Data) => self.data(scratch, now),
             Ok(Said::Alert(alert)) => {

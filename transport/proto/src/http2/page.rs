@@ -102,8 +102,17 @@ struct Loading {
     rest: VecDeque<Wanted>,
     blockers: Vec<u32>,
     blocked: bool,
-    release: Option<Instant>,
+    release: Release,
     last: Wanted,
+}
+
+/// When the requests of [`Loading::rest`] may go.
+#[derive(Debug, Clone, Copy)]
+enum Release {
+    /// Not known: something is awaited.
+    Held,
+    At(Instant),
+    Passed,
 }
 
 impl PageLoad {
@@ -181,14 +190,17 @@ impl PageLoad {
     /// When to poll again at the latest, even without data. After [`give_up`](Self::give_up): when to close the
     /// connection, as Chrome closes an idle one, without GOAWAY or close_notify.
     pub fn deadline(&self) -> Option<Instant> {
+        if self.failure.is_some() {
+            return None;
+        }
         let step = match &self.step {
             Step::GivenUp => return self.idle,
             Step::Knocked => return None,
             Step::Parsing { until, .. } => Some(*until),
-            Step::Loading(loading) => loading.release,
+            Step::Loading(Loading { release: Release::At(at), .. }) => Some(*at),
             // Not while something is owed or open: then data comes first.
             Step::Last { at, .. } => self.is_quiet().then_some(*at),
-            Step::Begin | Step::Ask | Step::Page(_) => None,
+            Step::Begin | Step::Ask | Step::Page(_) | Step::Loading(_) => None,
         };
         [step, self.give_up_load].into_iter().flatten().min()
     }
@@ -268,7 +280,7 @@ impl PageLoad {
             rest: plan.rest.into(),
             blockers: Vec::new(),
             blocked: plan.blocked,
-            release: None,
+            release: Release::Held,
             last,
         });
     }
@@ -284,8 +296,16 @@ impl PageLoad {
             if held {
                 return None;
             }
-            let release = *loading.release.get_or_insert_with(|| now + draw(&mut self.random, pause));
-            if now < release || open >= self.profile.late_limit.min(limit) {
+            if let Release::Held = loading.release {
+                loading.release = Release::At(now + draw(&mut self.random, pause));
+            }
+            if let Release::At(at) = loading.release {
+                if now < at {
+                    return None;
+                }
+                loading.release = Release::Passed;
+            }
+            if open >= self.profile.late_limit.min(limit) {
                 return None;
             }
             loading.now.extend(loading.rest.pop_front());

@@ -179,6 +179,61 @@ fn a_page_without_an_icon_of_its_own_knocks_with_its_last_subresource() {
 }
 
 #[test]
+fn a_last_request_without_priority_has_room_too() {
+    for field in [Field::Padding, Field::Cookie] {
+        let page = "<link rel=icon href=data:,><script defer src=a.js></script>";
+        let (_, requests) = visit(field, site(page));
+        assert_eq!(paths(&requests), ["/", "/a.js"]);
+    }
+}
+
+#[test]
+fn what_waits_for_the_parser_comes_after_its_answers() {
+    let page = r#"<link rel=stylesheet href=s.css><script src=j.js></script><script defer src=d.js></script>
+        <img src=1.png><img src=2.png><img src=3.png><script src=l.js></script>"#;
+    let (visit, requests) = visit(Field::Padding, site(page));
+    let wanted = ["/", "/s.css", "/j.js", "/1.png", "/2.png", "/l.js", "/3.png", "/d.js", "/favicon.ico"];
+    assert_eq!(paths(&requests), wanted);
+    // Four in the burst, then the answers, then the rest: no stream of the burst is depended on any more.
+    let depends = |record: &[u8]| u32::from_be_bytes(record[9..13].try_into().unwrap()) & 0x7fff_ffff;
+    let parents: Vec<u32> = visit.sent[3..10].iter().map(|(_, record, _)| depends(record)).collect();
+    assert_eq!(parents, [0, 3, 5, 7, 0, 11, 13]);
+}
+
+#[test]
+fn a_decoy_that_allows_few_streams_gets_no_more() {
+    let page: String = (0..30).map(|i| format!("<img src=/{i}.png>")).collect();
+    let mut visit = Visit::new("/", Field::Padding, 1);
+    let mut decoy = Decoy::new(|request: &Request| match request.path() {
+        "/" => Answer::html(&page),
+        _ => Answer::of("text/plain", b"x"),
+    });
+    let mut most = 0;
+    while !visit.load.answer_ended() {
+        while let Some(Output::Record(record) | Output::Knock(record)) = visit.load.poll(visit.now) {
+            let first = decoy.out.len();
+            decoy.take(&record);
+            if first == 0
+                && let Some(settings) = decoy.out.front_mut()
+                && settings[3] == kind::SETTINGS
+                && settings[4] == 0
+            {
+                // MAX_CONCURRENT_STREAMS is the first setting.
+                settings[11..15].copy_from_slice(&3u32.to_be_bytes());
+            }
+        }
+        most = most.max(visit.load.open());
+        let next = decoy.out.pop_front();
+        match next {
+            Some(record) => visit.load.on_data(&record, visit.now).unwrap(),
+            None => visit.now = visit.load.deadline().expect("never a standstill").max(visit.now),
+        }
+    }
+    assert_eq!(decoy.requests.len(), 32);
+    assert!(most <= 3, "{most}");
+}
+
+#[test]
 fn redirects_of_the_same_host_are_followed() {
     let answer = |request: &Request| match request.path() {
         "/" => Answer::redirect("https://www.example.com/home/"),
