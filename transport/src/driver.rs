@@ -96,9 +96,12 @@ impl Shared {
         self.lock().count_handle();
     }
 
-    /// The carrier goes on when its user is gone, until it ends by itself.
+    /// The carrier goes on when its user is gone, as a page left open, until it ends by itself.
     pub(crate) fn leave_open(&self) {
-        self.lock().left_open = true;
+        let mut inner = self.lock();
+        inner.left_open = true;
+        inner.core.leave(now());
+        inner.wake_driver();
     }
 
     /// The user dropped a handle; with the last one a client's carrier closes.
@@ -188,11 +191,13 @@ pub(crate) struct Driver<H> {
 pub(crate) struct Socket {
     tcp: TcpStream,
     read_ended: bool,
+    /// It is gone: nothing is written any more.
+    reset: bool,
 }
 
 impl From<TcpStream> for Socket {
     fn from(tcp: TcpStream) -> Self {
-        Self { tcp, read_ended: false }
+        Self { tcp, read_ended: false, reset: false }
     }
 }
 
@@ -271,10 +276,12 @@ impl<H: Host> Driver<H> {
             .and_then(|wrote| Ok(wrote | socket.end(side, inner)?))
             .and_then(|moved| Ok(moved | socket.read(side, inner, cx)?));
         result.unwrap_or_else(|_| {
-            if socket.read_ended {
+            if socket.reset {
                 return false;
             }
-            socket.read_ended = true;
+            // What came before a reset that only a write noticed was said all the same: a decoy's alert, as a rule.
+            while socket.read(side, inner, cx).is_ok_and(|moved| moved) {}
+            (socket.reset, socket.read_ended) = (true, true);
             inner.core.ended(side, Close::Reset, now());
             true
         })
@@ -343,7 +350,7 @@ pub(crate) fn end(tcp: &TcpStream, how: Close) -> io::Result<()> {
 impl Socket {
     fn write(&mut self, side: Side, inner: &mut Inner, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut moved = false;
-        while !inner.core.pending(side).is_empty() {
+        while !self.reset && !inner.core.pending(side).is_empty() {
             if self.tcp.poll_write_ready(cx)?.is_pending() {
                 break;
             }

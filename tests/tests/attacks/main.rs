@@ -2,5 +2,8 @@
 //! travels in a tunnel is never delivered wrong.
 #![allow(clippy::disallowed_methods, reason = "a test owns its clock, and blocks only threads of its own")]
 
+mod knocks;
 mod redirect;
 mod stage;
+mod stolen;
+mod visit;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use qnet_proto::Ended;
 use qnet_tests::support::decoy::{Options, Server};
 use qnet_tests::support::flow::End;
@@ -24,20 +24,22 @@ fn led_to(server: Server) -> Result<()> {
     ensure!(matches!(outcome, Err(DialError::Tunnel(Ended::NoProof))), "a tunnel, or another reason");
     let told = newest(&stage.front)?;
     ensure!(told.up.end().is_none() && told.down.end().is_none(), "the connection did not go on");
-    let knocked = seen(&told.up, 0).records;
+    // Hellos differ in length, as Chrome's do.
+    let knocked = seen(&told.up, 1).records;
     ensure!(
-        seen(&tunnelled.up, 0).records.starts_with(&knocked),
+        seen(&tunnelled.up, 1).records.starts_with(&knocked),
         "not the same visit: {knocked:?} {:?}",
         tunnelled.up.records()
     );
     let trace = both_ended(&stage.front, 1, idle + SOON)?;
-    ensure!(seen(&trace.up, 0).records == knocked, "records after the load: {:?}", trace.up.records());
-    let (up, down) = (trace.up.end(), trace.down.end());
-    let (Some((End::Fin, up)), Some((End::Fin, down))) = (up, down) else {
-        anyhow::bail!("ends: {up:?} {down:?}");
+    ensure!(seen(&trace.up, 1).records == knocked, "records after the load: {:?}", trace.up.records());
+    let (Some((End::Fin, up)), Some((End::Fin, _))) = (trace.up.end(), trace.down.end()) else {
+        bail!("ends: {:?} {:?}", trace.up.end(), trace.down.end());
     };
-    ensure!(up >= down, "the client was first");
-    let idled = down.saturating_sub(told.down.last().unwrap_or_default());
+    // lighttpd leaves the first FIN to the browser, after its GOAWAY.
+    let said = trace.down.last().unwrap_or_default();
+    ensure!(up >= said, "the client was first");
+    let idled = said.saturating_sub(told.down.last().unwrap_or_default());
     ensure!(idled + Duration::from_millis(1_500) > idle, "the decoy ended it after {idled:?}");
     Ok(())
 }

@@ -30,6 +30,12 @@ const DOWNLOAD: u8 = b'd';
 const UPLOAD: u8 = b'u';
 /// Bytes read or written at once.
 const PIECE: usize = 16 * 1024;
+/// A protected record's type byte and tag.
+const OVERHEAD: usize = 17;
+/// The length of a protected alert.
+pub(crate) const ALERT: usize = 19;
+/// Shorter than any answer: alerts, GOAWAY, PING.
+const SHORT: usize = 64;
 /// How long anything that needs no waiting may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -214,6 +220,39 @@ async fn receive(stream: &mut Stream, payload: &Mutex<Payload>) {
 pub(crate) struct Seen {
     pub(crate) records: Vec<(u8, usize)>,
     pub(crate) end: Option<End>,
+}
+
+/// What is left of [`Seen`] when it does not matter how a server cut its answers into records, which depends on how many of
+/// the requests it found at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Content {
+    /// Bytes inside protected records, type bytes not counted.
+    pub(crate) inside: usize,
+    /// All records of other types.
+    pub(crate) others: Vec<(u8, usize)>,
+    /// Protected records as short as an alert's.
+    pub(crate) alerts: usize,
+    pub(crate) last: Option<(u8, usize)>,
+    pub(crate) end: Option<End>,
+}
+
+impl Seen {
+    /// How a client's direction ended, where FIN and RST are alike: which of them a socket that is closed sends depends on
+    /// whether something is left in it that was not read.
+    pub(crate) fn ended(&self) -> Option<End> {
+        self.end.map(|_| End::Fin)
+    }
+
+    pub(crate) fn content(&self) -> Content {
+        let protected = self.records.iter().filter(|(kind, _)| *kind == 23);
+        Content {
+            inside: protected.clone().map(|(_, length)| length.saturating_sub(OVERHEAD)).sum(),
+            others: self.records.iter().filter(|(kind, _)| *kind != 23).copied().collect(),
+            alerts: protected.filter(|(_, length)| *length == ALERT).count(),
+            last: self.records.last().copied().filter(|(_, length)| *length < SHORT),
+            end: self.end,
+        }
+    }
 }
 
 /// What `flow` shows from the record of this number on.

@@ -55,6 +55,12 @@ impl Trace {
         }
     }
 
+    /// The wire was cut, or one side no longer takes what the other sends.
+    fn both_ended(&mut self, now: Instant) {
+        self.up.ended(End::Rst, now);
+        self.down.ended(End::Rst, now);
+    }
+
     fn flow_mut(&mut self, way: Way) -> &mut Flow {
         match way {
             Way::Up => &mut self.up,
