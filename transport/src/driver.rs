@@ -17,7 +17,7 @@ use qnet_proto::{
     carrier::{Carrier, Close, Event, Side},
     mux::{StreamId, Wake},
 };
-use tokio::{net::TcpStream, time::Sleep};
+use tokio::{io::Interest, net::TcpStream, time::Sleep};
 
 use crate::stream::Stream;
 
@@ -189,15 +189,17 @@ pub(crate) struct Driver<H> {
 
 /// A socket with what was already done to it.
 pub(crate) struct Socket {
-    tcp: TcpStream,
+    tcp: Arc<TcpStream>,
     read_ended: bool,
     /// It is gone: nothing is written any more.
     reset: bool,
+    /// Completes when a reset follows the far end's FIN, which nothing else tells of while there is nothing to write.
+    watch: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl From<TcpStream> for Socket {
     fn from(tcp: TcpStream) -> Self {
-        Self { tcp, read_ended: false, reset: false }
+        Self { tcp: Arc::new(tcp), read_ended: false, reset: false, watch: None }
     }
 }
 
@@ -274,14 +276,15 @@ impl<H: Host> Driver<H> {
         let result = socket
             .write(side, inner, cx)
             .and_then(|wrote| Ok(wrote | socket.end(side, inner)?))
-            .and_then(|moved| Ok(moved | socket.read(side, inner, cx)?));
+            .and_then(|moved| Ok(moved | socket.read(side, inner, cx)?))
+            .and_then(|moved| socket.watch(cx).map(|()| moved));
         result.unwrap_or_else(|_| {
             if socket.reset {
                 return false;
             }
             // What came before a reset that only a write noticed was said all the same: a decoy's alert, as a rule.
             while socket.read(side, inner, cx).is_ok_and(|moved| moved) {}
-            (socket.reset, socket.read_ended) = (true, true);
+            (socket.reset, socket.read_ended, socket.watch) = (true, true, None);
             inner.core.ended(side, Close::Reset, now());
             true
         })
@@ -364,6 +367,24 @@ impl Socket {
             }
         }
         Ok(moved)
+    }
+
+    /// An error if the far end, which sends nothing more, takes nothing more either.
+    fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.read_ended || self.reset {
+            return Ok(());
+        }
+        let tcp = &self.tcp;
+        let watch = self.watch.get_or_insert_with(|| {
+            let tcp = Arc::clone(tcp);
+            Box::pin(async move {
+                tcp.ready(Interest::ERROR).await.ok();
+            })
+        });
+        match watch.as_mut().poll(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionReset.into()),
+        }
     }
 
     fn end(&mut self, side: Side, inner: &mut Inner) -> io::Result<bool> {
