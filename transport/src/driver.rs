@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     future::poll_fn,
-    io,
+    io::{self, Read as _},
     net::Shutdown,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -145,7 +145,9 @@ impl Inner {
 
     /// Collects who must be woken, to be woken after the lock is gone.
     fn wakes(&mut self, wakers: &mut Vec<Waker>) {
-        if let Some(mux) = self.core.streams() {
+        // When the tunnel is over, so is every wait, though what was received may still be read.
+        let over = matches!(self.progress, Progress::Over(_));
+        if let Some(mux) = self.core.streams().filter(|_| !over) {
             while let Some((id, wake)) = mux.take_wake() {
                 if let Some(stream) = self.streams.get_mut(&id) {
                     let slot = match wake {
@@ -283,7 +285,7 @@ impl<H: Host> Driver<H> {
                 return false;
             }
             // What came before a reset that only a write noticed was said all the same: a decoy's alert, as a rule.
-            while socket.read(side, inner, cx).is_ok_and(|moved| moved) {}
+            socket.drain(side, inner);
             (socket.reset, socket.read_ended, socket.watch) = (true, true, None);
             inner.core.ended(side, Close::Reset, now());
             true
@@ -391,6 +393,16 @@ impl Socket {
         match inner.core.shutdown(side) {
             None => Ok(false),
             Some(how) => end(&self.tcp, how).map(|()| true),
+        }
+    }
+
+    /// Takes what the kernel still holds, whether or not tokio has heard of it yet.
+    fn drain(&self, side: Side, inner: &mut Inner) {
+        while inner.core.wants(side) {
+            match (&*socket2::SockRef::from(&*self.tcp)).read(inner.core.space(side)) {
+                Ok(n) if n > 0 => inner.core.filled(side, n, now()),
+                _ => return,
+            }
         }
     }
 

@@ -6,4 +6,5 @@ mod knocks;
 mod redirect;
 mod stage;
 mod stolen;
+mod tamper;
 mod visit;

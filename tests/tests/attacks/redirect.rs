@@ -15,7 +15,7 @@ use crate::stage::{SOON, Stage, both_ended, newest, seen};
 fn led_to(server: Server) -> Result<()> {
     let idle = Duration::from_secs(5);
     let stage = Stage::new(server, Options { idle, head: idle, ..Options::default() })?;
-    let (dialer, line) = (stage.dialer("/")?, stage.line(stage.front.address())?);
+    let (dialer, line) = (stage.dialer("/menu.js")?, stage.line(stage.front.address())?);
     let tunnel = stage.tunnel()?;
     let tunnelled = newest(&stage.front)?;
     drop(tunnel);

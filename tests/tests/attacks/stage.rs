@@ -4,8 +4,10 @@
 //! dialer ──▶ front (the censor's wire) ──▶ bridge ──▶ back (what the decoy sees) ──▶ decoy
 //! ```
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +41,9 @@ const SHORT: usize = 64;
 /// How long anything that needs no waiting may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// What the bridge's side received, by the number that an upload says first.
+type Uploads = Arc<Mutex<HashMap<u64, Arc<Mutex<Payload>>>>>;
+
 /// The scene of an attack.
 pub(crate) struct Stage {
     pub(crate) decoy: Decoy,
@@ -48,7 +53,8 @@ pub(crate) struct Stage {
     pub(crate) back: Link,
     pub(crate) bridge: SocketAddr,
     pub(crate) key: BridgeKey,
-    received: Arc<Mutex<Vec<Arc<Mutex<Payload>>>>>,
+    uploads: Uploads,
+    next_upload: AtomicU64,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -78,7 +84,7 @@ impl Stage {
         let back = Link::start(decoy.address(), delay)?;
         let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32]));
         let key = identity.public();
-        let received = Arc::default();
+        let uploads = Uploads::default();
         let entered = runtime.enter();
         let listener = Listener::bind(BridgeConfig {
             listen: "127.0.0.1:0".parse()?,
@@ -90,9 +96,9 @@ impl Stage {
         })?;
         let bridge = listener.local_addr();
         let front = Link::start(bridge, Duration::ZERO)?;
-        tokio::spawn(serve(listener, Arc::clone(&received)));
+        tokio::spawn(serve(listener, Arc::clone(&uploads)));
         drop(entered);
-        Ok(Self { decoy, front, back, bridge, key, received, runtime })
+        Ok(Self { decoy, front, back, bridge, key, uploads, next_upload: AtomicU64::new(0), runtime })
     }
 
     /// Runs `work` on the stage's runtime.
@@ -119,9 +125,14 @@ impl Stage {
         Ok(Dialer::new(DialerConfig { path: path.to_owned(), ..DialerConfig::new(roots) }))
     }
 
-    /// A tunnel through the censor's wire, its inner handshake done.
+    /// A tunnel through `front`, its inner handshake done.
     pub(crate) fn tunnel(&self) -> Result<Tunnel> {
-        let (dialer, line) = (self.dialer("/")?, self.line(self.front.address())?);
+        self.tunnel_over(&self.front)
+    }
+
+    /// The same over a wire of the caller's.
+    pub(crate) fn tunnel_over(&self, link: &Link) -> Result<Tunnel> {
+        let (dialer, line) = (self.dialer("/menu.js")?, self.line(link.address())?);
         self.block_on(async {
             let tunnel = dialer.dial(&line).await?;
             tunnel.established().await?;
@@ -129,20 +140,18 @@ impl Stage {
         })
     }
 
-    /// What the bridge's side received in the stream of this number, by opening.
-    pub(crate) fn received(&self, number: usize) -> Payload {
-        let all = self.received.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(number).map(|payload| copy(payload)).unwrap_or_default()
-    }
-
-    /// Sends for ever in a stream of `tunnel`.
-    pub(crate) fn upload(&self, tunnel: &Tunnel) -> Result<tokio::task::JoinHandle<()>> {
+    /// Sends for ever in a stream of `tunnel`; gives what the bridge's side receives of it.
+    pub(crate) fn upload(&self, tunnel: &Tunnel) -> Result<Arc<Mutex<Payload>>> {
+        let number = self.next_upload.fetch_add(1, Ordering::Relaxed);
+        let payload: Arc<Mutex<Payload>> = Arc::default();
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&payload));
         let mut stream = tunnel.open()?;
-        Ok(self.spawn(async move {
-            if stream.write_all(&[UPLOAD]).await.is_ok() {
+        self.spawn(async move {
+            if stream.write_all(&[&[UPLOAD][..], &number.to_be_bytes()].concat()).await.is_ok() {
                 send(&mut stream).await;
             }
-        }))
+        });
+        Ok(payload)
     }
 
     /// Receives for ever in a stream of `tunnel`.
@@ -164,15 +173,20 @@ pub(crate) fn copy(payload: &Mutex<Payload>) -> Payload {
     payload.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-async fn serve(mut listener: Listener, received: Arc<Mutex<Vec<Arc<Mutex<Payload>>>>>) {
+async fn serve(mut listener: Listener, uploads: Uploads) {
     while let Some(incoming) = listener.accept().await {
-        let mut stream = incoming.stream;
-        let payload: Arc<Mutex<Payload>> = Arc::default();
-        received.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&payload));
+        let (mut stream, uploads) = (incoming.stream, Arc::clone(&uploads));
         tokio::spawn(async move {
             match stream.read_u8().await {
                 Ok(DOWNLOAD) => send(&mut stream).await,
-                Ok(UPLOAD) => receive(&mut stream, &payload).await,
+                Ok(UPLOAD) => {
+                    let Ok(number) = stream.read_u64().await else { return };
+                    let payload =
+                        uploads.lock().unwrap_or_else(PoisonError::into_inner).get(&number).map(Arc::clone);
+                    if let Some(payload) = payload {
+                        receive(&mut stream, &payload).await;
+                    }
+                }
                 Ok(_) | Err(_) => {}
             }
         });

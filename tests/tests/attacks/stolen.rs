@@ -7,19 +7,12 @@ use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::link::{Act, Gate, Rule, Way, Which};
 
 use crate::stage::{SOON, Stage, newest};
-use crate::visit::{all, say, settled, visit};
+use crate::visit::{all, made_up, say, settled, visit};
 
 /// A change of cipher spec, as a client sends it before its Finished.
 const CHANGE: [u8; 6] = [20, 3, 3, 0, 1, 1];
 /// A fatal alert in clear: handshake_failure.
 const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
-
-/// A record that opens under nobody's key.
-fn made_up(length: u8) -> Vec<u8> {
-    let mut record = vec![23, 3, 3, 0, length];
-    record.extend((0..length).map(|n| n.wrapping_mul(167).wrapping_add(13)));
-    record
-}
 
 /// What follows the stolen hello.
 fn spoiled(hello: &[u8]) -> Vec<(Vec<Vec<u8>>, Option<End>)> {

@@ -130,13 +130,31 @@ impl Inner {
         now: Instant,
     ) -> Option<Heard> {
         self.tunnel.tick(now);
-        let (kind, content) = self.tunnel.opener.open_in_place(record).ok()?;
+        // A failed open destroys the record.
+        let copy = self.first_keys.then(|| record.to_vec());
+        let Ok((kind, content)) = self.tunnel.opener.open_in_place(record) else {
+            return self.undone(&copy?, out);
+        };
         Some(match kind {
             NOISE => self.noise(content, out, rng, now),
             FRAMES => self.frames(content, out),
             ALERT => self.alert(content, out),
             _ => Heard::Fails(Ended::Violation),
         })
+    }
+
+    /// A record of the decoy's own, where its bytes come as they are again: what we sent was tampered with before HANDOVER, so
+    /// that the bridge has become a visitor's, and the decoy objects. Answered as Chrome answers it.
+    fn undone(&mut self, record: &[u8], out: &mut Vec<u8>) -> Option<Heard> {
+        let mut owed = Vec::new();
+        match self.tls.read(record, &mut self.scratch.0, &mut owed).ok()? {
+            Said::Alert(alert) => {
+                goodbye(alert, |content| self.tls.sealer.seal(APPLICATION_DATA, content, out));
+                Some(Heard::Ends)
+            }
+            Said::Nothing | Said::Data => Some(Heard::Nothing),
+            Said::Nonsense => None,
+        }
     }
 
     fn noise(&mut self, content: &[u8], out: &mut Vec<u8>, rng: &mut ChaCha20Rng, now: Instant) -> Heard {
