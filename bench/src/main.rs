@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 use std::{env, fs, io};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,6 +11,7 @@ use qnet_bench::load;
 use qnet_bench::measure::{self, Amount};
 use qnet_bench::plugin::Kind;
 use qnet_bench::report::{Series, machine, table};
+use qnet_tests::support::decoy::{self, Decoy, Server};
 
 const HELP: &str = "\
 qnet-bench [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write]
@@ -22,6 +24,9 @@ qnet-bench [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write
 
 /// Where `--write` puts the result.
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md");
+
+/// The decoy's idle limit. A carrier ends with its decoy's connection, and none may end while it is measured.
+const DECOY_IDLE: Duration = Duration::from_secs(600);
 
 struct Options {
     rounds: usize,
@@ -74,7 +79,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let kinds = kinds(options.only.as_deref())?;
+    let decoy =
+        Decoy::start(Server::Nginx, decoy::Options { idle: DECOY_IDLE, ..decoy::Options::default() })?;
+    let kinds = kinds(options.only.as_deref(), &decoy)?;
     let far = load::start()?;
     let mut series: Vec<_> =
         kinds.iter().map(|kind| Series { name: kind.transport.into(), rounds: Vec::new() }).collect();
@@ -94,16 +101,32 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn kinds(only: Option<&str>) -> Result<Vec<Kind>> {
-    let obfs4 = Kind {
-        transport: "obfs4",
-        program: measure::find("obfs4proxy").context("obfs4proxy is not there; ./dev bench installs it")?,
-        server_options: String::new(),
-        client_environment: Vec::new(),
-    };
-    let mut kinds = vec![obfs4];
-    kinds.retain(|kind| only.is_none_or(|only| only == kind.transport));
-    ensure!(!kinds.is_empty(), "no such transport");
+/// What is measured, in the table's order; the first is what the others are compared with. qnet alone needs the decoy.
+fn kinds(only: Option<&str>, decoy: &Decoy) -> Result<Vec<Kind>> {
+    let wanted = |transport: &str| only.is_none_or(|only| only == transport);
+    let mut kinds = Vec::new();
+    if wanted("obfs4") {
+        kinds.push(Kind {
+            transport: "obfs4",
+            program: measure::find("obfs4proxy")
+                .context("obfs4proxy is not there; ./dev bench installs it")?,
+            server_options: String::new(),
+            client_environment: Vec::new(),
+        });
+    }
+    if wanted("qnet") {
+        // Cargo puts all programs of a build into one folder.
+        let program = env::current_exe()?.with_file_name("qnet-pt");
+        ensure!(program.is_file(), "{} is not there; ./dev bench builds it", program.display());
+        let address = decoy.address().to_string().replace(':', r"\:");
+        kinds.push(Kind {
+            transport: "qnet",
+            program,
+            server_options: format!("qnet:decoy={address};qnet:sni={}", decoy.name()),
+            client_environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
+        });
+    }
+    ensure!(!kinds.is_empty(), "no such transport; --help names them");
     Ok(kinds)
 }
 

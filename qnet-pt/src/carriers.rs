@@ -41,9 +41,7 @@ fn proxy(upstream: &env::Upstream) -> Result<Upstream, LoginError> {
     };
     Ok(match upstream {
         env::Upstream::Socks5 { address, login } => Upstream::Socks5 { addr: *address, login: with(login)? },
-        env::Upstream::Socks4a { address, user } => {
-            Upstream::Socks4a { addr: *address, user: user.clone() }
-        }
+        env::Upstream::Socks4a { address, user } => Upstream::Socks4a { addr: *address, user: user.clone() },
         env::Upstream::Http { address, login } => Upstream::Http { addr: *address, login: with(login)? },
     })
 }

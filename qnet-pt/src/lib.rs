@@ -5,13 +5,14 @@
 //!
 //! - client: a SOCKS5 listener on loopback; each connection becomes a tunnel to the bridge its arguments describe;
 //! - server: a bridge in front of a decoy; each tunnel becomes a connection to tor's ORPort.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // forbidden everywhere but in `memory`, for one call of glibc
 
 mod carriers;
 mod client;
 pub mod identity;
 mod lifetime;
 mod logging;
+mod memory;
 pub mod options;
 mod orport;
 pub mod output;
@@ -138,6 +139,7 @@ async fn play(settings: Settings, output: &Output) -> bool {
         }
     };
     output.line(&Line::Version);
+    tokio::spawn(memory::give_back_when_idle());
     let (ender, lifetime) = Ender::new();
     let playing = async move {
         let playing = match &settings.role {

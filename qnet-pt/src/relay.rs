@@ -31,6 +31,7 @@ where
     poll_fn(|cx| {
         let up = up.poll(cx, a, b)?;
         let down = down.poll(cx, b, a)?;
+        crate::memory::used();
         if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -16,14 +16,17 @@ use qnet_wire::{key::IdentityKey, name::ServerName};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, mpsc},
+    task::JoinHandle,
 };
 
 use crate::{
     budget::Budget,
     connect::Connect,
+    decoy::{self, Examined, Idle, Refusal},
     driver::{Driver, Host, Shared, now},
     seed::seed,
     stream::Stream,
+    tls::Roots,
 };
 
 /// Tokens that knocked and are remembered (docs/protocol.md, section 4).
@@ -89,7 +92,7 @@ pub struct Listener {
     local: SocketAddr,
     incoming: mpsc::Receiver<Incoming>,
     common: Arc<Common>,
-    task: tokio::task::JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl Listener {
@@ -141,7 +144,39 @@ impl Listener {
 
     /// Tells all carriers, present and to come, what was measured about the decoy.
     pub fn set_facts(&self, facts: DecoyFacts) {
-        *self.common.core.facts.write().unwrap_or_else(PoisonError::into_inner) = facts;
+        *self.common.facts() = facts;
+    }
+
+    /// What the carriers go by at the moment.
+    #[must_use]
+    pub fn facts(&self) -> DecoyFacts {
+        self.common.facts().clone()
+    }
+
+    /// Examines the decoy under each of the bridge's names, and tells the carriers what was measured. To be called before
+    /// the bridge is announced; takes a second or two for each name.
+    ///
+    /// # Errors
+    ///
+    /// The site cannot be the decoy. Nothing is changed then, and it may be examined again.
+    pub async fn examine(&self, roots: &Roots) -> Result<Examined, Refusal> {
+        let Common { core, decoy: address, .. } = &*self.common;
+        let examined = decoy::examine_all(*address, &core.names, roots).await?;
+        let idle = self.common.facts().idle_limit;
+        self.set_facts(DecoyFacts { idle_limit: idle, ..DecoyFacts::from(&examined.facts) });
+        Ok(examined)
+    }
+
+    /// Measures in the background how long the decoy keeps an idle connection, up to ten minutes, and tells the carriers. An
+    /// error that the task gives with [`DecoyError::Unasked`](decoy::DecoyError::Unasked) means that the site should not be
+    /// the decoy after all; others, that it could not be measured.
+    pub fn measure_idle(&self, roots: &Roots) -> JoinHandle<Result<Idle, Refusal>> {
+        let (common, roots) = (Arc::clone(&self.common), roots.clone());
+        tokio::spawn(async move {
+            let idle = decoy::measure_idle_all(common.decoy, &common.core.names, &roots).await?;
+            common.facts().idle_limit = Some(idle.limit);
+            Ok(idle)
+        })
     }
 
     /// What was counted so far.
@@ -158,6 +193,10 @@ impl Drop for Listener {
 }
 
 impl Common {
+    fn facts(&self) -> RwLockWriteGuard<'_, DecoyFacts> {
+        self.core.facts.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }

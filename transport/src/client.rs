@@ -131,7 +131,9 @@ impl Dialer {
     /// See [`DialError`].
     pub async fn dial(&self, line: &BridgeLine) -> Result<Tunnel, DialError> {
         let limit = tokio::time::Instant::now() + DIAL_LIMIT;
-        let shared = timeout_at(limit, self.begin(line)).await.unwrap_or(Err(DialError::TimedOut))?;
+        // Boxed: what it needs while it runs would otherwise stay in its caller for as long as that lives.
+        let begun = timeout_at(limit, Box::pin(self.begin(line))).await;
+        let shared = begun.unwrap_or(Err(DialError::TimedOut))?;
         let tunnel = Tunnel::new(Arc::clone(&shared));
         let waiting = shared.until(|inner| match inner.progress {
             Progress::Begun => None,

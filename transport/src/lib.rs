@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`client`] | dial a bridge, open streams |
 //! | [`bridge`] | listen, join clients to the decoy, accept streams |
+//! | [`decoy`] | can the site behind a bridge be its decoy? |
 //! | [`connect`] | the TCP connection to a bridge, direct or through an upstream proxy |
 //! | [`tls`] | the client's genuine TLS handshake with the decoy: Chrome's ClientHello, the token in it |
 #![deny(unsafe_code)] // forbidden in every module but `tls::ffi`, which calls BoringSSL's C API
@@ -12,6 +13,7 @@ pub mod bridge;
 mod budget;
 pub mod client;
 pub mod connect;
+pub mod decoy;
 mod driver;
 mod seed;
 mod stream;

@@ -2,7 +2,9 @@
 
 use zeroize::Zeroize;
 
-/// Room offered for one read. Four full records, so that one system call carries several; given back when idle.
+/// Room offered for the first reads: one full record.
+const FIRST_SIZE: usize = 17 * 1024;
+/// Room once a read has filled what was offered: four full records, so that one system call carries several; given back when idle.
 const READ_SIZE: usize = 64 * 1024;
 
 /// Bytes from a socket, in order, kept until the core has consumed them.
@@ -11,20 +13,26 @@ pub(crate) struct Inbox {
     buf: Vec<u8>,
     start: usize,
     end: usize,
+    /// A read took all the room there was: there is more to come.
+    busy: bool,
 }
 
 impl Inbox {
     /// Room for the next read, never empty. What is unread moves to the front only when less than half is free.
     pub(crate) fn space(&mut self) -> &mut [u8] {
-        if self.buf.is_empty() {
-            self.buf.resize(READ_SIZE, 0);
+        let wanted = if self.busy { READ_SIZE } else { FIRST_SIZE };
+        if self.buf.len() < wanted {
+            self.buf.resize(wanted, 0);
         }
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-        } else if self.buf.len() - self.end < READ_SIZE / 2 {
+        } else if self.buf.len() - self.end < self.buf.len() / 2 {
             self.buf.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
+        }
+        if self.end == self.buf.len() {
+            self.buf.resize(self.end + READ_SIZE, 0);
         }
         &mut self.buf[self.end..]
     }
@@ -32,17 +40,13 @@ impl Inbox {
     /// Notes that the first `n` bytes of [`Inbox::space`] were filled.
     pub(crate) fn filled(&mut self, n: usize) {
         self.end = (self.end + n).min(self.buf.len());
+        self.busy |= self.end == self.buf.len();
     }
 
     /// Appends bytes that came by another way than [`Inbox::space`].
     pub(crate) fn extend(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let space = self.space();
-            if space.is_empty() {
-                let grown = self.buf.len() + bytes.len();
-                self.buf.resize(grown, 0);
-                continue;
-            }
             let n = space.len().min(bytes.len());
             space[..n].copy_from_slice(&bytes[..n]);
             self.filled(n);

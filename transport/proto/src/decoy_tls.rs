@@ -16,7 +16,7 @@ const KEY_UPDATE_ANSWER: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
 
 /// What a record of the decoy's says.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub enum Said {
     /// Nothing for the layer above.
     Nothing,
     /// Application data, in the scratch.
@@ -29,22 +29,28 @@ pub(crate) enum Said {
 
 /// The record does not open.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Unopened;
+pub struct Unopened;
 
 /// Both directions' protection, and the messages that change it.
-pub(crate) struct DecoyTls {
-    pub(crate) sealer: Sealer,
-    pub(crate) opener: Opener,
+pub struct DecoyTls {
+    /// To the decoy.
+    pub sealer: Sealer,
+    /// From the decoy.
+    pub opener: Opener,
     handshake: Vec<u8>,
 }
 
 impl DecoyTls {
-    pub(crate) fn new(sealer: Sealer, opener: Opener) -> Self {
+    /// Both directions, as they stand after the handshake or after HANDOVER.
+    pub fn new(sealer: Sealer, opener: Opener) -> Self {
         Self { sealer, opener, handshake: Vec::new() }
     }
 
     /// Opens a whole record of outer type 23 into `scratch`. What it owes in return is appended to `out`.
-    pub(crate) fn read(
+    ///
+    /// # Errors
+    /// [`Unopened`]: the record is not one of the decoy's next.
+    pub fn read(
         &mut self,
         record: &[u8],
         scratch: &mut Vec<u8>,

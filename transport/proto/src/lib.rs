@@ -10,6 +10,7 @@
 //! | [`knock`] | the key both sides share after the hellos, the knock, and the tokens that knocked |
 //! | [`aead`] | one AEAD under one key |
 //! | [`tls`] | TLS 1.3's record protection from traffic secrets |
+//! | [`decoy_tls`] | TLS with the decoy after its handshake |
 //! | [`http2`] | what Chrome sends over HTTP/2: the page load, HPACK, the last request |
 //! | [`chrome`] | what is imitated, as data, with its version and date |
 //! | [`noise`] | the inner handshake and the key schedule |
@@ -27,7 +28,7 @@ mod buffer;
 pub mod carrier;
 pub mod chrome;
 pub mod client;
-mod decoy_tls;
+pub mod decoy_tls;
 mod ended;
 pub mod frame;
 pub mod hello;

@@ -3,8 +3,9 @@
 
 use std::io::{self, Read, Write};
 
+use boring::asn1::Asn1Time;
 use boring::error::ErrorStack;
-use boring::ssl::{Error as SslError, Ssl, SslRef, SslStream};
+use boring::ssl::{Error as SslError, Ssl, SslRef, SslStream, SslVerifyMode};
 use boring::x509::X509;
 use boring::x509::verify::{X509CheckFlags, X509VerifyFlags};
 use qnet_proto::token::EchOffer;
@@ -61,6 +62,15 @@ pub(super) enum Step {
     Failed(Vec<Vec<u8>>, HandshakeError),
 }
 
+/// Whose certificates are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Those of the roots only.
+    Roots,
+    /// Anybody's for the right name and within their time; what else is wrong is told afterwards.
+    AnyIssuer,
+}
+
 /// One connection's BoringSSL client.
 pub(super) struct Engine {
     stream: SslStream<Pipe>,
@@ -69,8 +79,17 @@ pub(super) struct Engine {
 
 impl Engine {
     /// A client that has sent nothing yet.
-    pub(super) fn new(offer: &EchOffer, name: &ServerName, roots: &Roots) -> Result<Self, ErrorStack> {
+    pub(super) fn new(
+        offer: &EchOffer,
+        name: &ServerName,
+        roots: &Roots,
+        trust: Trust,
+    ) -> Result<Self, ErrorStack> {
         let mut ssl = Ssl::new(&roots.context)?;
+        if trust == Trust::AnyIssuer {
+            // The verdict is kept all the same, for `doubt`.
+            ssl.set_verify(SslVerifyMode::NONE);
+        }
         // The inner name: the token. BoringSSL puts the ECHConfig's public name into the outer hello.
         ssl.set_hostname(&offer.token.inner_name())?;
         ssl.set_ech_config_list(&offer.config_list)?;
@@ -128,6 +147,32 @@ impl Engine {
     /// The server's certificate.
     pub(super) fn certificate(&self) -> Option<X509> {
         self.stream.ssl().peer_certificate()
+    }
+
+    /// What a client would have against the certificate that was taken under [`Trust::AnyIssuer`].
+    ///
+    /// # Errors
+    /// [`HandshakeError::Certificate`]: it is for other names, or out of date.
+    pub(super) fn doubt(&self) -> Result<Option<String>, HandshakeError> {
+        let Err(error) = self.stream.ssl().verify_result() else { return Ok(None) };
+        let refuse = |why| Err(HandshakeError::Certificate { name: self.name.to_string(), why });
+        let Some(certificate) = self.certificate() else { return refuse("it cannot be checked".into()) };
+        // The verdict is the first thing that is wrong; these may hide behind it.
+        let rules = X509CheckFlags::NEVER_CHECK_SUBJECT | X509CheckFlags::NO_PARTIAL_WILDCARDS;
+        if !certificate.check_host_with_flags(self.name.as_str(), rules)? {
+            let names = names(&certificate);
+            return refuse(if names.is_empty() {
+                "it names no host".into()
+            } else {
+                format!("it is for {}", names.join(", "))
+            });
+        }
+        let now = Asn1Time::days_from_now(0)?;
+        if *certificate.not_after() < now || *certificate.not_before() > now {
+            let (from, until) = (certificate.not_before(), certificate.not_after());
+            return refuse(format!("it is valid from {from} until {until}; is this machine's clock right?"));
+        }
+        Ok(Some(error.error_string().into()))
     }
 
     fn explain(&self, error: &SslError) -> HandshakeError {

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::engine::{Engine, Step};
+use super::engine::{Engine, Step, Trust};
 use super::error::HandshakeError;
 use super::roots::Roots;
 use super::wire::{self, APPLICATION_DATA, HEADER, HelloCollector, Next};
@@ -92,9 +92,32 @@ pub async fn handshake(
     name: &ServerName,
     roots: &Roots,
 ) -> Result<Handshake, HandshakeError> {
-    let mut engine = Engine::new(offer, name, roots)?;
-    let client_hello = say_hello(&mut engine, tcp).await?;
-    let asked = Instant::now();
+    perform(tcp, offer, name, roots, Trust::Roots).await.map(|(done, _)| done)
+}
+
+/// As [`handshake`], but a certificate that clients may have no reason to believe is taken, if it is for `name` and
+/// within its time. The second result says what they would have against it.
+///
+/// # Errors
+/// See [`HandshakeError`].
+pub(crate) async fn handshake_with_any_issuer(
+    tcp: &mut TcpStream,
+    offer: &EchOffer,
+    name: &ServerName,
+    roots: &Roots,
+) -> Result<(Handshake, Option<String>), HandshakeError> {
+    perform(tcp, offer, name, roots, Trust::AnyIssuer).await
+}
+
+async fn perform(
+    tcp: &mut TcpStream,
+    offer: &EchOffer,
+    name: &ServerName,
+    roots: &Roots,
+    trust: Trust,
+) -> Result<(Handshake, Option<String>), HandshakeError> {
+    let mut engine = Engine::new(offer, name, roots, trust)?;
+    let (client_hello, asked) = say_hello(&mut engine, tcp).await?;
     let mut incoming = Incoming::default();
     let mut seen = Seen::default();
     let mut round_trip = None;
@@ -122,11 +145,14 @@ pub async fn handshake(
         }
     }
     let round_trip = round_trip.unwrap_or_default();
-    conclude(&engine, seen, Handshook { client_hello, sent, unread: incoming.rest(), round_trip })
+    let doubt = engine.doubt()?;
+    let ours = Handshook { client_hello, sent, unread: incoming.rest(), round_trip };
+    Ok((conclude(&engine, seen, ours)?, doubt))
 }
 
-/// Sends the ClientHello, in one write, and returns its message.
-async fn say_hello(engine: &mut Engine, tcp: &mut TcpStream) -> Result<Vec<u8>, HandshakeError> {
+/// Sends the ClientHello, in one write, and returns its message and when it went: before the write, during which a near
+/// server may already answer.
+async fn say_hello(engine: &mut Engine, tcp: &mut TcpStream) -> Result<(Vec<u8>, Instant), HandshakeError> {
     let Step::More(writes) = engine.feed(&[]) else {
         return Err(HandshakeError::Unexpected("no ClientHello"));
     };
@@ -135,8 +161,9 @@ async fn say_hello(engine: &mut Engine, tcp: &mut TcpStream) -> Result<Vec<u8>, 
         .push(&record)
         .filter(|message| message.len() + HEADER == record.len())
         .ok_or(HandshakeError::Unexpected("a ClientHello that is not one record"))?;
+    let asked = Instant::now();
     tcp.write_all(&record).await.map_err(HandshakeError::Io)?;
-    Ok(message)
+    Ok((message, asked))
 }
 
 /// Sends each of `writes` in one write, and notes it in `sent`.

@@ -23,9 +23,10 @@ mod ffi;
 mod handshake;
 mod keylog;
 mod roots;
-mod wire;
+pub(crate) mod wire;
 
 pub use error::{HandshakeError, RootsError};
+pub(crate) use handshake::handshake_with_any_issuer;
 pub use handshake::{Certificate, Handshake, MAX_SERVER_FLIGHT, handshake};
 pub use roots::Roots;
 

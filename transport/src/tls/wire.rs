@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 /// Length of a record header (RFC 8446, section 5.1).
-pub(super) const HEADER: usize = 5;
+pub(crate) const HEADER: usize = 5;
 /// Largest length field of a protected record (RFC 8446, section 5.2).
 const MAX_LENGTH: usize = 16_384 + 256;
 /// Largest hello kept: what the bridge accepts of a ClientHello (docs/protocol.md, section 2).
@@ -10,11 +10,11 @@ const MAX_HELLO: usize = 16_384;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const HANDSHAKE: u8 = 22;
-pub(super) const APPLICATION_DATA: u8 = 23;
+pub(crate) const APPLICATION_DATA: u8 = 23;
 
 /// What stands at the start of a byte stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// So many more bytes are needed to say.
     Missing(usize),
     /// A record of this many bytes, header included.
@@ -24,7 +24,7 @@ pub(super) enum Next {
 }
 
 /// Looks at the start of `bytes`.
-pub(super) fn next(bytes: &[u8]) -> Next {
+pub(crate) fn next(bytes: &[u8]) -> Next {
     let Some(&[kind, major, _, high, low]) = bytes.first_chunk::<HEADER>() else {
         return Next::Missing(HEADER - bytes.len());
     };

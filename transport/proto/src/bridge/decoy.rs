@@ -94,6 +94,14 @@ impl Keeping {
         })
     }
 
+    /// The decoy's next record may begin inside a frame, the tail of the knock's answer: asks it for a mark after which frames
+    /// can be told. `random`: what the mark is known by.
+    pub(super) fn find_frames(&mut self, random: [u8; 8], out: &mut Vec<u8>) {
+        let mut ping = Vec::new();
+        self.keeper.find_frames(random, &mut ping);
+        self.tls.sealer.seal(APPLICATION_DATA, &ping, out);
+    }
+
     /// A whole record from the decoy; what it owes in return is appended to `out`.
     pub(super) fn record(&mut self, outer: u8, record: &[u8], out: &mut Vec<u8>) -> Word {
         if outer != APPLICATION_DATA {

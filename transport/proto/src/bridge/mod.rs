@@ -212,6 +212,10 @@ impl Bridge {
                 self.untunnel(Ended::Tampered);
                 pass(&mut self.client.inbox, &mut self.decoy.outbox);
             }
+            Outcome::Alerted => {
+                self.untunnel(Ended::PeerClosed);
+                pass(&mut self.client.inbox, &mut self.decoy.outbox);
+            }
             Outcome::Ended(why) => {
                 self.over(why);
                 self.state = State::Deaf;
@@ -246,7 +250,7 @@ impl Bridge {
         }
     }
 
-    fn decoy_bytes(&mut self) {
+    fn decoy_bytes(&mut self, now: Instant) {
         loop {
             match &mut self.state {
                 State::Before(before) => {
@@ -260,7 +264,7 @@ impl Bridge {
                         return;
                     }
                 }
-                State::Inner(_) | State::Over(_) => return self.decoy_htx(),
+                State::Inner(_) | State::Over(_) => return self.decoy_htx(now),
             }
         }
     }
@@ -297,11 +301,14 @@ impl Bridge {
         true
     }
 
-    fn decoy_htx(&mut self) {
+    fn decoy_htx(&mut self, now: Instant) {
+        let facts = self.facts();
         let over = matches!(self.state, State::Over(_)) || self.client.ended;
         let (State::Inner(inner) | State::Over(inner)) = &mut self.state else { return };
-        let word =
-            inner.decoy_records(&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox, over);
+        let mut context = Context { facts: &facts, rng: &mut self.rng, now };
+        let (inbox, to_client, to_decoy) =
+            (&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox);
+        let word = inner.decoy_records(inbox, to_client, to_decoy, over, &mut context);
         match word {
             Word::Nothing | Word::GoAway(_) => {}
             Word::Alert(_) => self.untunnel(Ended::DecoyEnded),
@@ -354,7 +361,7 @@ impl Carrier for Bridge {
         self.touched(now);
         match side {
             Side::Peer => self.client_bytes(now),
-            Side::Decoy => self.decoy_bytes(),
+            Side::Decoy => self.decoy_bytes(now),
         }
     }
 

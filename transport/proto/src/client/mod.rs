@@ -238,8 +238,7 @@ impl Client {
             round_trip: load.round_trip,
             now,
         };
-        let requests = load.h2.requests();
-        let inner = Inner::new(proof.tunnel, initiator, load.tls, requests, load.up_lengths, &options);
+        let inner = Inner::new(proof.tunnel, initiator, load.tls, load.h2, load.up_lengths, &options);
         self.state = State::Inner(Box::new(inner));
         self.events.push_back(Event::Proved);
     }
@@ -258,6 +257,7 @@ impl Client {
         match heard {
             None => self.tampered(),
             Some(Heard::Nothing) => {}
+            Some(Heard::LetGo) => self.over(Ended::Tampered),
             Some(Heard::Ends) => self.finish(Ended::DecoyEnded),
             Some(Heard::Fails(why)) => self.finish(why),
         }

@@ -39,10 +39,15 @@ pub(crate) struct Fields {
     pub(crate) content_type: Vec<u8>,
     pub(crate) content_encoding: Vec<u8>,
     pub(crate) cookies: Vec<Vec<u8>>,
+    /// How many fields there were.
+    pub(crate) count: usize,
+    /// `alt-svc` (RFC 7838), unless it only withdraws earlier ones.
+    pub(crate) alt_svc: Option<Vec<u8>>,
 }
 
 impl Fields {
     fn take(&mut self, name: &[u8], value: &[u8]) {
+        self.count += 1;
         match name {
             b":status" => {
                 let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
@@ -52,6 +57,7 @@ impl Fields {
             b"content-type" => self.content_type = value.to_vec(),
             b"content-encoding" => self.content_encoding = value.to_vec(),
             b"set-cookie" => self.cookies.push(value.to_vec()),
+            b"alt-svc" if value != b"clear" => self.alt_svc = Some(value.to_vec()),
             _ => {}
         }
     }
@@ -100,6 +106,8 @@ pub(crate) struct Connection {
     pub(crate) settings_taken: bool,
     pub(crate) max_streams: u32,
     pub(crate) gone_away: bool,
+    /// What the decoy last named as an alternative of itself.
+    pub(crate) alt_svc: Option<Vec<u8>>,
 }
 
 impl Connection {
@@ -119,6 +127,7 @@ impl Connection {
             settings_taken: false,
             max_streams: MAX_STREAMS,
             gone_away: false,
+            alt_svc: None,
         }
     }
 
@@ -201,10 +210,14 @@ impl Connection {
                 self.gone_away = true;
                 Ok(())
             }
+            kind::ALTSVC => {
+                self.alt_svc = Some(frame.payload.to_vec());
+                Ok(())
+            }
             kind::WINDOW_UPDATE if frame.number().is_none_or(|increment| increment == 0) => {
                 Err(LoadError::Protocol("a bad WINDOW_UPDATE"))
             }
-            // WINDOW_UPDATE: requests have no bodies. PRIORITY, ALTSVC and the unknown are passed over.
+            // WINDOW_UPDATE: requests have no bodies. PRIORITY and the unknown are passed over.
             _ => Ok(()),
         }
     }
@@ -254,6 +267,9 @@ impl Connection {
         }
         let mut fields = Fields::default();
         self.decoder.decode(&block, |name, value| fields.take(name, value))?;
+        if let Some(other) = fields.alt_svc.take() {
+            self.alt_svc = Some(other);
+        }
         let end = flags & flag::END_STREAM != 0;
         if self.is_open(stream) {
             if end {

@@ -18,6 +18,8 @@ pub(crate) mod kind {
     pub(crate) const GOAWAY: u8 = 7;
     pub(crate) const WINDOW_UPDATE: u8 = 8;
     pub(crate) const CONTINUATION: u8 = 9;
+    /// RFC 7838, section 4.
+    pub(crate) const ALTSVC: u8 = 10;
 }
 
 /// Frame flags.

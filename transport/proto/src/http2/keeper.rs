@@ -57,6 +57,7 @@ pub struct Keeper {
     authority: String,
     path: String,
     requests: u32,
+    answered: u32,
     next_stream: u32,
     outstanding: Vec<u32>,
     cutter: Cutter,
@@ -74,6 +75,7 @@ impl Keeper {
             authority: authority.as_str().to_owned(),
             path: path.to_owned(),
             requests: requests_made,
+            answered: 0,
             next_stream: FIRST_STREAM,
             outstanding: Vec::new(),
             cutter: Cutter::default(),
@@ -166,14 +168,14 @@ impl Keeper {
                     frame::window_update(0, std::mem::take(&mut self.taken), out);
                 }
                 if frame.has(flag::END_STREAM) {
-                    self.end(frame.stream);
+                    self.answer(frame.stream);
                 } else if !frame.payload.is_empty() {
                     // The knock answer's tail: its stream's credit is not known, so it is given back at once.
                     let length = u32::try_from(frame.payload.len()).unwrap_or(u32::MAX);
                     frame::window_update(frame.stream, length, out);
                 }
             }
-            kind::HEADERS if frame.has(flag::END_STREAM) => self.end(frame.stream),
+            kind::HEADERS if frame.has(flag::END_STREAM) => self.answer(frame.stream),
             kind::RST_STREAM => self.end(frame.stream),
             kind::SETTINGS if !frame.has(flag::ACK) => frame::header(kind::SETTINGS, flag::ACK, 0, 0, out),
             kind::PING if frame.payload.len() != 8 => return Err(KeeperError::Protocol("a bad PING")),
@@ -188,6 +190,12 @@ impl Keeper {
         Ok(())
     }
 
+    fn answer(&mut self, stream: u32) {
+        let before = self.outstanding.len();
+        self.end(stream);
+        self.answered += u32::from(self.outstanding.len() < before);
+    }
+
     fn end(&mut self, stream: u32) {
         self.outstanding.retain(|id| *id != stream);
     }
@@ -196,6 +204,11 @@ impl Keeper {
     #[allow(clippy::cast_possible_truncation, reason = "at most MAX_OUTSTANDING")]
     pub fn outstanding(&self) -> u32 {
         self.outstanding.len() as u32
+    }
+
+    /// Requests of its own that were answered, not reset.
+    pub fn answered(&self) -> u32 {
+        self.answered
     }
 
     /// Requests made on this connection, the load's included.
@@ -287,6 +300,23 @@ mod tests {
             keeper.request(&mut out);
         }
         assert_eq!(keeper.outstanding() as usize, MAX_OUTSTANDING);
+    }
+
+    #[test]
+    fn answers_are_told_from_resets() {
+        let mut keeper = Keeper::new(7, &"www.example.com".parse().unwrap(), "/");
+        let mut out = Vec::new();
+        (0..3).for_each(|_| keeper.request(&mut out));
+        assert_eq!((keeper.requests(), keeper.outstanding(), keeper.answered()), (10, 3, 0));
+        let mut came = Vec::new();
+        frame::header(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, FIRST_STREAM, 1, &mut came);
+        came.push(0x88);
+        frame::header(kind::RST_STREAM, 0, FIRST_STREAM + 2, 4, &mut came);
+        came.extend_from_slice(&7u32.to_be_bytes());
+        // An answer to none of its requests: the load's last one may still be on its way.
+        frame::header(kind::DATA, flag::END_STREAM, 13, 0, &mut came);
+        keeper.on_data(&came, &mut Vec::new()).unwrap();
+        assert_eq!((keeper.outstanding(), keeper.answered()), (1, 1));
     }
 
     proptest! {

@@ -36,4 +36,4 @@ mod vectors;
 pub use decode::HpackError;
 pub use error::LoadError;
 pub use keeper::{Keeper, KeeperError};
-pub use page::{Output, PageLoad};
+pub use page::{Answer, Output, PageLoad};

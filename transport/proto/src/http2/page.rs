@@ -38,6 +38,19 @@ pub enum Output {
     Knock(Vec<u8>),
 }
 
+/// What the answer to a load's last request came to, for comparing such answers with each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Its status (RFC 9110, section 15); 0 before it has come.
+    pub status: u16,
+    /// How many header fields it has, pseudo-header fields included.
+    pub fields: usize,
+    /// The length of its body in bytes, as it came.
+    pub body: u64,
+    /// The error with which the decoy reset it, if it did (RFC 9113, section 7).
+    pub reset: Option<u32>,
+}
+
 /// One visit to a decoy, as Chrome makes it.
 ///
 /// Contract: call [`poll`](Self::poll) until it gives None, sending each output as one TLS record as it comes; then wait
@@ -66,6 +79,10 @@ pub struct PageLoad {
     give_up_load: Option<Instant>,
     idle: Option<Instant>,
     knock: Option<u32>,
+    /// The last request is Chrome's own, without room for a knock.
+    plain: bool,
+    answers: u32,
+    answer: Answer,
     failure: Option<LoadError>,
 }
 
@@ -143,8 +160,18 @@ impl PageLoad {
             give_up_load: None,
             idle: None,
             knock: None,
+            plain: false,
+            answers: 0,
+            answer: Answer::default(),
             failure: None,
         }
+    }
+
+    /// Makes the load's last request as Chrome itself does: a [`Output::Record`] like the others, with no place for a
+    /// knock. For comparing a decoy's answers.
+    pub fn without_knock(mut self) -> Self {
+        self.plain = true;
+        self
     }
 
     /// Takes decrypted application data from the decoy.
@@ -210,7 +237,28 @@ impl PageLoad {
         self.requests
     }
 
-    /// Whether the knock was sent and its request's answer is whole, or reset.
+    /// Requests whose answers are whole, or reset.
+    pub fn answers(&self) -> u32 {
+        self.answers
+    }
+
+    /// Whether the last request was made.
+    pub fn last_request_made(&self) -> bool {
+        self.knock.is_some()
+    }
+
+    /// The last request's answer, as far as it has come.
+    pub fn answer(&self) -> Answer {
+        self.answer
+    }
+
+    /// What the decoy named as an alternative of itself (RFC 7838), if it did: the value of `alt-svc`, or an ALTSVC
+    /// frame's payload.
+    pub fn alternative(&self) -> Option<&[u8]> {
+        self.connection.as_ref()?.alt_svc.as_deref()
+    }
+
+    /// Whether the last request was made and its answer is whole, or reset.
     pub fn answer_ended(&self) -> bool {
         match (self.knock, &self.connection) {
             (Some(stream), Some(connection)) => !connection.is_open(stream),
@@ -361,9 +409,15 @@ impl PageLoad {
         let weight = self.profile.weights[resource.level() as usize];
         let depends_on = self.dependencies.add(stream, resource.level());
         let connection = self.connection.as_mut()?;
-        let Some(frame) =
+        let output = if self.plain {
+            let mut block = Vec::new();
+            request::encode(&mut connection.encoder, &headers, &mut block);
+            Output::Record(request::headers_frame(stream, depends_on, weight, &block))
+        } else if let Some(frame) =
             knocking::frame(&connection.encoder, &headers, stream, depends_on, weight, self.field)
-        else {
+        {
+            Output::Knock(frame)
+        } else {
             self.failure = Some(LoadError::NothingToKnockWith);
             return None;
         };
@@ -371,7 +425,7 @@ impl PageLoad {
         self.requests += 1;
         self.knock = Some(stream);
         self.step = Step::Knocked;
-        Some(Output::Knock(frame))
+        Some(output)
     }
 
     fn headers(&self, resource: Resource, path: &str) -> request::Headers {
@@ -404,6 +458,9 @@ impl PageLoad {
         match event {
             Event::Headers { stream, fields, end } => self.on_headers(stream, fields, end, now),
             Event::Data { stream, data, end } => {
+                if self.knock == Some(stream) {
+                    self.answer.body += data.len() as u64;
+                }
                 if let Step::Page(page) = &mut self.step {
                     let room = MAX_BODY - page.body.len();
                     page.body.extend_from_slice(&data[..data.len().min(room)]);
@@ -414,6 +471,10 @@ impl PageLoad {
                 if matches!(self.step, Step::Page(_)) {
                     return Err(LoadError::Refused(code));
                 }
+                if self.knock == Some(stream) {
+                    self.answer.reset = Some(code);
+                }
+                self.answers += 1;
                 self.forget(stream);
                 Ok(())
             }
@@ -421,6 +482,10 @@ impl PageLoad {
     }
 
     fn on_headers(&mut self, stream: u32, fields: Fields, end: bool, now: Instant) -> Result<(), LoadError> {
+        if self.knock == Some(stream) && fields.status >= 200 {
+            self.answer.status = fields.status;
+            self.answer.fields = fields.count;
+        }
         let Some(asked) = self.asked.iter().find(|asked| asked.stream == stream) else { return Ok(()) };
         for cookie in &fields.cookies {
             self.jar.set(cookie, &self.authority, &asked.path);
@@ -446,6 +511,7 @@ impl PageLoad {
     }
 
     fn on_end(&mut self, stream: u32, now: Instant) -> Result<(), LoadError> {
+        self.answers += 1;
         self.forget(stream);
         let Step::Page(page) = &mut self.step else { return Ok(()) };
         let page = std::mem::take(page);

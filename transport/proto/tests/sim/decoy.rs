@@ -31,6 +31,9 @@ pub(crate) struct Manner {
     pub(crate) key_update_at: Option<u32>,
     /// Sends a PING with the answer to this request.
     pub(crate) ping_at: Option<u32>,
+    /// The same, behind the first record of the answer.
+    pub(crate) key_update_after: Option<u32>,
+    pub(crate) ping_after: Option<u32>,
     /// Never answers this request.
     pub(crate) mute_at: Option<u32>,
     /// Sends this many tickets.
@@ -50,6 +53,8 @@ impl Default for Manner {
             record: 0,
             key_update_at: None,
             ping_at: None,
+            key_update_after: None,
+            ping_after: None,
             mute_at: None,
             tickets: 2,
             empty_end: false,
@@ -146,6 +151,12 @@ impl Decoy {
         self.end(Ending::Idle);
     }
 
+    /// An alert, then FIN.
+    pub(crate) fn complain(&mut self, alert: [u8; 2]) {
+        self.sealer.seal(21, &alert, &mut self.out);
+        self.end(Ending::BadRecord);
+    }
+
     /// Says this in one record of its own, now.
     pub(crate) fn say(&mut self, inner: u8, content: &[u8]) {
         self.sealer.seal(inner, content, &mut self.out);
@@ -226,7 +237,8 @@ impl Decoy {
             self.say_frames(&first);
         }
         while self.h2.len() >= 9 {
-            let length = usize::from(self.h2[0]) << 16 | usize::from(self.h2[1]) << 8 | usize::from(self.h2[2]);
+            let length =
+                usize::from(self.h2[0]) << 16 | usize::from(self.h2[1]) << 8 | usize::from(self.h2[2]);
             if self.h2.len() < 9 + length {
                 return;
             }
@@ -245,6 +257,11 @@ impl Decoy {
                 self.say_frames(&ack);
             }
             PING if flags & 1 != 0 => self.pongs += 1,
+            PING => {
+                let mut pong = Vec::new();
+                frame(PING, 1, 0, payload, &mut pong);
+                self.say_frames(&pong);
+            }
             WINDOW_UPDATE if stream == 0 => {
                 self.credit += u64::from(u32::from_be_bytes(payload.try_into().unwrap()));
             }
@@ -259,16 +276,7 @@ impl Decoy {
         if self.manner.mute_at == Some(number) {
             return;
         }
-        if self.manner.ping_at == Some(number) {
-            let mut ping = Vec::new();
-            frame(PING, 0, 0, &[9; 8], &mut ping);
-            self.say_frames(&ping);
-        }
-        if self.manner.key_update_at == Some(number) {
-            self.flush();
-            self.sealer.seal(22, &[24, 0, 0, 1, 1], &mut self.out);
-            self.sealer.key_update();
-        }
+        self.ask(self.manner.ping_at == Some(number), self.manner.key_update_at == Some(number));
         let images = &self.manner.images;
         let (kind, body) = match number.checked_sub(2).map(|n| n as usize) {
             None => ("text/html", page(images.len()).into_bytes()),
@@ -276,10 +284,24 @@ impl Decoy {
             Some(_) => ("image/x-icon", vec![0x1c; self.manner.last]),
         };
         let body = if head || stream >= 1001 { Vec::new() } else { body };
-        self.answer(stream, kind, &body);
+        self.answer(stream, kind, &body, number);
     }
 
-    fn answer(&mut self, stream: u32, kind: &str, body: &[u8]) {
+    /// Things a server may ask of its client.
+    fn ask(&mut self, ping: bool, key_update: bool) {
+        if ping {
+            let mut ping = Vec::new();
+            frame(PING, 0, 0, &[9; 8], &mut ping);
+            self.say_frames(&ping);
+        }
+        if key_update {
+            self.flush();
+            self.sealer.seal(22, &[24, 0, 0, 1, 1], &mut self.out);
+            self.sealer.key_update();
+        }
+    }
+
+    fn answer(&mut self, stream: u32, kind: &str, body: &[u8], number: u32) {
         // :status 200; content-type, a literal without indexing.
         let mut block = vec![0x88, 0x0f, 0x10, u8::try_from(kind.len()).unwrap()];
         block.extend_from_slice(kind.as_bytes());
@@ -289,6 +311,7 @@ impl Decoy {
         let mut out = Vec::new();
         frame(HEADERS, 4 | u8::from(body.is_empty()), stream, &block, &mut out);
         self.say_frames(&out);
+        self.ask(self.manner.ping_after == Some(number), self.manner.key_update_after == Some(number));
         let pieces = body.chunks(8_192);
         let count = pieces.len();
         for (place, piece) in pieces.enumerate() {

@@ -48,8 +48,13 @@ fn every_byte_arrives_once_however_the_links_cut_and_delay() {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let run = |seed| {
-        let mut world =
-            World::new(Options { seed, cut: 500, jitter: Duration::from_millis(5), plans: plans(3), ..Options::default() });
+        let mut world = World::new(Options {
+            seed,
+            cut: 500,
+            jitter: Duration::from_millis(5),
+            plans: plans(3),
+            ..Options::default()
+        });
         world.run_through();
         world.trace()
     };

@@ -3,8 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 #![allow(clippy::cast_possible_truncation, reason = "patterns and small numbers")]
 
+mod attacks;
 mod decoy;
 mod hellos;
 mod honest;
+mod options;
+mod records;
+mod strangers;
 mod user;
 mod world;

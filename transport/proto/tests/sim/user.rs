@@ -55,11 +55,6 @@ impl User {
         self.opened
     }
 
-    /// Streams that were ended before their data.
-    pub(crate) fn errors(&self) -> usize {
-        self.streams.iter().filter(|s| s.error.is_some()).count()
-    }
-
     /// Does what can be done now. True if anything was.
     pub(crate) fn act(&mut self, core: &mut dyn Carrier, events: &[Event]) -> bool {
         let up = events.contains(&Event::Up) || self.eager && events.contains(&Event::Proved);
@@ -110,7 +105,8 @@ impl Open {
         let mut moved = false;
         if self.written < self.to_write && self.error.is_none() {
             let n = (self.to_write - self.written).min(10_000);
-            let bytes: Vec<u8> = (self.written..self.written + n).map(|at| byte_at(self.id.get(), client, at)).collect();
+            let bytes: Vec<u8> =
+                (self.written..self.written + n).map(|at| byte_at(self.id.get(), client, at)).collect();
             let taken = mux.write(self.id, &bytes).unwrap_or(0);
             self.written += taken;
             moved |= taken > 0;

@@ -5,22 +5,26 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use qnet_proto::Ended;
-use qnet_proto::bridge::{Bridge, BridgeConfig, DecoyFacts};
+use qnet_proto::bridge::{Bridge, BridgeConfig};
 use qnet_proto::carrier::{Carrier, Close, Event, Side};
 use qnet_proto::client::{Client, Start};
-use qnet_proto::knock::{Field, KnockedTokens};
-use qnet_wire::key::IdentityKey;
+use qnet_proto::knock::KnockedTokens;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
-use crate::decoy::{Decoy, Manner};
+use crate::decoy::Decoy;
 use crate::hellos::{self, DOWN_RECORDS, UP_RECORDS};
-use crate::user::{Plan, User};
+pub(crate) use crate::options::Options;
+pub(crate) use crate::records::{lengths, records};
+use crate::user::User;
 
-pub(crate) const NAME: &str = "www.example.com";
+/// The decoy's name, for which the hellos were captured.
+const NAME: &str = "www.example.com";
 /// Bytes on their way on one link, above which its sender's socket is full.
 const WINDOW: usize = 96 * 1024;
+/// Bytes a socket gives at once, at most, where segments were joined.
+const MOST_AT_ONCE: usize = 60_000;
 /// What either core may hold, whatever happens: its windows are not filled in these tests.
 const MOST_HELD: usize = 24 << 20;
 
@@ -62,50 +66,6 @@ struct Wire {
     held: bool,
 }
 
-/// How a world is.
-pub(crate) struct Options {
-    pub(crate) seed: u64,
-    pub(crate) manner: Manner,
-    /// Segments are at most this long.
-    pub(crate) cut: usize,
-    /// One way, between client and bridge.
-    pub(crate) delay: Duration,
-    /// On top, at most.
-    pub(crate) jitter: Duration,
-    pub(crate) hello: usize,
-    pub(crate) field: Field,
-    pub(crate) early: bool,
-    pub(crate) invitation: Option<IdentityKey>,
-    pub(crate) invited: Vec<[u8; 32]>,
-    pub(crate) bridge: IdentityKey,
-    pub(crate) allowed: bool,
-    pub(crate) facts: DecoyFacts,
-    pub(crate) plans: Vec<Plan>,
-    pub(crate) knocked: Option<Arc<BridgeConfig>>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            seed: 1,
-            manner: Manner::default(),
-            cut: 20_000,
-            delay: Duration::from_millis(20),
-            jitter: Duration::ZERO,
-            hello: 0,
-            field: Field::Padding,
-            early: false,
-            invitation: None,
-            invited: Vec::new(),
-            bridge: hellos::identity(),
-            allowed: true,
-            facts: DecoyFacts::default(),
-            plans: vec![Plan { up: 5_000, down: 5_000 }],
-            knocked: None,
-        }
-    }
-}
-
 /// What the client's TLS library does before the core begins.
 enum ClientEnd {
     Hello(Vec<u8>),
@@ -133,6 +93,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(options: Options) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "where virtual time begins does not matter")]
         let now = Instant::now();
         let config = options.knocked.clone().unwrap_or_else(|| {
             Arc::new(BridgeConfig {
@@ -170,13 +131,19 @@ impl World {
         world
     }
 
-    pub(crate) fn with_filter(mut self, link: Link, filter: impl FnMut(usize, Vec<u8>) -> Vec<u8> + 'static) -> Self {
-        self.wires[link as usize].filter = Some(Box::new(filter));
+    pub(crate) fn with_filter(
+        mut self,
+        link: Link,
+        filter: impl FnMut(usize, Vec<u8>) -> Vec<u8> + 'static,
+    ) -> Self {
+        self.set_filter(link, filter);
         self
     }
 
     pub(crate) fn set_filter(&mut self, link: Link, filter: impl FnMut(usize, Vec<u8>) -> Vec<u8> + 'static) {
-        self.wires[link as usize].filter = Some(Box::new(filter));
+        let wire = &mut self.wires[link as usize];
+        wire.number = records(&wire.sent).len();
+        wire.filter = Some(Box::new(filter));
     }
 
     /// What the sender of a link has sent.
@@ -208,6 +175,15 @@ impl World {
         self.enqueue(link, What::Bytes(bytes.to_vec()));
     }
 
+    /// Other bytes in the place of all that is on its way.
+    pub(crate) fn replace(&mut self, link: Link, bytes: &[u8]) {
+        let wire = &mut self.wires[link as usize];
+        (wire.in_flight, wire.held) = (0, false);
+        wire.way.clear();
+        self.inject(link, bytes);
+        self.wires[link as usize].filter = Some(Box::new(|_, _| Vec::new()));
+    }
+
     /// An end of nobody's.
     pub(crate) fn inject_end(&mut self, link: Link, how: Close) {
         self.enqueue(link, What::End(how));
@@ -215,10 +191,6 @@ impl World {
 
     pub(crate) fn client(&self) -> Option<&Client> {
         if let ClientEnd::Core(client) = &self.client { Some(client) } else { None }
-    }
-
-    pub(crate) fn client_mut(&mut self) -> Option<&mut Client> {
-        if let ClientEnd::Core(client) = &mut self.client { Some(client) } else { None }
     }
 
     pub(crate) fn bridge(&self) -> Option<&Bridge> {
@@ -291,7 +263,12 @@ impl World {
     /// Until both users are through with their plans.
     pub(crate) fn run_through(&mut self) {
         let done = |world: &Self| world.client_user.is_done() && world.bridge_user.is_done();
-        assert!(self.run(Duration::from_secs(120), done), "stuck: {:?} {:?}", self.client_events, self.bridge_events);
+        assert!(
+            self.run(Duration::from_secs(120), done),
+            "stuck: {:?} {:?}",
+            self.client_events,
+            self.bridge_events
+        );
     }
 
     fn next(&self) -> Option<Instant> {
@@ -314,6 +291,10 @@ impl World {
     }
 
     fn wants(&self, link: Link) -> bool {
+        // Nobody has to read to learn of a reset.
+        if let Some((_, What::End(Close::Reset))) = self.wires[link as usize].way.front() {
+            return true;
+        }
         match link {
             Up => self.bridge.as_ref().is_none_or(|bridge| bridge.wants(Side::Peer)),
             FromDecoy => self.bridge.as_ref().is_none_or(|bridge| bridge.wants(Side::Decoy)),
@@ -346,7 +327,7 @@ impl World {
         if self.wires[link as usize].held || !self.wants(link) {
             return;
         }
-        let join = self.rng.next_u32() % 2 == 0;
+        let join = self.rng.next_u32().is_multiple_of(2);
         let now = self.now;
         let wire = &mut self.wires[link as usize];
         let mut bytes = Vec::new();
@@ -354,6 +335,7 @@ impl World {
         while let Some((at, _)) = wire.way.front()
             && *at <= now
             && (join || bytes.is_empty())
+            && bytes.len() < MOST_AT_ONCE
         {
             match wire.way.pop_front() {
                 Some((_, What::Bytes(more))) => bytes.extend(more),
@@ -408,7 +390,10 @@ impl World {
             }
             (ToDecoy, _) => self.decoy.on_end(how == Close::Reset),
             (Down, ClientEnd::Core(client)) => client.ended(Side::Peer, how, now),
-            (Down, _) => self.client = ClientEnd::Gone,
+            (Down, _) => {
+                self.client = ClientEnd::Gone;
+                self.end(Up, how);
+            }
         }
     }
 
@@ -423,7 +408,11 @@ impl World {
         }
         let unread = flight[whole..].to_vec();
         let hello = hellos::hello(self.options.hello);
-        let sent = hellos::client_flight();
+        let mut sent = hellos::client_flight();
+        for _ in 0..self.options.sent_before / 1_000 {
+            // What the decoy passes over, as a change of cipher spec.
+            sent.extend([&[20, 3, 3, 3, 227][..], &[1; 995]].concat());
+        }
         self.send(Up, &sent);
         let mut seed = [3; 32];
         seed[..8].copy_from_slice(&self.options.seed.to_be_bytes());
@@ -444,7 +433,7 @@ impl World {
             path: "/".to_owned(),
             field: self.options.field,
             early_data: self.options.early,
-            aes_hardware: self.options.seed % 2 == 0,
+            aes_hardware: self.options.seed.is_multiple_of(2),
             round_trip: 2 * self.options.delay,
             seed,
         };
@@ -609,23 +598,4 @@ fn feed(core: Option<&mut (impl Carrier + ?Sized)>, side: Side, mut bytes: &[u8]
         core.filled(side, n, now);
         bytes = &bytes[n..];
     }
-}
-
-/// The outer types and length fields of the whole records of a stream.
-pub(crate) fn records(mut stream: &[u8]) -> Vec<(u8, usize)> {
-    let mut found = Vec::new();
-    while let [kind, _, _, high, low, ..] = *stream {
-        let length = usize::from(u16::from_be_bytes([high, low]));
-        if stream.len() < 5 + length {
-            break;
-        }
-        found.push((kind, length));
-        stream = &stream[5 + length..];
-    }
-    found
-}
-
-/// The length fields of the protected ones.
-pub(crate) fn lengths(stream: &[u8]) -> Vec<usize> {
-    records(stream).into_iter().filter(|(kind, _)| *kind == 23).map(|(_, length)| length).collect()
 }

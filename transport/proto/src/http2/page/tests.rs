@@ -326,6 +326,57 @@ fn a_huge_answer_is_not_kept_and_gets_its_credit() {
     assert_eq!(increments, [3_153_920, 3_153_920, 7_864_320 + 8_192]);
 }
 
+#[test]
+fn a_load_without_a_knock_ends_with_chromes_own_request_of_the_same_length() {
+    let plain = {
+        let mut visit = Visit::new("/", Field::Padding, 7);
+        visit.load = visit.load.without_knock();
+        visit.play(&mut Decoy::new(site(BASIC)), usize::MAX).unwrap();
+        visit
+    };
+    let (knocked, _) = visit(Field::Padding, site(BASIC));
+    assert!(plain.sent.iter().all(|(.., knock)| !knock));
+    let (last, knock) = (&plain.sent.last().unwrap().1, &knocked.sent.last().unwrap().1);
+    assert_eq!(last.len(), knock.len());
+    assert_eq!(last[4] & (flag::PRIORITY | flag::PADDED), flag::PRIORITY);
+    assert_eq!(knock[4] & (flag::PRIORITY | flag::PADDED), flag::PADDED);
+    assert_eq!(plain.load.requests(), knocked.load.requests());
+    assert_eq!((plain.load.answers(), plain.load.last_request_made()), (plain.load.requests(), true));
+}
+
+#[test]
+fn the_last_answer_is_described() {
+    let (visit, _) = visit(Field::Padding, |request| match request.path() {
+        "/" => Answer::html(BASIC),
+        "/favicon.ico" => Answer { status: 404, ..Answer::of("text/plain", &[b'x'; 9_000]) }.with("age", "1"),
+        _ => Answer::of("text/plain", b"x"),
+    });
+    let expected = super::Answer { status: 404, fields: 3, body: 9_000, reset: None };
+    assert_eq!(visit.load.answer(), expected);
+}
+
+#[test]
+fn an_alternative_service_is_noted_wherever_it_is_named() {
+    let named = |value: &'static str| {
+        move |request: &Request| match request.path() {
+            "/" => Answer::html(BASIC),
+            "/a.png" => Answer::of("image/png", b"x").with("alt-svc", value),
+            _ => Answer::of("text/plain", b"x"),
+        }
+    };
+    let noted = |value| visit(Field::Padding, named(value)).0.load.alternative().map(<[u8]>::to_vec);
+    assert_eq!(noted(r#"h3=":443""#).as_deref(), Some(&br#"h3=":443""#[..]));
+    assert_eq!(noted("clear"), None);
+
+    let (mut visit, _) = visit(Field::Padding, site(BASIC));
+    assert_eq!(visit.load.alternative(), None);
+    let mut out = Vec::new();
+    frame::header(kind::ALTSVC, 0, 0, 11, &mut out);
+    out.extend_from_slice(b"\0\0h3=\":443\"");
+    visit.load.on_data(&out, visit.now).unwrap();
+    assert_eq!(visit.load.alternative(), Some(&b"\0\0h3=\":443\""[..]));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

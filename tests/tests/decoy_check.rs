@@ -1,0 +1,252 @@
+//! Which sites the bridge's check takes as decoys, and in which words it refuses the others.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use qnet_proto::knock::Field;
+use qnet_tests::support::{
+    decoy::{Decoy, NAME, Options, Server},
+    isolate::isolated,
+    odd::{OddServer, Quirk},
+    process::free_address,
+};
+use qnet_transport::{
+    bridge::{BridgeConfig, Listener},
+    decoy::{self, DecoyError, Examined, Idle, Warning},
+    tls::Roots,
+};
+use qnet_wire::key::IdentityKey;
+use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
+
+fn run(test: &str, body: impl Future<Output = Result<()>>) -> Result<()> {
+    isolated(test, || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(body)
+    })
+}
+
+async fn examine(address: SocketAddr, ca: &Path) -> Result<Result<Examined, DecoyError>> {
+    Ok(decoy::examine(address, &NAME.parse()?, &Roots::with(Some(ca), None)?).await)
+}
+
+async fn idle(address: SocketAddr, ca: &Path) -> Result<Result<Idle, DecoyError>> {
+    Ok(decoy::measure_idle(address, &NAME.parse()?, &Roots::with(Some(ca), None)?).await)
+}
+
+async fn passes(server: Server, options: Options) -> Result<Examined> {
+    let decoy = Decoy::start(server, options)?;
+    let examined = examine(decoy.address(), &decoy.certificates().ca).await?;
+    let examined = examined.with_context(|| format!("{server:?} is refused"))?;
+    ensure!(examined.facts.field == Field::Padding, "{server:?}: {examined:?}");
+    ensure!(examined.warnings.is_empty(), "{server:?}: {examined:?}");
+    // The page's pictures are larger than a record.
+    ensure!((16_000..=16_401).contains(&examined.facts.largest_record), "{server:?}: {examined:?}");
+    ensure!(examined.facts.round_trip > Duration::from_micros(50), "{server:?}: {examined:?}");
+    Ok(examined)
+}
+
+/// The check's words about an nginx with these options.
+async fn refusal(options: Options) -> Result<String> {
+    let decoy = Decoy::start(Server::Nginx, options.clone())?;
+    match examine(decoy.address(), &decoy.certificates().ca).await? {
+        Ok(examined) => anyhow::bail!("{options:?} passes: {examined:?}"),
+        Err(error) => Ok(error.to_string()),
+    }
+}
+
+fn extra(lines: &str) -> Options {
+    Options { extra: lines.into(), ..Options::default() }
+}
+
+#[test]
+fn good_sites_pass() -> Result<()> {
+    run("good_sites_pass", async {
+        let nginx = passes(Server::Nginx, Options::default()).await?.facts;
+        ensure!((nginx.requests, nginx.limited) == (1_000, true), "{nginx:?}");
+        let nginx = passes(Server::Nginx, Options { requests: 300, ..Options::default() }).await?.facts;
+        ensure!((nginx.requests, nginx.limited) == (300, true), "{nginx:?}");
+        for server in [Server::Apache, Server::Lighttpd, Server::LighttpdGnutls] {
+            let facts = passes(server, Options::default()).await?.facts;
+            ensure!((facts.requests, facts.limited) == (1_001, false), "{server:?}: {facts:?}");
+        }
+        // Its answers are short without a header that not all of them have.
+        passes(
+            Server::Caddy,
+            extra("header /favicon.ico Cache-Control \"public, max-age=604800, immutable\""),
+        )
+        .await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn idle_limits_are_measured() -> Result<()> {
+    run("idle_limits_are_measured", async {
+        let second = Duration::from_secs(1);
+        let mut measured = Vec::new();
+        for server in Server::ALL {
+            let decoy = Decoy::start(server, Options { idle: 3 * second, ..Options::default() })?;
+            measured.push(tokio::spawn(async move {
+                let idle = idle(decoy.address(), &decoy.certificates().ca).await?;
+                Ok::<_, anyhow::Error>((server, idle?))
+            }));
+        }
+        for idle in measured {
+            let (server, idle) = idle.await??;
+            // lighttpd looks at its timers once a second.
+            ensure!(
+                idle.limit >= 3 * second - second / 10 && idle.limit < 5 * second,
+                "{server:?}: {idle:?}"
+            );
+            // GOAWAY, then close_notify.
+            ensure!(matches!(idle.records[..], [34..=41, 19]), "{server:?}: {idle:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn settings_that_show_or_hinder_a_carrier_are_refused() -> Result<()> {
+    run("settings_that_show_or_hinder_a_carrier_are_refused", async {
+        let home = "location = / { return 301 https://other.example/; }";
+        let cases = [
+            (Options { tls13: false, ..Options::default() }, "speaks no TLS 1.3"),
+            (Options { h2: false, ..Options::default() }, "speaks no HTTP/2"),
+            (Options { requests: 100, ..Options::default() }, "answers only 100 requests on a connection"),
+            (Options { requests: 3, ..Options::default() }, "closes its connection after 2 answers"),
+            (
+                Options { names: vec!["www.other.example".into()], ..Options::default() },
+                "it is for www.other.example",
+            ),
+            (extra("ssl_ecdh_curve secp384r1;"), "HelloRetryRequest"),
+            (extra("add_header Alt-Svc 'h3=\":443\"; ma=86400';"), "(Alt-Svc: h3=\\\":443\\\"; ma=86400)"),
+            (extra(home), "redirects to another host"),
+            (extra("ssl_conf_command RecordPadding 64;"), "TLS alerts have 80 bytes instead of 19"),
+        ];
+        for (options, words) in cases {
+            let said = refusal(options.clone()).await?;
+            ensure!(said.contains(words), "{options:?} is refused with: {said}");
+            ensure!(!said.contains('\n') && said.len() < 250, "not one line: {said}");
+        }
+        let caddy = Decoy::start(Server::Caddy, Options::default())?;
+        let said = examine(caddy.address(), &caddy.certificates().ca).await?;
+        ensure!(matches!(said, Err(DecoyError::ShortAnswer(64..80))), "{said:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn odd_servers_are_refused() -> Result<()> {
+    run("odd_servers_are_refused", async {
+        let cases = [
+            (Quirk::ClosesAfterOne, "closes its connection after one answer"),
+            (Quirk::GoesAwayAfterOne, "closes its connection after one answer"),
+            (Quirk::WantsPriority, "differently from a browser's request: status 400 instead of 200"),
+            (Quirk::Chatters, "sends 82 bytes unasked"),
+        ];
+        for (quirk, words) in cases {
+            let server = OddServer::start(quirk, NAME)?;
+            let Err(error) = examine(server.address(), &server.certificates().ca).await? else {
+                anyhow::bail!("{quirk:?} passes")
+            };
+            ensure!(error.to_string().contains(words), "{quirk:?}: {error}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn the_cookie_form_is_found_where_padding_is_refused() -> Result<()> {
+    run("the_cookie_form_is_found_where_padding_is_refused", async {
+        let plain = OddServer::start(Quirk::None, NAME)?;
+        let examined = examine(plain.address(), &plain.certificates().ca).await??;
+        ensure!(examined.facts.field == Field::Padding && examined.warnings.is_empty(), "{examined:?}");
+
+        let server = OddServer::start(Quirk::RefusesPadding, NAME)?;
+        let examined = examine(server.address(), &server.certificates().ca).await??;
+        ensure!(examined.facts.field == Field::Cookie, "{examined:?}");
+        ensure!(matches!(examined.warnings[..], [Warning::CookieNeeded { .. }]), "{examined:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_long_goodbye_is_heard_in_the_slow_part() -> Result<()> {
+    run("a_long_goodbye_is_heard_in_the_slow_part", async {
+        let server = OddServer::start(Quirk::EndsLoudly, NAME)?;
+        examine(server.address(), &server.certificates().ca).await??;
+        let said = idle(server.address(), &server.certificates().ca).await?;
+        ensure!(matches!(said, Err(DecoyError::Unasked(71))), "{said:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_unknown_authority_is_a_warning_on_this_machine_only() -> Result<()> {
+    run("an_unknown_authority_is_a_warning_on_this_machine_only", async {
+        let (name, roots) = (NAME.parse()?, Roots::with(None, None)?);
+        let near = Decoy::start(Server::Nginx, Options::default())?;
+        let examined = decoy::examine(near.address(), &name, &roots).await?;
+        ensure!(matches!(examined.warnings[..], [Warning::Untrusted { .. }]), "{examined:?}");
+        ensure!(examined.warnings[0].to_string().contains("issuer"), "{}", examined.warnings[0]);
+        // The name must be right all the same.
+        let other = decoy::examine(near.address(), &"other.example".parse()?, &roots).await;
+        ensure!(
+            matches!(&other, Err(DecoyError::Certificate { why, .. }) if why.contains(NAME)),
+            "{other:?}"
+        );
+
+        let added = Command::new("ip").args(["address", "add", "192.0.2.1/32", "dev", "lo"]).status()?;
+        ensure!(added.success(), "no second address");
+        let listen = Some(SocketAddr::from(([192, 0, 2, 1], 8443)));
+        let far = Decoy::start(Server::Nginx, Options { listen, ..Options::default() })?;
+        let refused = decoy::examine(far.address(), &name, &roots).await;
+        ensure!(matches!(refused, Err(DecoyError::Untrusted(_))), "{refused:?}");
+        examine(far.address(), &far.certificates().ca).await??;
+
+        let nowhere = decoy::examine(free_address()?, &name, &roots).await;
+        ensure!(matches!(nowhere, Err(DecoyError::Unreachable { .. })), "{nowhere:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
+    run("a_bridge_tells_its_carriers_what_was_measured", async {
+        let names = vec![NAME.to_owned(), "www.example.net".to_owned()];
+        let options = Options {
+            names: names.clone(),
+            requests: 400,
+            idle: Duration::from_secs(1),
+            ..Options::default()
+        };
+        let decoy = Decoy::start(Server::Nginx, options)?;
+        let bridge = |names: Vec<String>| {
+            Ok::<_, anyhow::Error>(Listener::bind(BridgeConfig {
+                connect: qnet_transport::connect::Connect::default(),
+                listen: "127.0.0.1:0".parse()?,
+                identity: IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32])),
+                decoy: decoy.address(),
+                names: names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,
+                invited: Vec::new(),
+            })?)
+        };
+        let roots = Roots::with(Some(&decoy.certificates().ca), None)?;
+        let listener = bridge(names)?;
+        ensure!(listener.facts().idle_limit.is_none());
+        let slow = listener.measure_idle(&roots);
+        listener.examine(&roots).await?;
+        ensure!(listener.facts().max_requests == 400, "{:?}", listener.facts());
+        slow.await??;
+        let limit = listener.facts().idle_limit.context("not told")?;
+        ensure!((900..2_000).contains(&limit.as_millis()), "{limit:?}");
+        ensure!(listener.facts().max_requests == 400, "{:?}", listener.facts());
+
+        let wrong = bridge(vec![NAME.into(), "www.example.org".into()])?.examine(&roots).await;
+        let said = wrong.err().context("a name that the site does not serve passes")?.to_string();
+        ensure!(said.starts_with("www.example.org cannot be the decoy: the site's certificate"), "{said}");
+        Ok(())
+    })
+}
