@@ -500,6 +500,8 @@ impl Carrier for Bridge {
         self.decoy.close.get_or_insert(Close::Fin);
     }
 
+    fn leave(&mut self, _now: Instant) {}
+
     fn finished(&self) -> bool {
         let reset = |end: &End| end.closed == Some(Close::Reset);
         let done = |end: &End| end.closed.is_some() && end.ended;
