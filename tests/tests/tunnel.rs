@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use qnet_tests::support::decoy::{Decoy, Options, Server};
+use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
 use qnet_tests::support::isolate::isolated;
-use qnet_tests::support::tunnel::{dialer, echo_bridge, runtime};
-use qnet_transport::client::Dialer;
+use qnet_tests::support::odd::{OddServer, Quirk};
+use qnet_tests::support::tunnel::{dialer, dialer_with, echo_bridge, echo_bridge_before, runtime};
+use qnet_transport::client::{DialError, Dialer};
 use qnet_wire::bridge_line::BridgeLine;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -74,6 +75,21 @@ fn a_reader_hears_of_the_tunnels_end() -> Result<()> {
                 tokio::time::timeout(Duration::from_secs(10), waiting).await.context("not woken")??;
             assert!(heard.is_err(), "the tunnel's end is no stream's end");
             Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_decoy_that_refuses_padding_is_learned_of() -> Result<()> {
+    isolated("a_decoy_that_refuses_padding_is_learned_of", || {
+        runtime()?.block_on(async {
+            let decoy = OddServer::start(Quirk::RefusesPadding, NAME)?;
+            let (_, line) = echo_bridge_before(decoy.address(), NAME).await?;
+            let dialer = dialer_with(&decoy.certificates().ca)?;
+            let refused = dialer.dial(&line).await.err().context("padding was taken")?;
+            assert!(matches!(refused, DialError::Tunnel(qnet_proto::Ended::NoProof)), "{refused}");
+            echo(&dialer, &line, 10_000).await?;
+            echo(&dialer, &line, 10_000).await
         })
     })
 }

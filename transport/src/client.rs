@@ -1,6 +1,10 @@
 //! The client's side: dial a bridge, get streams.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use qnet_proto::{
     Ended,
@@ -12,6 +16,7 @@ use qnet_proto::{
 use qnet_wire::{
     bridge_line::BridgeLine,
     error::{Kind, Retry},
+    key::BridgeKey,
     name::ServerName,
 };
 use rand_chacha::{
@@ -57,10 +62,17 @@ impl DialerConfig {
     }
 }
 
+/// Bridges of which is remembered how their decoys take the knock. A user has a handful.
+const MAX_LEARNED: usize = 256;
+
 /// Makes tunnels.
+///
+/// Few decoys refuse the knock in padding and take it in a cookie (docs/protocol.md, section 4). The bridge line does not say
+/// which: after a load without a proof the next dial to the same bridge tries the other form.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     config: Arc<DialerConfig>,
+    fields: Arc<Mutex<HashMap<BridgeKey, Field>>>,
 }
 
 /// Why there is no tunnel.
@@ -122,7 +134,7 @@ impl Dialer {
     /// A dialer with this configuration.
     #[must_use]
     pub fn new(config: DialerConfig) -> Self {
-        Self { config: Arc::new(config) }
+        Self { config: Arc::new(config), fields: Arc::default() }
     }
 
     /// Reaches the bridge, loads the decoy's page and waits for the bridge's proof.
@@ -149,6 +161,9 @@ impl Dialer {
             // The carrier goes on without a user, as a page left open, where it has not ended.
             shared.leave_open();
         }
+        if let Err(DialError::Tunnel(Ended::NoProof)) = outcome {
+            self.try_other_field(&line.key);
+        }
         outcome.map(|()| tunnel)
     }
 
@@ -164,6 +179,23 @@ impl Dialer {
         let shared = Shared::new(Box::new(Client::new(start, now())));
         tokio::spawn(Driver::new(Arc::clone(&shared), tcp, None, NoHost).run());
         Ok(shared)
+    }
+
+    fn field(&self, bridge: &BridgeKey) -> Field {
+        let fields = self.fields.lock().unwrap_or_else(PoisonError::into_inner);
+        fields.get(bridge).copied().unwrap_or(Field::Padding)
+    }
+
+    fn try_other_field(&self, bridge: &BridgeKey) {
+        let other = match self.field(bridge) {
+            Field::Padding => Field::Cookie,
+            Field::Cookie => Field::Padding,
+        };
+        let mut fields = self.fields.lock().unwrap_or_else(PoisonError::into_inner);
+        if fields.len() >= MAX_LEARNED && !fields.contains_key(bridge) {
+            fields.clear();
+        }
+        fields.insert(*bridge, other);
     }
 
     fn start(
@@ -191,7 +223,7 @@ impl Dialer {
             unread: done.unread,
             name: name.clone(),
             path: self.config.path.clone(),
-            field: Field::Padding,
+            field: self.field(&line.key),
             early_data: self.config.early_data,
             aes_hardware: aes_hardware(),
             round_trip: done.round_trip,

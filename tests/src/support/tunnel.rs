@@ -1,6 +1,7 @@
 //! A bridge and a dialer of this process, for tests that want no programs between.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::Result;
 use qnet_transport::bridge::{BridgeConfig, Listener};
@@ -20,13 +21,21 @@ use super::decoy::Decoy;
 /// # Errors
 /// No port can be had.
 pub async fn echo_bridge(decoy: &Decoy) -> Result<(SocketAddr, BridgeLine)> {
+    echo_bridge_before(decoy.address(), decoy.name()).await
+}
+
+/// The same before any server.
+///
+/// # Errors
+/// No port can be had.
+pub async fn echo_bridge_before(decoy: SocketAddr, name: &str) -> Result<(SocketAddr, BridgeLine)> {
     let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32]));
     let key = identity.public();
     let mut listener = Listener::bind(BridgeConfig {
         listen: "127.0.0.1:0".parse()?,
         identity,
-        decoy: decoy.address(),
-        names: vec![decoy.name().parse()?],
+        decoy,
+        names: vec![name.parse()?],
         invited: Vec::new(),
         connect: Connect::default(),
     })?;
@@ -40,7 +49,7 @@ pub async fn echo_bridge(decoy: &Decoy) -> Result<(SocketAddr, BridgeLine)> {
             });
         }
     });
-    let line = format!("qnet {address} key={key} sni={}", decoy.name()).parse()?;
+    let line = format!("qnet {address} key={key} sni={name}").parse()?;
     Ok((address, line))
 }
 
@@ -49,7 +58,15 @@ pub async fn echo_bridge(decoy: &Decoy) -> Result<(SocketAddr, BridgeLine)> {
 /// # Errors
 /// The CA's certificate cannot be read.
 pub fn dialer(decoy: &Decoy) -> Result<Dialer> {
-    let roots = Roots::with(Some(&decoy.certificates().ca), None)?;
+    dialer_with(&decoy.certificates().ca)
+}
+
+/// The same with a CA's certificate of one's own.
+///
+/// # Errors
+/// It cannot be read.
+pub fn dialer_with(ca: &Path) -> Result<Dialer> {
+    let roots = Roots::with(Some(ca), None)?;
     Ok(Dialer::new(DialerConfig::new(roots)))
 }
 
