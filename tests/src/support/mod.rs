@@ -7,6 +7,7 @@ pub mod isolate;
 pub mod link;
 pub mod local_http;
 pub mod process;
+pub mod proxy;
 pub mod pt;
 pub mod site;
 pub mod socks;
