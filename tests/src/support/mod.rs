@@ -9,6 +9,7 @@ pub mod local_http;
 pub mod odd;
 pub mod probe;
 pub mod process;
+pub mod proxy;
 pub mod pt;
 pub mod site;
 pub mod socks;
