@@ -142,20 +142,22 @@ impl Inner {
 
     /// Collects who must be woken, to be woken after the lock is gone.
     fn wakes(&mut self, wakers: &mut Vec<Waker>) {
-        if let Some(mux) = self.core.streams() {
-            while let Some((id, wake)) = mux.take_wake() {
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    let slot = match wake {
-                        Wake::Readable => &mut stream.read,
-                        Wake::Writable => &mut stream.write,
-                    };
-                    wakers.extend(slot.take());
-                }
-            }
-        } else {
+        if let Progress::Over(_) = self.progress {
+            // Nobody waits for what will not come any more.
             for stream in self.streams.values_mut() {
                 wakers.extend(stream.read.take());
                 wakers.extend(stream.write.take());
+            }
+            return;
+        }
+        let Some(mux) = self.core.streams() else { return };
+        while let Some((id, wake)) = mux.take_wake() {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                let slot = match wake {
+                    Wake::Readable => &mut stream.read,
+                    Wake::Writable => &mut stream.write,
+                };
+                wakers.extend(slot.take());
             }
         }
     }

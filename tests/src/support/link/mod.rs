@@ -21,7 +21,7 @@ use anyhow::Result;
 
 use super::flow::Flow;
 use super::process::wait_for;
-pub use rules::{Act, Gate, Rule, Which};
+pub use rules::{Act, Editor, Gate, Rule, Which};
 
 /// A direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
