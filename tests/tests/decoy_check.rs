@@ -225,7 +225,6 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
         let decoy = Decoy::start(Server::Nginx, options)?;
         let bridge = |names: Vec<String>| {
             Ok::<_, anyhow::Error>(Listener::bind(BridgeConfig {
-                connect: qnet_transport::connect::Connect::default(),
                 listen: "127.0.0.1:0".parse()?,
                 identity: IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32])),
                 decoy: decoy.address(),
