@@ -17,6 +17,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// Where to listen if the parent does not say: what C tor would.
@@ -41,6 +42,7 @@ pub(crate) async fn start(server: &Server, settings: &Settings, output: &Output,
             Ok((listener, address, args)) => {
                 output.line(&Line::Smethod { name: TRANSPORT, address, args: &args });
                 let or_port = Arc::new(server.or_port.clone());
+                tokio::spawn(watch_decoy(listener.trouble(), output.clone()));
                 tokio::spawn(accept(listener, or_port, output.clone(), lifetime.clone()));
             }
             Err(message) => output.line(&Line::SmethodError { name: TRANSPORT, message: &message }),
@@ -114,6 +116,20 @@ async fn accept(mut listener: Listener, or_port: Arc<OrPort>, output: Output, li
             serve(incoming, &or_port, &output).await;
             drop(token);
         });
+    }
+}
+
+/// Tells the operator when the web site stops answering, and when it does again.
+async fn watch_decoy(mut trouble: watch::Receiver<Option<String>>, output: Output) {
+    while trouble.changed().await.is_ok() {
+        let why = trouble.borrow_and_update().clone();
+        if let Some(reason) = why {
+            tracing::warn!("neither visitors nor clients can be served: {reason}");
+            output.status(&[("TRANSPORT", TRANSPORT), ("DECOY", "Failed"), ("REASON", &reason)]);
+        } else {
+            tracing::info!("the web site behind this bridge answers again");
+            output.status(&[("TRANSPORT", TRANSPORT), ("DECOY", "Success")]);
+        }
     }
 }
 

@@ -81,6 +81,8 @@ pub trait Carrier {
     fn judge(&mut self, allowed: bool);
     /// The user is done with the tunnel: end the carrier as a browser would.
     fn close(&mut self, now: Instant);
+    /// The user waits no longer for a tunnel: there will be none, and a client goes on as a browser whose page is loaded.
+    fn leave(&mut self, now: Instant);
     /// Nothing more will happen.
     fn finished(&self) -> bool;
 }

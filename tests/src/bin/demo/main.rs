@@ -42,9 +42,10 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let advice = error.downcast_ref::<Advice>().map_or("", |advice| advice.to_do());
             writeln!(io::stderr(), "demo failed: {error:#}").ok();
-            writeln!(io::stderr(), "{advice}").ok();
+            if let Some(advice) = error.downcast_ref::<Advice>() {
+                writeln!(io::stderr(), "{}", advice.to_do()).ok();
+            }
             ExitCode::FAILURE
         }
     }
@@ -69,7 +70,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Option<Option<
         match (argument.as_str(), arguments.next()) {
             ("--keep", Some(folder)) => keep = Some(PathBuf::from(folder)),
             ("--help" | "-h", _) => return Ok(None),
-            _ => bail!("{argument} is not understood\n{HELP}"),
+            _ => bail!("{argument} is not understood; --help shows what is"),
         }
     }
     Ok(Some(keep))

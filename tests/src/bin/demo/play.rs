@@ -1,6 +1,7 @@
 //! The demo from beginning to end: who starts when, and what is compared.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -92,6 +93,9 @@ struct Stage {
 
 impl Stage {
     fn set() -> Result<Self> {
+        // Without it everything would start, and nobody reach anybody.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        TcpStream::connect(listener.local_addr()?).context("the loopback interface does not work")?;
         let folder = tempfile::Builder::new().prefix("qnet-demo-").tempdir()?;
         let mut site = Actor::start("site", &[path(&folder)?])?;
         let mut news = Actor::start("news", &[])?;

@@ -287,7 +287,7 @@ pub fn spoiled(who: &str, client: &Client) -> Vec<Probe> {
     let mut probes = Vec::new();
     for (record, which) in records {
         for (act, how) in &acts {
-            let rule = Rule::new(Way::Up, which, how.clone());
+            let rule = Rule::new(Way::Up, which.clone(), how.clone());
             probes.push(Probe::client(format!("{who} whose {record} {act}"), Arc::clone(client), vec![rule]));
         }
     }

@@ -38,6 +38,11 @@ const MAX_WAITING: usize = 128 * 1024;
 /// How long after the last byte buffers are given back.
 const SHRINK_AFTER: Duration = Duration::from_secs(1);
 
+/// How long after the decoy's end a client may keep its own direction open, or stop taking what is left for it: as long as
+/// Linux keeps a socket that its server has closed (`tcp_fin_timeout`). Without it a visitor who never closes would hold
+/// two sockets for ever.
+const LINGER: Duration = Duration::from_secs(60);
+
 /// What is known about the decoy, by measurement.
 #[derive(Clone, Debug)]
 pub struct DecoyFacts {
@@ -104,6 +109,9 @@ pub struct Bridge {
     events: VecDeque<Event>,
     /// When to give buffers back.
     shrink_at: Option<Instant>,
+    /// When the client's end is no longer waited for, and the bytes it had still to take when that was decided.
+    abandon: Option<(Instant, usize)>,
+    abandoned: bool,
     told_end: bool,
 }
 
@@ -119,6 +127,8 @@ impl Bridge {
             decoy: End::default(),
             events: VecDeque::new(),
             shrink_at: None,
+            abandon: None,
+            abandoned: false,
             told_end: true,
         }
     }
@@ -365,8 +375,11 @@ impl Carrier for Bridge {
         }
     }
 
-    fn ended(&mut self, side: Side, how: Close, _now: Instant) {
+    fn ended(&mut self, side: Side, how: Close, now: Instant) {
         self.end(side).ended = true;
+        if side == Side::Decoy {
+            self.abandon = Some((now + LINGER, usize::MAX));
+        }
         match (side, how) {
             (_, Close::Reset) => {
                 self.over(Ended::Reset);
@@ -425,10 +438,18 @@ impl Carrier for Bridge {
             State::Inner(inner) => inner.keeping().and_then(|keeping| keeping.deadline(&self.facts())),
             _ => None,
         };
-        [keeping, self.shrink_at].into_iter().flatten().min()
+        [keeping, self.shrink_at, self.abandon.map(|(at, _)| at)].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self, now: Instant) {
+        if let Some((at, left)) = self.abandon
+            && at <= now
+        {
+            // Who still takes the decoy's last words is given the time.
+            let now_left = self.client.outbox.len();
+            self.abandoned = now_left == 0 || now_left >= left;
+            self.abandon = Some((now + LINGER, now_left)).filter(|_| !self.abandoned);
+        }
         let facts = self.facts();
         if let State::Inner(inner) = &mut self.state {
             let context = Context { facts: &facts, rng: &mut self.rng, now };
@@ -479,9 +500,64 @@ impl Carrier for Bridge {
         self.decoy.close.get_or_insert(Close::Fin);
     }
 
+    fn leave(&mut self, _now: Instant) {}
+
     fn finished(&self) -> bool {
         let reset = |end: &End| end.closed == Some(Close::Reset);
         let done = |end: &End| end.closed.is_some() && end.ended;
-        reset(&self.client) && reset(&self.decoy) || done(&self.client) && done(&self.decoy)
+        self.abandoned || reset(&self.client) && reset(&self.decoy) || done(&self.client) && done(&self.decoy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bridge() -> Bridge {
+        let config = BridgeConfig {
+            identity: IdentityKey::from_bytes([7; 32]),
+            names: vec!["www.example.com".parse().unwrap()],
+            invited: Vec::new(),
+            facts: RwLock::default(),
+            knocked: Mutex::new(KnockedTokens::new(8)),
+        };
+        Bridge::new(Arc::new(config), [1; 32])
+    }
+
+    fn last_words(bridge: &mut Bridge, count: usize, now: Instant) {
+        bridge.space(Side::Decoy)[..count].fill(b'x');
+        bridge.filled(Side::Decoy, count, now);
+        bridge.ended(Side::Decoy, Close::Fin, now);
+    }
+
+    #[test]
+    fn a_visitor_who_never_closes_is_not_waited_for_for_ever() {
+        #[expect(clippy::disallowed_methods, reason = "a test owns its clock")]
+        let start = Instant::now();
+        let mut bridge = bridge();
+        last_words(&mut bridge, 100, start);
+        bridge.wrote(Side::Peer, 100, start);
+        assert_eq!(bridge.shutdown(Side::Peer), Some(Close::Fin));
+        bridge.on_timer(start + LINGER - Duration::from_millis(1));
+        assert!(!bridge.finished());
+        assert!(bridge.deadline().is_some_and(|at| at <= start + LINGER));
+        bridge.on_timer(start + LINGER);
+        assert!(bridge.finished());
+    }
+
+    #[test]
+    fn who_still_reads_is_waited_for_and_who_stops_is_not() {
+        #[expect(clippy::disallowed_methods, reason = "a test owns its clock")]
+        let start = Instant::now();
+        let mut bridge = bridge();
+        last_words(&mut bridge, 1_000, start);
+        for step in 1..4 {
+            let now = start + step * LINGER;
+            bridge.wrote(Side::Peer, 10, now);
+            bridge.on_timer(now);
+            assert!(!bridge.finished(), "step {step}");
+        }
+        bridge.on_timer(start + 4 * LINGER);
+        assert!(bridge.finished());
     }
 }

@@ -421,6 +421,14 @@ impl Carrier for Client {
         self.finish(Ended::Closed);
     }
 
+    fn leave(&mut self, now: Instant) {
+        if matches!(self.state, State::Load(_)) {
+            self.alone(Ended::NoProof);
+        } else {
+            self.close(now);
+        }
+    }
+
     fn finished(&self) -> bool {
         // As a browser's socket: closed whole, the kernel does the rest.
         self.closed
