@@ -66,7 +66,7 @@ fn breaches(metadata: &Value) -> Vec<String> {
             let Some((other, other_folder)) = ours.get(text(&dependency["pkg"])) else { continue };
             let Some(other_place) = self::place(other_folder) else { continue };
             let for_tests = kinds(dependency).all(|kind| kind == "dev");
-            if !points_down(place, other_place) && !(for_tests && tests_itself_with(place, other_place)) {
+            if !(points_down(place, other_place) || for_tests && tests_itself_with(place, other_place)) {
                 found.push(format!("{name} ({place:?}) depends on {other} ({other_place:?}): not downwards"));
             }
         }
