@@ -26,12 +26,18 @@ pub(crate) fn dialer(upstream: Option<&env::Upstream>, settings: &Settings) -> R
         bind_v4: settings.bind_v4,
         bind_v6: settings.bind_v6,
     };
-    let roots =
-        Roots::load().map_err(|error| format!("the certificates to check sites by: {}", chain(&error)))?;
-    tracing::debug!("{} root certificates", roots.count());
+    let roots = roots()?;
     // Tor's link is encrypted itself: its first flight may go with the first inner message, a round trip earlier.
     let config = DialerConfig { connect, early_data: true, ..DialerConfig::new(roots) };
     Ok(Dialer(client::Dialer::new(config)))
+}
+
+/// Whose certificates are believed; an error is one line that says what to do.
+pub(crate) fn roots() -> Result<Roots, String> {
+    let roots =
+        Roots::load().map_err(|error| format!("the certificates to check sites by: {}", chain(&error)))?;
+    tracing::debug!("{} root certificates", roots.count());
+    Ok(roots)
 }
 
 /// The upstream proxy in the transport's words.

@@ -9,6 +9,7 @@
 
 mod carriers;
 mod client;
+mod decoy;
 pub mod identity;
 mod lifetime;
 mod logging;

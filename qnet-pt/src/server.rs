@@ -1,6 +1,7 @@
 //! The bridge side: clients from the transport, tor's ORPort behind.
 
 use crate::carriers;
+use crate::decoy;
 use crate::identity;
 use crate::lifetime::Lifetime;
 use crate::options::{Decoy, Options, is_local};
@@ -38,7 +39,7 @@ pub(crate) async fn start(server: &Server, settings: &Settings, output: &Output,
         );
     }
     for transport in server.transports.iter().filter(|transport| transport.name == TRANSPORT) {
-        match listen(transport, settings).await {
+        match listen(transport, settings, output).await {
             Ok((listener, address, args)) => {
                 output.line(&Line::Smethod { name: TRANSPORT, address, args: &args });
                 let or_port = Arc::new(server.or_port.clone());
@@ -55,6 +56,7 @@ pub(crate) async fn start(server: &Server, settings: &Settings, output: &Output,
 async fn listen(
     transport: &ServerTransport,
     settings: &Settings,
+    output: &Output,
 ) -> Result<(Listener, SocketAddr, Args), String> {
     let options = Options::parse(&transport.options).map_err(|error| error.to_string())?;
     let decoy = resolve(&options).await?;
@@ -62,7 +64,9 @@ async fn listen(
     let identity = identity::load_or_create(&settings.state, &mut rng).map_err(|error| error.to_string())?;
     let key = identity.public();
     let bind = transport.bind.unwrap_or(DEFAULT_BIND);
+    let roots = carriers::roots()?;
     let listener = carriers::listen(bind, identity, decoy, &options, settings)?;
+    decoy::check(listener.examiner(), roots, output.clone()).await?;
     let address = listener.local_addr();
     let line = BridgeLine { address, fingerprint: None, key, sni: options.names };
     if line.to_string().len() + FINGERPRINT > MAX_LEN {

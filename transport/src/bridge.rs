@@ -145,41 +145,16 @@ impl Listener {
         self.incoming.recv().await
     }
 
-    /// Tells all carriers, present and to come, what was measured about the decoy.
-    pub fn set_facts(&self, facts: DecoyFacts) {
-        *self.common.facts() = facts;
-    }
-
     /// What the carriers go by at the moment.
     #[must_use]
     pub fn facts(&self) -> DecoyFacts {
         self.common.facts().clone()
     }
 
-    /// Examines the decoy under each of the bridge's names, and tells the carriers what was measured. To be called before
-    /// the bridge is announced; takes a second or two for each name.
-    ///
-    /// # Errors
-    ///
-    /// The site cannot be the decoy. Nothing is changed then, and it may be examined again.
-    pub async fn examine(&self, roots: &Roots) -> Result<Examined, Refusal> {
-        let Common { core, decoy: address, .. } = &*self.common;
-        let examined = decoy::examine_all(*address, &core.names, roots).await?;
-        let idle = self.common.facts().idle_limit;
-        self.set_facts(DecoyFacts { idle_limit: idle, ..DecoyFacts::from(&examined.facts) });
-        Ok(examined)
-    }
-
-    /// Measures in the background how long the decoy keeps an idle connection, up to ten minutes, and tells the carriers. An
-    /// error that the task gives with [`DecoyError::Unasked`](decoy::DecoyError::Unasked) means that the site should not be
-    /// the decoy after all; others, that it could not be measured.
-    pub fn measure_idle(&self, roots: &Roots) -> JoinHandle<Result<Idle, Refusal>> {
-        let (common, roots) = (Arc::clone(&self.common), roots.clone());
-        tokio::spawn(async move {
-            let idle = decoy::measure_idle_all(common.decoy, &common.core.names, &roots).await?;
-            common.facts().idle_limit = Some(idle.limit);
-            Ok(idle)
-        })
+    /// What examines the decoy, before the bridge is announced and after.
+    #[must_use]
+    pub fn examiner(&self) -> Examiner {
+        Examiner { common: Arc::clone(&self.common) }
     }
 
     /// Why the decoy was not reached, in words for the operator, or `None` where it was: the outcome of the last
@@ -193,6 +168,40 @@ impl Listener {
     #[must_use]
     pub fn counts(&self) -> Counts {
         *self.common.counts()
+    }
+}
+
+/// Examines the site behind a bridge and tells the bridge's carriers what it measured.
+#[derive(Clone)]
+pub struct Examiner {
+    common: Arc<Common>,
+}
+
+impl Examiner {
+    /// Examines the decoy under each of the bridge's names, and tells the carriers what was measured. To be called before
+    /// the bridge is announced; takes a second or two for each name.
+    ///
+    /// # Errors
+    ///
+    /// The site cannot be the decoy. Nothing is changed then, and it may be examined again.
+    pub async fn examine(&self, roots: &Roots) -> Result<Examined, Refusal> {
+        let Common { core, decoy: address, .. } = &*self.common;
+        let examined = decoy::examine_all(*address, &core.names, roots).await?;
+        let idle = self.common.facts().idle_limit;
+        *self.common.facts() = DecoyFacts { idle_limit: idle, ..DecoyFacts::from(&examined.facts) };
+        Ok(examined)
+    }
+
+    /// Measures in the background how long the decoy keeps an idle connection, up to ten minutes, and tells the carriers. An
+    /// error that the task gives with [`DecoyError::Unasked`](decoy::DecoyError::Unasked) means that the site should not be
+    /// the decoy after all; others, that it could not be measured.
+    pub fn measure_idle(&self, roots: &Roots) -> JoinHandle<Result<Idle, Refusal>> {
+        let (common, roots) = (Arc::clone(&self.common), roots.clone());
+        tokio::spawn(async move {
+            let idle = decoy::measure_idle_all(common.decoy, &common.core.names, &roots).await?;
+            common.facts().idle_limit = Some(idle.limit);
+            Ok(idle)
+        })
     }
 }
 
