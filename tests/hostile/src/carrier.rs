@@ -21,12 +21,18 @@ const MOST_PENDING: usize = 1 << 20;
 /// Calls to a core between two steps.
 const MOST_CALLS: usize = 10_000;
 
+/// Longer than anything that a browser or a bridge waits for.
+const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
+
 enum Step<'a> {
     Bytes(Side, &'a [u8]),
     /// Bytes that the harness seals, or knows.
     Special(&'a [u8]),
     End(Side, Close),
-    Time,
+    /// A second at most: past a browser's pauses, not past its patience.
+    Second,
+    /// Whatever the core waits for.
+    Deadline,
 }
 
 fn steps(mut data: &[u8]) -> impl Iterator<Item = Step<'_>> {
@@ -40,7 +46,8 @@ fn steps(mut data: &[u8]) -> impl Iterator<Item = Step<'_>> {
             3 => Step::Special(bytes),
             4 => Step::End(Side::Peer, if length & 1 == 0 { Close::Fin } else { Close::Reset }),
             5 => Step::End(Side::Decoy, if length & 1 == 0 { Close::Fin } else { Close::Reset }),
-            _ => Step::Time,
+            6 => Step::Second,
+            _ => Step::Deadline,
         })
     })
 }
@@ -90,8 +97,9 @@ impl<C: Carrier> Shell<C> {
         }
     }
 
-    fn time(&mut self) {
-        self.now = self.core.deadline().map_or(self.now + Duration::from_secs(1), |due| due.max(self.now));
+    fn wait(&mut self, most: Duration) {
+        let latest = self.now + most;
+        self.now = self.core.deadline().map_or(latest, |due| due.clamp(self.now, latest));
         self.core.on_timer(self.now);
         self.settle();
     }
@@ -139,7 +147,8 @@ impl<C: Carrier> Shell<C> {
                     self.give(side, &bytes);
                 }
                 Step::End(side, how) => self.end(side, how),
-                Step::Time => self.time(),
+                Step::Second => self.wait(Duration::from_secs(1)),
+                Step::Deadline => self.wait(LONGEST_WAIT),
             }
         }
     }
