@@ -278,16 +278,16 @@ pub fn spoiled(who: &str, client: &Client) -> Vec<Probe> {
             Act::Edit(Editor::new(|record| *record = noise("replaced", record.len()))),
         ),
     ];
-    let records = [
-        ("ChangeCipherSpec", Which::Nth(1)),
-        ("Finished", Which::NthData(0)),
-        ("preface", Which::NthData(1)),
-        ("request", Which::NthData(2)),
+    let records: [(&str, fn() -> Which); 4] = [
+        ("ChangeCipherSpec", || Which::Nth(1)),
+        ("Finished", || Which::NthData(0)),
+        ("preface", || Which::NthData(1)),
+        ("request", || Which::NthData(2)),
     ];
     let mut probes = Vec::new();
     for (record, which) in records {
         for (act, how) in &acts {
-            let rule = Rule::new(Way::Up, which, how.clone());
+            let rule = Rule::new(Way::Up, which(), how.clone());
             probes.push(Probe::client(format!("{who} whose {record} {act}"), Arc::clone(client), vec![rule]));
         }
     }
