@@ -229,10 +229,6 @@ pub fn visitors(name: &str) -> Result<Vec<Probe>> {
         .into_iter()
         .map(|(kind, visitor)| Probe::client(format!("a visitor who {kind}"), client(visitor), Vec::new()))
         .collect();
-    // Each of several answers has its own task in most servers.
-    for probe in probes.iter_mut().filter(|probe| probe.name.ends_with("everything")) {
-        probe.races = true;
-    }
     let old = Visitor { tls13: false, ..usual };
     probes.push(Probe::script("a TLS 1.2 hello", vec![Step::Send(old.hello()?)]));
     for nth in 1..4 {
@@ -278,16 +274,16 @@ pub fn spoiled(who: &str, client: &Client) -> Vec<Probe> {
             Act::Edit(Editor::new(|record| *record = noise("replaced", record.len()))),
         ),
     ];
-    let records = [
-        ("ChangeCipherSpec", Which::Nth(1)),
-        ("Finished", Which::NthData(0)),
-        ("preface", Which::NthData(1)),
-        ("request", Which::NthData(2)),
-    ];
+    let finished_preface_request = ["Finished", "preface", "request"].into_iter().enumerate();
+    let records = std::iter::once(("ChangeCipherSpec", None))
+        .chain(finished_preface_request.map(|(n, name)| (name, Some(n))));
     let mut probes = Vec::new();
-    for (record, which) in records {
-        for (act, how) in &acts {
-            let rule = Rule::new(Way::Up, which.clone(), how.clone());
+    for (record, number) in records {
+        // A ChangeCipherSpec is too short to have one.
+        for (act, how) in
+            acts.iter().filter(|(act, _)| !(record == "ChangeCipherSpec" && act.contains("tag")))
+        {
+            let rule = Rule::new(Way::Up, number.map_or(Which::Nth(1), Which::NthData), how.clone());
             probes.push(Probe::client(format!("{who} whose {record} {act}"), Arc::clone(client), vec![rule]));
         }
     }

@@ -29,9 +29,6 @@ const AT_ONCE: usize = 32;
 /// How often a probe is played that showed a difference at first.
 const TRIES: usize = 6;
 
-/// The unit in which the sum of racing answers is compared, bytes; fifty records' and frames' heads are less than this.
-const SUM_STEP: usize = 4_096;
-
 /// One way to test an address.
 #[derive(Clone)]
 pub struct Probe {
@@ -39,9 +36,6 @@ pub struct Probe {
     pub name: String,
     /// How.
     pub driver: Driver,
-    /// Whether several answers race each other, so that a server never cuts them into the same records twice: their
-    /// ciphertext is then compared by its sum.
-    pub races: bool,
 }
 
 impl std::fmt::Debug for Probe {
@@ -81,13 +75,13 @@ impl Probe {
     /// A probe of bytes.
     #[must_use]
     pub fn script(name: impl Into<String>, steps: Vec<Step>) -> Self {
-        Self { name: name.into(), driver: Driver::Script(steps), races: false }
+        Self { name: name.into(), driver: Driver::Script(steps) }
     }
 
     /// A probe by a client whose records are treated by rules.
     #[must_use]
     pub fn client(name: impl Into<String>, client: Client, rules: Vec<Rule>) -> Self {
-        Self { name: name.into(), driver: Driver::Client(client, rules), races: false }
+        Self { name: name.into(), driver: Driver::Client(client, rules) }
     }
 }
 
@@ -123,22 +117,6 @@ pub struct Seen {
     pub whole: bool,
     /// Level and description of an alert in the clear.
     pub alert: Option<(u8, u8)>,
-}
-
-impl Observation {
-    /// The same with successive ciphertext records as one, its length rounded to what frames' and records' own bytes make
-    /// of it.
-    fn summed(mut self) -> Self {
-        self.records.dedup_by(|later, first| {
-            let joins = later.kind == 23 && first.kind == 23 && later.whole;
-            first.length += if joins { later.length } else { 0 };
-            joins
-        });
-        for record in self.records.iter_mut().filter(|record| record.kind == 23) {
-            record.length = (record.length + SUM_STEP / 2) / SUM_STEP;
-        }
-        self
-    }
 }
 
 impl std::fmt::Display for Observation {
@@ -229,20 +207,22 @@ fn examine(
     tolerance: Tolerance,
 ) -> Result<Option<Difference>> {
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
-    for _ in 0..TRIES {
+    for number in 0..TRIES {
+        // A bridge takes its time: every second try the decoy is seen over a path that does, too.
+        let spaced = number % 2 == 1;
         let (direct, through) = thread::scope(|scope| {
-            let direct = scope.spawn(|| play(probe, decoy, limit));
-            let through = play(probe, bridge, limit);
+            let direct = scope.spawn(move || play(probe, decoy, limit, spaced));
+            let through = play(probe, bridge, limit, false);
             let direct = direct.join().unwrap_or_else(|_| anyhow::bail!("a player panicked"));
             anyhow::Ok((direct?, through?))
         })?;
-        let fair = |seen: Observation| if probe.races { seen.summed() } else { seen };
-        theirs.push(fair(direct));
-        ours.push(fair(through));
+        theirs.push(direct);
+        ours.push(through);
         if theirs.len() == 1 && strange(&theirs, &ours, tolerance).is_empty() {
             return Ok(None);
         }
     }
+    let tolerance = Tolerance { recut: matches!(probe.driver, Driver::Client(..)), ..tolerance };
     let strange = strange(&theirs, &ours, tolerance);
     let Some((decoy, bridge, what)) = strange.first() else { return Ok(None) };
     Ok((strange.len() * 2 > TRIES).then(|| Difference {

@@ -9,19 +9,27 @@ use anyhow::{Context, Result};
 
 use super::{Client, Driver, Observation, Probe, Seen, Step};
 use crate::support::flow::{End, Flow};
-use crate::support::link::{Link, Rule};
+use crate::support::link::{Act, Link, Rule, Way, Which};
 
 /// How long a reset is waited for after bytes were sent to a side that has ended.
 const RESET_LIMIT: Duration = Duration::from_millis(250);
 
-/// Plays a probe and watches until the connection ends or `limit` is over.
+/// What lies between two records that are spaced: more than a server needs to take up the first.
+const SPACE: Duration = Duration::from_millis(4);
+
+/// Plays a probe and watches until the connection ends or `limit` is over. Where `spaced`, a client's records arrive one by
+/// one, as on a slower path: servers answer together what arrives together.
 ///
 /// # Errors
 /// The address cannot be connected to.
-pub fn play(probe: &Probe, address: SocketAddr, limit: Duration) -> Result<Observation> {
+pub fn play(probe: &Probe, address: SocketAddr, limit: Duration, spaced: bool) -> Result<Observation> {
     match &probe.driver {
         Driver::Script(steps) => script(steps, address, limit),
-        Driver::Client(client, rules) => through_link(client, rules, address, limit),
+        Driver::Client(client, rules) => {
+            let space = spaced.then(|| Rule::new(Way::Up, Which::From(1), Act::Delay(SPACE)));
+            let rules = rules.iter().cloned().chain(space).collect();
+            through_link(client, rules, address, limit)
+        }
     }
     .with_context(|| format!("{} against {address}", probe.name))
 }
@@ -115,12 +123,12 @@ fn answers_with_reset(mut stream: &TcpStream) -> bool {
 
 fn through_link(
     client: &Client,
-    rules: &[Rule],
+    rules: Vec<Rule>,
     address: SocketAddr,
     limit: Duration,
 ) -> Result<Observation> {
     let link = Link::start(address, Duration::ZERO)?;
-    link.set_rules(rules.to_vec());
+    link.set_rules(rules);
     let dial = link.address();
     thread::scope(|scope| {
         let running = scope.spawn(|| client(dial, limit));
