@@ -26,6 +26,7 @@ const PROOF: usize = 80;
 struct Try {
     held: Duration,
     proved: bool,
+    why: String,
     front: Trace,
     back: Trace,
 }
@@ -33,19 +34,19 @@ struct Try {
 fn held_for(stage: &Stage, number: usize, held: Duration) -> Result<Try> {
     let rule = Rule::new(Way::Up, Which::Nth(number), Act::Delay(held));
     let visit = visit(stage, stage.bridge, vec![rule])?;
-    let proved = visit.outcome.is_ok();
+    let (proved, why) = (visit.outcome.is_ok(), visit.why());
     let front = visit.trace()?;
     // The two wires know the connection by the decoy's random numbers.
     let hello = |trace: &Trace| trace.down.raw().get(..100).map(<[u8]>::to_vec);
     let (wanted, all) = (hello(&front), stage.back.traces());
     let back = all.into_iter().find(|trace| hello(trace) == wanted).context("not seen behind the bridge")?;
-    Ok(Try { held, proved, front, back })
+    Ok(Try { held, proved, why, front, back })
 }
 
 impl Try {
     /// Either the decoy's own records and nothing else, or a proof that follows an answer of the decoy's, which does not
     /// close.
-    fn check(&self, load: usize) -> Result<()> {
+    fn check(&self, number: usize) -> Result<()> {
         let (front, back) = (seen(&self.front.down, 0), seen(&self.back.down, 0));
         if self.proved {
             let extra = front
@@ -56,13 +57,22 @@ impl Try {
                 .unwrap_or(back.records.len());
             let proof = self.front.down.records().get(extra).context("no proof")?;
             ensure!(proof.length >= PROOF, "{:?}: a proof in {front:?}", self.held);
-            ensure!(extra > load, "{:?}: {front:?}, and the decoy: {back:?}", self.held);
-            let answer = back.records.get(load..extra).unwrap_or_default();
-            ensure!(answer.iter().all(|(_, length)| *length >= SHORT), "{:?}: {back:?}", self.held);
+            let asked = self.back.up.records().get(number).context("no knock at the decoy")?.at;
+            let mut answer = self.back.down.records().iter().take(extra).skip_while(|record| record.at < asked);
+            ensure!(
+                answer.clone().next().is_some() && answer.all(|record| record.length >= SHORT),
+                "{:?}: {front:?}, and the decoy: {back:?}",
+                self.held
+            );
             let closing = |at: Duration| self.back.down.end().is_some_and(|(_, end)| end < at + IDLE / 4);
             ensure!(!closing(proof.at), "{:?}: a proof beside the decoy's end: {front:?} {back:?}", self.held);
         } else {
-            ensure!(front.records == back.records, "{:?}: {front:?}, and the decoy: {back:?}", self.held);
+            ensure!(
+                front.records == back.records,
+                "{:?}, {}: {front:?}, and the decoy: {back:?}",
+                self.held,
+                self.why
+            );
             ensure!(front.end.is_some() && back.end.is_some(), "{:?}: {front:?} {back:?}", self.held);
         }
         Ok(())
@@ -77,7 +87,7 @@ fn scan(server: Server, round_trip: Duration) -> Result<()> {
     let gone = Rule::new(Way::Up, Which::Nth(number), Act::Delay(SOON));
     let idled = visit(&stage, stage.bridge, vec![gone])?.trace()?;
     let knocked = idled.up.records().get(number).context("no knock")?.at;
-    let (load, closing): (Vec<_>, Vec<_>) = idled.down.records().iter().partition(|record| record.at < knocked);
+    let closing: Vec<_> = idled.down.records().iter().filter(|record| record.at >= knocked).collect();
     let close = closing.first().context("the decoy says nothing at its end")?.at.saturating_sub(knocked);
     ensure!(close < 3 * IDLE, "the decoy ended it after {close:?}");
     ensure!(closing.iter().all(|record| record.length < SHORT), "{closing:?}");
@@ -96,7 +106,7 @@ fn scan(server: Server, round_trip: Duration) -> Result<()> {
     all(WIDTH, &tries, |held| {
         let tried = held_for(&stage, number, *held)?;
         proofs.fetch_add(u32::from(tried.proved), std::sync::atomic::Ordering::Relaxed);
-        tried.check(load.len())
+        tried.check(number)
     })?;
     let proofs = proofs.into_inner();
     ensure!(proofs > 0 && proofs < TRIES, "{proofs} proofs: the scan does not meet the close at {close:?}");

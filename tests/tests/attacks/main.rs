@@ -9,3 +9,4 @@ mod stage;
 mod stolen;
 mod tamper;
 mod visit;
+mod withheld;
