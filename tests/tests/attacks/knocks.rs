@@ -78,17 +78,21 @@ fn the_wrong_key_makes_a_visit() -> Result<()> {
     isolated("knocks::the_wrong_key_makes_a_visit", || {
         let stage = Stage::new(Server::Nginx, Options::default())?;
         let key = IdentityKey::generate(&mut ChaCha20Rng::from_seed([8; 32])).public();
-        let wrong =
-            visit_with(&stage, stage.bridge, Vec::new(), |mut line| {
-                line.key = key;
-                line
-            })?;
+        let wrong = visit_with(&stage, stage.bridge, Vec::new(), |mut line| {
+            line.key = key;
+            line
+        })?;
         let visit = visit(&stage, stage.decoy.address(), Vec::new())?;
         for made in [&wrong, &visit] {
             ensure!(matches!(made.outcome, Err(DialError::Tunnel(Ended::NoProof))), "{}", made.why());
         }
         let (wrong, visit) = (wrong.trace()?, visit.trace()?);
-        ensure!(seen(&wrong.up, 1) == seen(&visit.up, 1), "{:?} {:?}", seen(&wrong.up, 1), seen(&visit.up, 1));
+        ensure!(
+            seen(&wrong.up, 1) == seen(&visit.up, 1),
+            "{:?} {:?}",
+            seen(&wrong.up, 1),
+            seen(&visit.up, 1)
+        );
         let (wrong, visit) = (seen(&wrong.down, 0), seen(&visit.down, 0));
         ensure!(wrong.content() == visit.content(), "{wrong:?} {visit:?}");
         Ok(())

@@ -15,10 +15,10 @@ use anyhow::{Context, Result, bail};
 use qnet_tests::support::decoy::{Decoy, Options, Server};
 use qnet_tests::support::flow::{End, Flow};
 use qnet_tests::support::link::{Link, Trace};
+use qnet_transport::Stream;
 use qnet_transport::bridge::{BridgeConfig, Listener};
 use qnet_transport::client::{Dialer, DialerConfig, Tunnel};
 use qnet_transport::connect::Connect;
-use qnet_transport::Stream;
 use qnet_transport::tls::Roots;
 use qnet_wire::bridge_line::BridgeLine;
 use qnet_wire::key::{BridgeKey, IdentityKey};
@@ -286,9 +286,7 @@ pub(crate) fn seen(flow: &Flow, from: usize) -> Seen {
 pub(crate) fn both_ended(link: &Link, number: usize, limit: Duration) -> Result<Trace> {
     link.wait("the connection to end", number, limit, |trace| {
         let abrupt = |flow: &Flow| matches!(flow.end(), Some((End::Rst, _)));
-        abrupt(&trace.up)
-            || abrupt(&trace.down)
-            || trace.up.end().is_some() && trace.down.end().is_some()
+        abrupt(&trace.up) || abrupt(&trace.down) || trace.up.end().is_some() && trace.down.end().is_some()
     })
 }
 

@@ -81,7 +81,8 @@ fn a_whole_connection_said_again_is_worth_nothing() -> Result<()> {
         let trace = settled(&visit.link, 0)?;
         let up = &trace.up;
         ensure!(up.records().len() > 8, "no Noise message");
-        let records: Vec<Vec<u8>> = up.records().iter().map(|record| up.record_bytes(record).to_vec()).collect();
+        let records: Vec<Vec<u8>> =
+            up.records().iter().map(|record| up.record_bytes(record).to_vec()).collect();
         let (hello, rest) = records.split_first().context("no records")?;
         let flights = vec![hello.clone(), rest.concat()];
         let cases = [vec![up.raw().to_vec()], flights, records];

@@ -66,7 +66,10 @@ impl Deed {
                     record.splice(..0, old);
                 });
                 // In this order: at the record in question the copy is taken from the one before it.
-                vec![Rule::new(way, once, Act::Edit(repeat)), Rule::new(way, Which::From(8), Act::Edit(remember))]
+                vec![
+                    Rule::new(way, once, Act::Edit(repeat)),
+                    Rule::new(way, Which::From(8), Act::Edit(remember)),
+                ]
             }
         }
     }

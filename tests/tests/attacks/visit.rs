@@ -123,17 +123,14 @@ fn same_once(stage: &Stage, what: &str, rules: &[Rule]) -> Result<()> {
 }
 
 /// Runs cases at once, as many as `width`; the first failure is the outcome.
-pub(crate) fn all<T: Sync>(
-    width: usize,
-    cases: &[T],
-    run: impl Fn(&T) -> Result<()> + Sync,
-) -> Result<()> {
+pub(crate) fn all<T: Sync>(width: usize, cases: &[T], run: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let outcomes = thread::scope(|scope| {
         let workers: Vec<_> = (0..width)
             .map(|_| {
                 scope.spawn(|| {
-                    while let Some(case) = cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                    while let Some(case) = cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                    {
                         run(case)?;
                     }
                     Ok(())

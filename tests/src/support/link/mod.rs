@@ -174,9 +174,7 @@ impl Link {
     ) -> Result<Trace> {
         wait_for(what, limit, || {
             let connection = lock(&self.shared.connections).get(number).map(Arc::clone);
-            Ok(connection
-                .map(|connection| lock(&connection.trace).clone())
-                .filter(|trace| wanted(trace)))
+            Ok(connection.map(|connection| lock(&connection.trace).clone()).filter(|trace| wanted(trace)))
         })
     }
 }

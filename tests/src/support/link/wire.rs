@@ -196,8 +196,7 @@ impl<'a> Half<'a> {
                 }
                 Item::End(End::Rst) => return Written::Reset,
                 Item::End(End::Fin) => {
-                    let reset =
-                        self.queue.iter().position(|(_, item)| matches!(item, Item::End(End::Rst)));
+                    let reset = self.queue.iter().position(|(_, item)| matches!(item, Item::End(End::Rst)));
                     let reset = reset.and_then(|place| self.queue.remove(place));
                     self.stop();
                     self.to.shutdown(Shutdown::Write).ok();
