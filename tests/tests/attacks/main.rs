@@ -2,9 +2,11 @@
 //! travels in a tunnel is never delivered wrong.
 #![allow(clippy::disallowed_methods, reason = "a test owns its clock, and blocks only threads of its own")]
 
+mod delay;
 mod knocks;
 mod redirect;
 mod stage;
 mod stolen;
 mod tamper;
 mod visit;
+mod withheld;

@@ -19,6 +19,9 @@ const QUIET: Duration = Duration::from_millis(50);
 const UNKNOWN_LIMIT: Duration = Duration::from_secs(2);
 /// How long before the idle limit a busy tunnel's request goes out.
 const MARGIN: Duration = Duration::from_secs(1);
+/// How long a tunnel whose data the client does not take counts as in use: a web server gives a download that stands still as
+/// long (nginx: `send_timeout`, 60 s; Apache the same; lighttpd more).
+const STALLED: Duration = Duration::from_secs(60);
 /// Requests before the decoy's own limit at which the end is announced.
 const ANNOUNCE: u32 = 20;
 /// Requests without an answer at which no more are made: the decoy is stuck.
@@ -145,23 +148,27 @@ impl Keeping {
         self.owed = true;
     }
 
-    /// When [`Keeping::on_timer`] has something to do.
-    pub(super) fn deadline(&self, facts: &DecoyFacts) -> Option<Instant> {
-        if !self.owed || self.exhausted(facts) || self.keeper.outstanding() >= MAX_OUTSTANDING {
+    /// When [`Keeping::on_timer`] has something to do. `stalled`: data waits for the client, who withholds room or credit.
+    pub(super) fn deadline(&self, facts: &DecoyFacts, stalled: bool) -> Option<Instant> {
+        if self.exhausted(facts) || self.keeper.outstanding() >= MAX_OUTSTANDING {
             return None;
+        }
+        let busy = self.last_request + interval(facts);
+        if !self.owed {
+            return Some(busy).filter(|at| stalled && *at < self.last_traffic + STALLED);
         }
         let missing = (1.0 - self.allowance).max(0.0) / rate(facts);
         let allowed = self.allowance_at + Duration::from_secs_f64(missing);
         let quiet = (self.last_traffic + QUIET).max(allowed);
-        Some(quiet.min(self.last_request + interval(facts)))
+        Some(quiet.min(busy))
     }
 
     /// Makes a request if it is time.
-    pub(super) fn on_timer(&mut self, facts: &DecoyFacts, now: Instant, out: &mut Vec<u8>) {
+    pub(super) fn on_timer(&mut self, facts: &DecoyFacts, stalled: bool, now: Instant, out: &mut Vec<u8>) {
         let elapsed = now.saturating_duration_since(self.allowance_at).as_secs_f64();
         self.allowance = (self.allowance + elapsed * rate(facts)).min(burst(facts));
         self.allowance_at = now;
-        if self.deadline(facts).is_none_or(|at| at > now) {
+        if self.deadline(facts, stalled).is_none_or(|at| at > now) {
             return;
         }
         self.allowance = (self.allowance - 1.0).max(0.0);

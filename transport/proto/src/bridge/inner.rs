@@ -132,10 +132,6 @@ impl Inner {
         self.tunnel.limit_content(largest.clamp(LEAST_CONTENT, MAX_CONTENT));
     }
 
-    pub(super) fn keeping(&self) -> Option<&Keeping> {
-        if let Phase::Up(keeping) = &self.phase { Some(keeping) } else { None }
-    }
-
     pub(super) fn handed_over(&self) -> bool {
         matches!(self.phase, Phase::Up(_))
     }
@@ -408,9 +404,21 @@ impl Inner {
         }
     }
 
-    pub(super) fn on_timer(&mut self, to_decoy: &mut Outbox, context: &Context<'_>) {
+    /// Whether data waits for the client.
+    fn stalled(&self, to_client: &Outbox) -> bool {
+        !to_client.is_empty() || self.tunnel.mux.unsent() > 0
+    }
+
+    /// When [`Inner::on_timer`] has something to do.
+    pub(super) fn deadline(&self, to_client: &Outbox, facts: &DecoyFacts) -> Option<Instant> {
+        let Phase::Up(keeping) = &self.phase else { return None };
+        keeping.deadline(facts, self.stalled(to_client))
+    }
+
+    pub(super) fn on_timer(&mut self, to_client: &Outbox, to_decoy: &mut Outbox, context: &Context<'_>) {
+        let stalled = self.stalled(to_client);
         if let Phase::Up(keeping) = &mut self.phase {
-            keeping.on_timer(context.facts, context.now, to_decoy.tail());
+            keeping.on_timer(context.facts, stalled, context.now, to_decoy.tail());
         }
     }
 

@@ -435,7 +435,7 @@ impl Carrier for Bridge {
 
     fn deadline(&self) -> Option<Instant> {
         let keeping = match &self.state {
-            State::Inner(inner) => inner.keeping().and_then(|keeping| keeping.deadline(&self.facts())),
+            State::Inner(inner) => inner.deadline(&self.client.outbox, &self.facts()),
             _ => None,
         };
         [keeping, self.shrink_at, self.abandon.map(|(at, _)| at)].into_iter().flatten().min()
@@ -453,7 +453,7 @@ impl Carrier for Bridge {
         let facts = self.facts();
         if let State::Inner(inner) = &mut self.state {
             let context = Context { facts: &facts, rng: &mut self.rng, now };
-            inner.on_timer(&mut self.decoy.outbox, &context);
+            inner.on_timer(&self.client.outbox, &mut self.decoy.outbox, &context);
         }
         if self.shrink_at.is_some_and(|at| at <= now) {
             self.shrink_at = None;

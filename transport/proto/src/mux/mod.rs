@@ -430,6 +430,12 @@ impl Mux {
         self.queued_in + self.queued_out
     }
 
+    /// Bytes written to streams that still wait to be packed, for want of room or of credit.
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        self.queued_out
+    }
+
     /// Bytes allocated for queues, in use and spare. More than [`buffered`](Self::buffered) by at most two segments
     /// (of 4,096 bytes) a queue and 16 spare ones.
     #[must_use]

@@ -1,0 +1,99 @@
+//! Data withheld while a tunnel is in use, for longer than its decoy bears idleness.
+
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use qnet_tests::support::decoy::{Options, Server};
+use qnet_tests::support::flow::End;
+use qnet_tests::support::isolate::isolated;
+use qnet_tests::support::link::{Act, Gate, Link, Rule, Way, Which};
+
+use crate::stage::{Payload, SOON, Stage, copy, until};
+
+/// How long the decoy bears a silent connection.
+const IDLE: Duration = Duration::from_secs(5);
+/// How long the client's records are held.
+const HELD: Duration = Duration::from_secs(8);
+/// How long a tunnel that is in use is watched.
+const WATCHED: Duration = Duration::from_secs(20);
+/// Bytes that show that a stream flows.
+const SOME: u64 = 200_000;
+
+fn stage(server: Server) -> Result<Stage> {
+    Stage::new(server, Options { idle: IDLE, head: IDLE, ..Options::default() })
+}
+
+/// Waits until more of a stream has come.
+fn flows(what: &str, payload: &Mutex<Payload>) -> Result<()> {
+    let before = copy(payload).right;
+    until(what, SOON, || copy(payload).right > before + SOME || copy(payload).broken)?;
+    ensure!(!copy(payload).broken && !copy(payload).wrong, "{what}: {:?}", copy(payload));
+    Ok(())
+}
+
+/// All that the client says is held, so that no credit comes and the download stands still; then it goes on.
+fn held(server: Server) -> Result<()> {
+    let stage = stage(server)?;
+    let link = Link::start(stage.bridge, Duration::ZERO)?;
+    let (arm, release) = (Gate::new(), Gate::new());
+    link.set_rules(vec![Rule::new(Way::Up, Which::Once(arm.clone()), Act::Hold(release.clone()))]);
+    let tunnel = stage.tunnel_over(&link)?;
+    let payload = stage.download(&tunnel)?;
+    flows("a download", &payload)?;
+    arm.open();
+    let began = Instant::now();
+    while began.elapsed() < HELD {
+        thread::sleep(Duration::from_millis(100));
+        let trace = link.traces().pop().context("no connection")?;
+        ensure!(trace.down.end().is_none(), "ended after {:?}: {:?}", began.elapsed(), trace.down.end());
+    }
+    let stood = copy(&payload).right;
+    release.open();
+    flows("the download goes on", &payload)?;
+    ensure!(copy(&payload).right > stood, "nothing came");
+    Ok(())
+}
+
+#[test]
+fn a_download_survives_a_silent_client_before_nginx() -> Result<()> {
+    isolated("withheld::a_download_survives_a_silent_client_before_nginx", || held(Server::Nginx))
+}
+
+#[test]
+fn a_download_survives_a_silent_client_before_lighttpd() -> Result<()> {
+    isolated("withheld::a_download_survives_a_silent_client_before_lighttpd", || held(Server::Lighttpd))
+}
+
+/// A tunnel that carries something, much or little, either way, outlives the decoy's limit; one that carries nothing ends
+/// as the decoy ends it.
+#[test]
+fn a_tunnel_in_use_outlives_its_decoys_patience() -> Result<()> {
+    isolated("withheld::a_tunnel_in_use_outlives_its_decoys_patience", || {
+        let stage = stage(Server::Nginx)?;
+        let links = (0..4).map(|_| Link::start(stage.bridge, Duration::ZERO)).collect::<Result<Vec<_>>>()?;
+        let [up, down, little, idle] = links.as_slice() else { unreachable!() };
+        // About two megabytes a second.
+        for (link, way) in [(up, Way::Up), (down, Way::Down)] {
+            link.set_rules(vec![Rule::new(way, Which::From(20), Act::Delay(Duration::from_millis(8)))]);
+        }
+        let (up, down) = (stage.tunnel_over(up)?, stage.tunnel_over(down)?);
+        let (up, down) = ((stage.upload(&up)?, up), (stage.download(&down)?, down));
+        let (little, idle_tunnel) = (stage.tunnel_over(little)?, stage.tunnel_over(idle)?);
+        let began = Instant::now();
+        let mut littles = Vec::new();
+        while began.elapsed() < WATCHED {
+            flows("an upload", &up.0)?;
+            flows("a download", &down.0)?;
+            // A new stream now and then, of which the far side says nothing.
+            littles.push(stage.block_on(stage.whisper(&little))?);
+            thread::sleep(Duration::from_millis(2_900));
+        }
+        ensure!(little.is_open() && littles.len() > 5, "{} streams", littles.len());
+        let end = idle.traces().pop().context("no connection")?.down.end();
+        ensure!(matches!(end, Some((End::Fin, at)) if at < WATCHED), "the idle one: {end:?}");
+        ensure!(!idle_tunnel.is_open(), "it is said to be open");
+        Ok(())
+    })
+}
