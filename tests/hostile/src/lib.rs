@@ -13,8 +13,10 @@ pub mod carrier;
 pub mod hello;
 pub mod http2;
 pub mod htx;
+pub mod insider;
 pub mod mux;
 pub mod pt;
+pub mod puppet;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -30,9 +32,11 @@ pub struct Target {
 /// Every target, by name.
 pub const TARGETS: &[Target] = &[
     Target { name: "bridge", body: carrier::bridge },
+    Target { name: "bridge_insider", body: insider::bridge },
     Target { name: "bridge_line", body: pt::bridge_line },
     Target { name: "client", body: carrier::client },
     Target { name: "client_hello", body: hello::client },
+    Target { name: "client_insider", body: insider::client },
     Target { name: "ech_inner", body: hello::ech_inner },
     Target { name: "env", body: pt::env },
     Target { name: "ext_or", body: pt::ext_or },

@@ -112,7 +112,13 @@ impl Inner {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        if let Phase::One(_, until) = &self.phase { Some(*until) } else { None }
+        if let Phase::One(_, until) = &self.phase
+            && !self.raw
+        {
+            Some(*until)
+        } else {
+            None
+        }
     }
 
     /// Sends message 1 once there is early data or no more time to wait for it, what the decoy is owed, and whatever the
