@@ -9,7 +9,7 @@ use qnet_transport::Stream;
 use qnet_transport::bridge::{BridgeConfig, Listener};
 use qnet_transport::client::{self, DialerConfig};
 use qnet_transport::connect::{Connect, ConnectError, Login, LoginError, Upstream};
-use qnet_transport::tls::Roots;
+use qnet_transport::tls::{HandshakeError, Roots};
 use qnet_wire::bridge_line::BridgeLine;
 use qnet_wire::error::Retry;
 use qnet_wire::key::IdentityKey;
@@ -26,12 +26,18 @@ pub(crate) fn dialer(upstream: Option<&env::Upstream>, settings: &Settings) -> R
         bind_v4: settings.bind_v4,
         bind_v6: settings.bind_v6,
     };
-    let roots =
-        Roots::load().map_err(|error| format!("the certificates to check sites by: {}", chain(&error)))?;
-    tracing::debug!("{} root certificates", roots.count());
+    let roots = roots()?;
     // Tor's link is encrypted itself: its first flight may go with the first inner message, a round trip earlier.
     let config = DialerConfig { connect, early_data: true, ..DialerConfig::new(roots) };
     Ok(Dialer(client::Dialer::new(config)))
+}
+
+/// Whose certificates are believed; an error is one line that says what to do.
+pub(crate) fn roots() -> Result<Roots, String> {
+    let roots =
+        Roots::load().map_err(|error| format!("the certificates to check sites by: {}", chain(&error)))?;
+    tracing::debug!("{} root certificates", roots.count());
+    Ok(roots)
 }
 
 /// The upstream proxy in the transport's words.
@@ -67,11 +73,10 @@ impl DialError {
     pub(crate) fn reply(&self) -> Reply {
         match self {
             Self::Dial(client::DialError::Connect(error)) => connect_reply(error),
+            Self::Dial(client::DialError::Handshake(error)) => handshake_reply(error),
             Self::Dial(client::DialError::TimedOut) => Reply::TtlExpired,
             // Something answers there, and it is not the bridge of this line.
-            Self::Dial(client::DialError::Tunnel(_) | client::DialError::Handshake(_)) => {
-                Reply::HostUnreachable
-            }
+            Self::Dial(client::DialError::Tunnel(_)) => Reply::HostUnreachable,
             Self::Dial(_) | Self::Open(_) => Reply::GeneralFailure,
         }
     }
@@ -86,7 +91,7 @@ impl DialError {
 
 fn connect_reply(error: &ConnectError) -> Reply {
     match error {
-        ConnectError::Refused { .. } => Reply::ConnectionRefused,
+        ConnectError::Refused { .. } | ConnectError::Reset { .. } => Reply::ConnectionRefused,
         ConnectError::NetworkUnreachable { .. } => Reply::NetworkUnreachable,
         ConnectError::HostUnreachable { .. } | ConnectError::ProxyFailed(_) => Reply::HostUnreachable,
         ConnectError::TimedOut { .. } => Reply::TtlExpired,
@@ -99,6 +104,25 @@ fn connect_reply(error: &ConnectError) -> Reply {
         | ConnectError::ProxyMisbehaved(_)
         | ConnectError::ProxyClosed
         | ConnectError::BadLogin(_) => Reply::GeneralFailure,
+    }
+}
+
+fn handshake_reply(error: &HandshakeError) -> Reply {
+    match error {
+        // Our own rules forbid to go on.
+        HandshakeError::Certificate { .. } => Reply::NotAllowed,
+        // What a host whose server is down does.
+        HandshakeError::Closed { .. } | HandshakeError::Io(_) => Reply::ConnectionRefused,
+        HandshakeError::OldTls
+        | HandshakeError::HelloRetry
+        | HandshakeError::NoHttp2(_)
+        | HandshakeError::Alert { .. }
+        | HandshakeError::TooLong
+        | HandshakeError::Malformed(_)
+        | HandshakeError::EchAccepted
+        | HandshakeError::WrongOffer { .. }
+        | HandshakeError::Library(_)
+        | HandshakeError::Unexpected(_) => Reply::GeneralFailure,
     }
 }
 

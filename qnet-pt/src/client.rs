@@ -11,18 +11,21 @@ use qnet_pt_ipc::env::{Client, Settings};
 use qnet_pt_ipc::line::Line;
 use qnet_pt_ipc::socks::{self, Progress, Reply, Request, SocksError, Target};
 use qnet_wire::bridge_line::BridgeLine;
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 /// How long the parent may take to ask, from this same machine.
 const NEGOTIATION: Duration = Duration::from_secs(20);
-/// How long a tunnel may take, from dialling to its proof. Arti gives up after 10 s and C tor after two minutes.
-const DIAL: Duration = Duration::from_secs(60);
+/// Connections that have not asked yet. The parent asks at once; others on this machine may connect too, and must not
+/// use up what the parent needs: file descriptors, of which there may be 1,024.
+const MAX_UNDECIDED: usize = 256;
 /// How long a refused parent has to read why before the connection closes.
 const LINGER: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, which is mostly a lack of file descriptors.
@@ -71,6 +74,7 @@ async fn listen(
 }
 
 async fn accept(listener: TcpListener, dialer: Arc<Dialer>, output: Output, lifetime: Lifetime) {
+    let mut undecided = Undecided::default();
     loop {
         let accepted = tokio::select! {
             () = lifetime.ending() => return,
@@ -78,9 +82,10 @@ async fn accept(listener: TcpListener, dialer: Arc<Dialer>, output: Output, life
         };
         match accepted {
             Ok((tcp, _)) => {
+                let turned_out = undecided.admit();
                 let (dialer, output, token) = (Arc::clone(&dialer), output.clone(), lifetime.token());
                 tokio::spawn(async move {
-                    serve(tcp, &dialer, &output).await;
+                    serve(tcp, turned_out, &dialer, &output).await;
                     drop(token);
                 });
             }
@@ -92,9 +97,32 @@ async fn accept(listener: TcpListener, dialer: Arc<Dialer>, output: Output, life
     }
 }
 
+/// The connections that have not asked yet, oldest first: where there are too many, the oldest goes.
+#[derive(Default)]
+struct Undecided(VecDeque<oneshot::Sender<()>>);
+
+impl Undecided {
+    /// For one connection more; the receiver hears when it has to go, and is dropped when it has asked.
+    fn admit(&mut self) -> oneshot::Receiver<()> {
+        if self.0.len() >= MAX_UNDECIDED {
+            self.0.retain(|connection| !connection.is_closed());
+        }
+        if self.0.len() >= MAX_UNDECIDED {
+            self.0.pop_front();
+        }
+        let (sender, turned_out) = oneshot::channel();
+        self.0.push_back(sender);
+        turned_out
+    }
+}
+
 /// One connection of the parent's, from greeting to end.
-async fn serve(mut tcp: TcpStream, dialer: &Dialer, output: &Output) {
-    let request = match timeout(NEGOTIATION, negotiate(&mut tcp)).await {
+async fn serve(mut tcp: TcpStream, turned_out: oneshot::Receiver<()>, dialer: &Dialer, output: &Output) {
+    let negotiated = tokio::select! {
+        negotiated = timeout(NEGOTIATION, negotiate(&mut tcp)) => negotiated,
+        _ = turned_out => return,
+    };
+    let request = match negotiated {
         Ok(Ok(Ok(request))) => request,
         Ok(Ok(Err(error))) => {
             tracing::warn!("a SOCKS connection was refused: {error}");
@@ -164,10 +192,7 @@ async fn negotiate(tcp: &mut TcpStream) -> io::Result<Result<Request, SocksError
 
 async fn connect(request: &Request, dialer: &Dialer) -> Result<qnet_transport::Stream, Refusal> {
     let line = bridge_line(request)?;
-    match timeout(DIAL, dialer.dial(&line)).await {
-        Ok(dialled) => Ok(dialled?),
-        Err(_) => Err(Refusal::TimedOut(DIAL)),
-    }
+    Ok(dialer.dial(&line).await?)
 }
 
 fn bridge_line(request: &Request) -> Result<BridgeLine, Refusal> {

@@ -9,6 +9,7 @@
 
 mod carriers;
 mod client;
+mod decoy;
 pub mod identity;
 mod lifetime;
 mod logging;
@@ -103,6 +104,21 @@ fn run(level: LevelFilter) -> ExitCode {
     if ended { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Allows as many open files as the administrator permits: a bridge needs two for each visitor and three for each client,
+/// and the usual limit of 1,024 dates from programs that cannot use more.
+#[cfg(unix)]
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!("the limit of open files stays as it is: {error}");
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_file_limit() {}
+
 /// Plays the role asked for until the end; `false` if it could not be played.
 fn prepare_and_play(output: &Output, level: LevelFilter) -> bool {
     // Everything that can be wrong is looked at before VERSION: C tor shows an ENV-ERROR only if it comes first.
@@ -124,6 +140,7 @@ fn prepare_and_play(output: &Output, level: LevelFilter) -> bool {
     };
     // Fails only if there is a subscriber already, where a program embeds this one.
     let _ = tracing::subscriber::set_global_default(logging::ParentLog::new(output.clone(), level));
+    raise_file_limit();
     let ended = runtime.block_on(play(settings, output));
     // Look-ups and reads under way in threads must not keep the process.
     runtime.shutdown_background();

@@ -5,7 +5,6 @@ use qnet_pt_ipc::args::ArgsError;
 use qnet_pt_ipc::socks::Reply;
 use qnet_wire::bridge_line::BridgeLineError;
 use qnet_wire::error::Retry;
-use std::time::Duration;
 
 /// Why a SOCKS request is not served.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +21,6 @@ pub(crate) enum Refusal {
     HostName,
     #[error("{}", chain(.0))]
     Dial(#[from] DialError),
-    #[error("the bridge did not answer within {} seconds", .0.as_secs())]
-    TimedOut(Duration),
 }
 
 impl Refusal {
@@ -33,7 +30,6 @@ impl Refusal {
             Self::Args(_) | Self::BridgeLine(_) => Reply::NotAllowed,
             Self::NoAddress | Self::HostName => Reply::AddressTypeNotSupported,
             Self::Dial(error) => error.reply(),
-            Self::TimedOut(_) => Reply::TtlExpired,
         }
     }
 
@@ -43,7 +39,6 @@ impl Refusal {
             Self::BridgeLine(error) => error.retry(),
             Self::NoAddress | Self::HostName => Retry::Never,
             Self::Dial(error) => error.retry(),
-            Self::TimedOut(_) => Retry::Later,
         }
     }
 }
@@ -90,6 +85,5 @@ mod tests {
     fn causes_have_replies_of_their_own() {
         assert_eq!(Refusal::from(ArgsError::EmptyKey).reply(), Reply::NotAllowed);
         assert_eq!(Refusal::NoAddress.reply(), Reply::AddressTypeNotSupported);
-        assert_eq!(Refusal::TimedOut(Duration::from_secs(1)).reply(), Reply::TtlExpired);
     }
 }

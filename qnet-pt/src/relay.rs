@@ -2,16 +2,25 @@
 //!
 //! An idle connection holds no buffer: reads go into one buffer a thread, and only what the other side does not take
 //! at once is kept, until it does.
+//!
+//! Once both readers' ends were seen, what is left is given a limited time: a far end that takes nothing more must not
+//! hold memory and a connection for ever.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 /// Most bytes read at once, and so most kept for a slow reader: the send queue of one tunnel stream.
 const CHUNK: usize = 64 * 1024;
+
+/// How long what is left may take once both readers' ends were seen: a stream's send queue each way, 64 KiB at half a
+/// kilobyte a second.
+const LINGER: Duration = Duration::from_secs(128);
 
 thread_local! {
     /// Empty between polls: nothing stays in it, and no poll of a stream comes back here.
@@ -21,18 +30,26 @@ thread_local! {
 /// Copies until both directions have ended or one fails.
 ///
 /// # Errors
-/// The first failure of either stream; what is under way in the other direction is given up.
+/// The first failure of either stream, or that the last bytes were not taken in time; what is under way in the other
+/// direction is given up.
 pub async fn relay<A, B>(a: &mut A, b: &mut B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (Direction::default(), Direction::default());
+    let mut limit: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
-        let up = up.poll(cx, a, b)?;
-        let down = down.poll(cx, b, a)?;
         crate::memory::used();
-        if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let (up_done, down_done) = (up.poll(cx, a, b)?.is_ready(), down.poll(cx, b, a)?.is_ready());
+        if up_done && down_done {
+            return Poll::Ready(Ok(()));
+        }
+        if up.state == State::Copying || down.state == State::Copying {
+            return Poll::Pending;
+        }
+        let limit = limit.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        limit.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     })
     .await
 }
@@ -199,6 +216,52 @@ mod tests {
         assert_eq!(&buffer, b"still here");
         drop(user);
         task.await.unwrap().unwrap();
+    }
+
+    /// A stream whose end nobody takes, as a tunnel's whose far side grants no credit.
+    struct Stuck(tokio::io::DuplexStream);
+
+    impl AsyncRead for Stuck {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Stuck {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            data: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, data)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_nobody_takes_is_given_up() {
+        let (mut user, mut near) = duplex(64);
+        let (mut server, far) = duplex(64);
+        let mut far = Stuck(far);
+        let task = tokio::spawn(async move { relay(&mut near, &mut far).await });
+        user.shutdown().await.unwrap();
+        tokio::time::sleep(10 * LINGER).await;
+        assert!(!task.is_finished(), "one side may still speak, for as long as it likes");
+        server.shutdown().await.unwrap();
+        let begin = tokio::time::Instant::now();
+        assert_eq!(task.await.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(begin.elapsed() >= LINGER && begin.elapsed() < 2 * LINGER);
     }
 
     #[tokio::test]

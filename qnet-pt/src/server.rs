@@ -1,6 +1,7 @@
 //! The bridge side: clients from the transport, tor's ORPort behind.
 
 use crate::carriers;
+use crate::decoy;
 use crate::identity;
 use crate::lifetime::Lifetime;
 use crate::options::{Decoy, Options, is_local};
@@ -17,6 +18,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// Where to listen if the parent does not say: what C tor would.
@@ -37,10 +39,11 @@ pub(crate) async fn start(server: &Server, settings: &Settings, output: &Output,
         );
     }
     for transport in server.transports.iter().filter(|transport| transport.name == TRANSPORT) {
-        match listen(transport, settings).await {
+        match listen(transport, settings, output).await {
             Ok((listener, address, args)) => {
                 output.line(&Line::Smethod { name: TRANSPORT, address, args: &args });
                 let or_port = Arc::new(server.or_port.clone());
+                tokio::spawn(watch_decoy(listener.trouble(), output.clone()));
                 tokio::spawn(accept(listener, or_port, output.clone(), lifetime.clone()));
             }
             Err(message) => output.line(&Line::SmethodError { name: TRANSPORT, message: &message }),
@@ -53,6 +56,7 @@ pub(crate) async fn start(server: &Server, settings: &Settings, output: &Output,
 async fn listen(
     transport: &ServerTransport,
     settings: &Settings,
+    output: &Output,
 ) -> Result<(Listener, SocketAddr, Args), String> {
     let options = Options::parse(&transport.options).map_err(|error| error.to_string())?;
     let decoy = resolve(&options).await?;
@@ -60,7 +64,9 @@ async fn listen(
     let identity = identity::load_or_create(&settings.state, &mut rng).map_err(|error| error.to_string())?;
     let key = identity.public();
     let bind = transport.bind.unwrap_or(DEFAULT_BIND);
+    let roots = carriers::roots()?;
     let listener = carriers::listen(bind, identity, decoy, &options, settings)?;
+    decoy::check(listener.examiner(), roots, output.clone()).await?;
     let address = listener.local_addr();
     let line = BridgeLine { address, fingerprint: None, key, sni: options.names };
     if line.to_string().len() + FINGERPRINT > MAX_LEN {
@@ -114,6 +120,20 @@ async fn accept(mut listener: Listener, or_port: Arc<OrPort>, output: Output, li
             serve(incoming, &or_port, &output).await;
             drop(token);
         });
+    }
+}
+
+/// Tells the operator when the web site stops answering, and when it does again.
+async fn watch_decoy(mut trouble: watch::Receiver<Option<String>>, output: Output) {
+    while trouble.changed().await.is_ok() {
+        let why = trouble.borrow_and_update().clone();
+        if let Some(reason) = why {
+            tracing::warn!("neither visitors nor clients can be served: {reason}");
+            output.status(&[("TRANSPORT", TRANSPORT), ("DECOY", "Failed"), ("REASON", &reason)]);
+        } else {
+            tracing::info!("the web site behind this bridge answers again");
+            output.status(&[("TRANSPORT", TRANSPORT), ("DECOY", "Success")]);
+        }
     }
 }
 

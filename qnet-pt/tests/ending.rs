@@ -131,3 +131,26 @@ fn ends_of_streams_pass_through() {
     user.read_to_end(&mut answer).unwrap();
     assert_eq!(answer, b"answer");
 }
+
+/// Whether the connection ends, in whatever way, within the time a test has.
+fn ends(tcp: &mut TcpStream) -> bool {
+    match tcp.read(&mut [0; 16]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    }
+}
+
+#[test]
+fn when_one_side_dies_the_other_ends_its_streams() {
+    let tunnel = Tunnel::new();
+    let (mut user, mut tor) = tunnel.ends();
+    support::talk(&mut user, &mut tor);
+    tunnel.server.signal("KILL");
+    assert!(ends(&mut user), "the user is told");
+
+    let tunnel = Tunnel::new();
+    let (mut user, mut tor) = tunnel.ends();
+    support::talk(&mut user, &mut tor);
+    tunnel.client.signal("KILL");
+    assert!(ends(&mut tor), "tor is told");
+}

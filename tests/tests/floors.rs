@@ -1,7 +1,8 @@
 //! Who may know whom: a crate depends only on floors below its own (docs/architecture.md).
 //!
 //! The floor of a crate follows from its folder. Dev-dependencies between our crates count as well: a core whose
-//! tests need the shell above it is a core that cannot be tested by itself.
+//! tests need the shell above it is a core that cannot be tested by itself. Programs alone may test themselves with
+//! the harness beside the house.
 #![forbid(unsafe_code)]
 #![expect(clippy::expect_used, reason = "a check that cannot be made has failed")]
 
@@ -25,6 +26,9 @@ const FLOORS: &[(&str, Place)] = &[
 
 /// The lowest floor that may own sockets, tasks and timers.
 const FIRST_WITH_IO: u8 = 2;
+
+/// The floor of the programs, on which nothing else stands.
+const PROGRAMS: u8 = 4;
 
 /// What does I/O, or brings an executor; none of it may be reachable from floors 0 and 1, not even in their tests
 /// directly.
@@ -61,7 +65,8 @@ fn breaches(metadata: &Value) -> Vec<String> {
         for dependency in list(&node["deps"]) {
             let Some((other, other_folder)) = ours.get(text(&dependency["pkg"])) else { continue };
             let Some(other_place) = self::place(other_folder) else { continue };
-            if !points_down(place, other_place) {
+            let for_tests = kinds(dependency).all(|kind| kind == "dev");
+            if !(points_down(place, other_place) || for_tests && tests_itself_with(place, other_place)) {
                 found.push(format!("{name} ({place:?}) depends on {other} ({other_place:?}): not downwards"));
             }
         }
@@ -124,6 +129,11 @@ fn points_down(from: Place, to: Place) -> bool {
         (Place::Floor(_), Place::Beside) => false,
         (Place::Floor(from), Place::Floor(to)) => from > to,
     }
+}
+
+/// A program is tested from outside, against the real servers that the harness starts. The floors below are not.
+fn tests_itself_with(from: Place, to: Place) -> bool {
+    from == Place::Floor(PROGRAMS) && to == Place::Beside
 }
 
 fn place(folder: &str) -> Option<Place> {
@@ -214,8 +224,11 @@ fn a_made_up_edge_is_found() {
     assert_eq!(breaches_with("qnet-proto", "qnet-pt-ipc", "normal"), [sideways]);
     let beside = "qnet-transport (Floor(2)) depends on qnet-tests (Beside): not downwards";
     assert_eq!(breaches_with("qnet-transport", "qnet-tests", "dev"), [beside]);
+    let a_program = "qnet-pt (Floor(4)) depends on qnet-bench (Beside): not downwards";
+    assert_eq!(breaches_with("qnet-pt", "qnet-bench", "normal"), [a_program]);
     let downwards: [String; 0] = [];
     assert_eq!(breaches_with("qnet-tests", "qnet-pt", "normal"), downwards);
+    assert_eq!(breaches_with("qnet-pt", "qnet-bench", "dev"), downwards);
 }
 
 #[test]

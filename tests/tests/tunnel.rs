@@ -1,57 +1,16 @@
 //! A tunnel through a real web server: data both ways, and what the decoy is left with.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use qnet_tests::support::{
-    decoy::{self, Decoy, Options, Server},
-    isolate::isolated,
-};
-use qnet_transport::{
-    bridge::{BridgeConfig, Listener},
-    client::{Dialer, DialerConfig},
-    connect::Connect,
-    tls::Roots,
-};
-use qnet_wire::{bridge_line::BridgeLine, key::IdentityKey};
-use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
+use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
+use qnet_tests::support::isolate::isolated;
+use qnet_tests::support::odd::{OddServer, Quirk};
+use qnet_tests::support::tunnel::{dialer, dialer_with, echo_bridge, echo_bridge_before, runtime};
+use qnet_transport::client::{DialError, Dialer};
+use qnet_wire::bridge_line::BridgeLine;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// A bridge before `decoy` that answers every stream with what it sent.
-async fn echo_bridge(decoy: &Decoy) -> Result<(SocketAddr, BridgeLine)> {
-    let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32]));
-    let key = identity.public();
-    let mut listener = Listener::bind(BridgeConfig {
-        listen: "127.0.0.1:0".parse()?,
-        identity,
-        decoy: decoy.address(),
-        names: vec![decoy.name().parse()?],
-        invited: Vec::new(),
-        connect: Connect::default(),
-    })?;
-    let address = listener.local_addr();
-    tokio::spawn(async move {
-        while let Some(incoming) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = tokio::io::split(incoming.stream);
-                tokio::io::copy(&mut read, &mut write).await?;
-                write.shutdown().await
-            });
-        }
-    });
-    let line = format!("qnet {address} key={key} sni={}", decoy.name()).parse()?;
-    Ok((address, line))
-}
-
-fn dialer(decoy: &Decoy) -> Result<Dialer> {
-    let roots = Roots::with(Some(&decoy.certificates().ca), None)?;
-    Ok(Dialer::new(DialerConfig::new(roots)))
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
-}
 
 async fn echo(dialer: &Dialer, line: &BridgeLine, bytes: usize) -> Result<()> {
     let tunnel = dialer.dial(line).await?;
@@ -73,7 +32,7 @@ async fn echo(dialer: &Dialer, line: &BridgeLine, bytes: usize) -> Result<()> {
 
 fn through(server: Server) -> Result<()> {
     runtime()?.block_on(async {
-        let decoy = Decoy::start(server, Options { names: vec![decoy::NAME.into()], ..Options::default() })?;
+        let decoy = Decoy::start(server, Options::default())?;
         let (_, line) = echo_bridge(&decoy).await?;
         let dialer = dialer(&decoy)?;
         for bytes in [1, 1_000, 3_000_000] {
@@ -99,4 +58,38 @@ fn data_goes_both_ways_through_apache() -> Result<()> {
 #[test]
 fn data_goes_both_ways_through_lighttpd_with_gnutls() -> Result<()> {
     isolated("data_goes_both_ways_through_lighttpd_with_gnutls", || through(Server::LighttpdGnutls))
+}
+
+#[test]
+fn a_reader_hears_of_the_tunnels_end() -> Result<()> {
+    isolated("a_reader_hears_of_the_tunnels_end", || {
+        runtime()?.block_on(async {
+            let mut decoy = Decoy::start(Server::Nginx, Options::default())?;
+            let (_, line) = echo_bridge(&decoy).await?;
+            let mut stream = dialer(&decoy)?.dial(&line).await?.open()?;
+            stream.write_all(b"hello").await?;
+            stream.read_exact(&mut [0; 5]).await?;
+            let waiting = tokio::spawn(async move { stream.read(&mut [0; 1]).await });
+            decoy.stop()?;
+            let heard =
+                tokio::time::timeout(Duration::from_secs(10), waiting).await.context("not woken")??;
+            assert!(heard.is_err(), "the tunnel's end is no stream's end");
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_decoy_that_refuses_padding_is_learned_of() -> Result<()> {
+    isolated("a_decoy_that_refuses_padding_is_learned_of", || {
+        runtime()?.block_on(async {
+            let decoy = OddServer::start(Quirk::RefusesPadding, NAME)?;
+            let (_, line) = echo_bridge_before(decoy.address(), NAME).await?;
+            let dialer = dialer_with(&decoy.certificates().ca)?;
+            let refused = dialer.dial(&line).await.err().context("padding was taken")?;
+            assert!(matches!(refused, DialError::Tunnel(qnet_proto::Ended::NoProof)), "{refused}");
+            echo(&dialer, &line, 10_000).await?;
+            echo(&dialer, &line, 10_000).await
+        })
+    })
 }

@@ -15,13 +15,13 @@ use qnet_proto::{
 use qnet_wire::{key::IdentityKey, name::ServerName};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     task::JoinHandle,
 };
 
 use crate::{
     budget::Budget,
-    connect::Connect,
+    connect::{Connect, Hop},
     decoy::{self, Examined, Idle, Refusal},
     driver::{Driver, Host, Shared, now},
     seed::seed,
@@ -54,7 +54,7 @@ pub struct BridgeConfig {
     pub names: Vec<ServerName>,
     /// Public keys of invited clients; empty: an open bridge.
     pub invited: Vec<[u8; 32]>,
-    /// How the decoy is reached: directly, as a rule.
+    /// From which address the decoy is reached; never through a proxy.
     pub connect: Connect,
 }
 
@@ -83,6 +83,8 @@ struct Common {
     connect: Connect,
     budget: Mutex<Budget>,
     counts: Mutex<Counts>,
+    /// Why the decoy was not reached, if it was not when last asked.
+    trouble: watch::Sender<Option<String>>,
     incoming: mpsc::Sender<Incoming>,
     slots: Arc<Semaphore>,
 }
@@ -124,6 +126,7 @@ impl Listener {
             connect: config.connect,
             budget: Mutex::new(Budget::new(now())),
             counts: Mutex::default(),
+            trouble: watch::Sender::new(None),
             incoming: sender,
             slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         });
@@ -142,17 +145,39 @@ impl Listener {
         self.incoming.recv().await
     }
 
-    /// Tells all carriers, present and to come, what was measured about the decoy.
-    pub fn set_facts(&self, facts: DecoyFacts) {
-        *self.common.facts() = facts;
-    }
-
     /// What the carriers go by at the moment.
     #[must_use]
     pub fn facts(&self) -> DecoyFacts {
         self.common.facts().clone()
     }
 
+    /// What examines the decoy, before the bridge is announced and after.
+    #[must_use]
+    pub fn examiner(&self) -> Examiner {
+        Examiner { common: Arc::clone(&self.common) }
+    }
+
+    /// Why the decoy was not reached, in words for the operator, or `None` where it was: the outcome of the last
+    /// connection.
+    #[must_use]
+    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.common.trouble.subscribe()
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        *self.common.counts()
+    }
+}
+
+/// Examines the site behind a bridge and tells the bridge's carriers what it measured.
+#[derive(Clone)]
+pub struct Examiner {
+    common: Arc<Common>,
+}
+
+impl Examiner {
     /// Examines the decoy under each of the bridge's names, and tells the carriers what was measured. To be called before
     /// the bridge is announced; takes a second or two for each name.
     ///
@@ -163,7 +188,7 @@ impl Listener {
         let Common { core, decoy: address, .. } = &*self.common;
         let examined = decoy::examine_all(*address, &core.names, roots).await?;
         let idle = self.common.facts().idle_limit;
-        self.set_facts(DecoyFacts { idle_limit: idle, ..DecoyFacts::from(&examined.facts) });
+        *self.common.facts() = DecoyFacts { idle_limit: idle, ..DecoyFacts::from(&examined.facts) };
         Ok(examined)
     }
 
@@ -178,12 +203,6 @@ impl Listener {
             Ok(idle)
         })
     }
-
-    /// What was counted so far.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        *self.common.counts()
-    }
 }
 
 impl Drop for Listener {
@@ -195,6 +214,15 @@ impl Drop for Listener {
 impl Common {
     fn facts(&self) -> RwLockWriteGuard<'_, DecoyFacts> {
         self.core.facts.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Only news wakes who watches: a site that is down is tried for every visitor.
+    fn tell(&self, trouble: Option<String>) {
+        self.trouble.send_if_modified(|known| {
+            let news = *known != trouble;
+            *known = trouble;
+            news
+        });
     }
 
     fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
@@ -225,11 +253,14 @@ async fn serve(listener: TcpListener, common: Arc<Common>) {
 
 async fn carry(tcp: TcpStream, client: SocketAddr, common: Arc<Common>) {
     common.counts().connections += 1;
-    let decoy = match common.connect.connect_within(common.decoy, DECOY_CONNECT_LIMIT).await {
-        Ok(decoy) => decoy,
+    let decoy = match common.connect.connect_directly(common.decoy, Hop::Decoy, DECOY_CONNECT_LIMIT).await {
+        Ok(decoy) => {
+            common.tell(None);
+            decoy
+        }
         Err(error) => {
             common.counts().decoy_failures += 1;
-            tracing::warn!(%error, decoy = %common.decoy, "the decoy does not answer: is the web server running?");
+            common.tell(Some(format!("{error}; is the web server at {} running?", common.decoy)));
             // What a client sees of a host whose server is down.
             abort(&tcp);
             return;

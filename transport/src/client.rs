@@ -1,6 +1,10 @@
 //! The client's side: dial a bridge, get streams.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use qnet_proto::{
     Ended,
@@ -12,12 +16,14 @@ use qnet_proto::{
 use qnet_wire::{
     bridge_line::BridgeLine,
     error::{Kind, Retry},
+    key::BridgeKey,
     name::ServerName,
 };
 use rand_chacha::{
     ChaCha20Rng,
     rand_core::{Rng, SeedableRng},
 };
+use tokio::time::timeout_at;
 
 use crate::{
     connect::{Connect, ConnectError},
@@ -29,6 +35,10 @@ use crate::{
 
 /// How long a dial may take in all: Arti gives a transport 10 s at a round trip of 400 ms; slow lines get more.
 const DIAL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long TCP may take of that, so that a bridge that is not there is told from one that does not go on. A SYN is repeated
+/// after 1, 3, 7 and 15 seconds.
+const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
 /// What all dials of a program share.
 #[derive(Clone, Debug)]
@@ -52,10 +62,17 @@ impl DialerConfig {
     }
 }
 
+/// Bridges of which is remembered how their decoys take the knock. A user has a handful.
+const MAX_LEARNED: usize = 256;
+
 /// Makes tunnels.
+///
+/// Few decoys refuse the knock in padding and take it in a cookie (docs/protocol.md, section 4). The bridge line does not say
+/// which: after a load without a proof the next dial to the same bridge tries the other form.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     config: Arc<DialerConfig>,
+    fields: Arc<Mutex<HashMap<BridgeKey, Field>>>,
 }
 
 /// Why there is no tunnel.
@@ -117,49 +134,68 @@ impl Dialer {
     /// A dialer with this configuration.
     #[must_use]
     pub fn new(config: DialerConfig) -> Self {
-        Self { config: Arc::new(config) }
+        Self { config: Arc::new(config), fields: Arc::default() }
     }
 
     /// Reaches the bridge, loads the decoy's page and waits for the bridge's proof.
     ///
-    /// Dropping the future closes the connection and frees everything. When the bridge does not prove itself, the
-    /// connection is left behind to idle out as a browser's would (docs/protocol.md, section 5).
+    /// Dropping the future closes the connection and frees everything. When the bridge does not prove itself, or not in
+    /// time, the connection is left behind to idle out as a browser's would (docs/protocol.md, section 5).
     ///
     /// # Errors
     ///
     /// See [`DialError`].
     pub async fn dial(&self, line: &BridgeLine) -> Result<Tunnel, DialError> {
+        let limit = tokio::time::Instant::now() + DIAL_LIMIT;
         // Boxed: what it needs while it runs would otherwise stay in its caller for as long as that lives.
-        tokio::time::timeout(DIAL_LIMIT, Box::pin(self.dial_unbounded(line)))
-            .await
-            .unwrap_or(Err(DialError::TimedOut))
+        let begun = timeout_at(limit, Box::pin(self.begin(line))).await;
+        let shared = begun.unwrap_or(Err(DialError::TimedOut))?;
+        let tunnel = Tunnel::new(Arc::clone(&shared));
+        let waiting = shared.until(|inner| match inner.progress {
+            Progress::Begun => None,
+            Progress::Proved | Progress::Up => Some(Ok(())),
+            Progress::Over(why) => Some(Err(DialError::Tunnel(why))),
+        });
+        let outcome = timeout_at(limit, waiting).await.unwrap_or(Err(DialError::TimedOut));
+        if outcome.is_err() {
+            // The carrier goes on without a user, as a page left open, where it has not ended.
+            shared.leave_open();
+        }
+        if let Err(DialError::Tunnel(Ended::NoProof)) = outcome {
+            self.try_other_field(&line.key);
+        }
+        outcome.map(|()| tunnel)
     }
 
-    async fn dial_unbounded(&self, line: &BridgeLine) -> Result<Tunnel, DialError> {
+    /// Everything up to the TLS handshake, and the task that goes on from there.
+    async fn begin(&self, line: &BridgeLine) -> Result<Arc<Shared>, DialError> {
         let mut rng = ChaCha20Rng::from_seed(seed()?);
         let pick = rng.next_u32() as usize % line.sni.len().max(1);
         let Some(name) = line.sni.get(pick) else { return Err(DialError::Tunnel(Ended::Internal)) };
-        let mut tcp = self.config.connect.connect(line.address).await?;
+        let mut tcp = self.config.connect.connect_within(line.address, CONNECT_LIMIT).await?;
         let offer = token::offer(&mut rng, &line.key, name, aes_hardware());
         let done = handshake(&mut tcp, &offer, name, &self.config.roots).await?;
         let start = self.start(line, name, offer.token, done, &mut rng);
         let shared = Shared::new(Box::new(Client::new(start, now())));
-        let tunnel = Tunnel::new(Arc::clone(&shared));
         tokio::spawn(Driver::new(Arc::clone(&shared), tcp, None, NoHost).run());
-        shared
-            .until(|inner| match inner.progress {
-                Progress::Begun => None,
-                Progress::Proved | Progress::Up => Some(Ok(())),
-                Progress::Over(why) => Some(Err(DialError::Tunnel(why))),
-            })
-            .await
-            .inspect_err(|error| {
-                if matches!(error, DialError::Tunnel(Ended::NoProof)) {
-                    // The carrier goes on without a user, as a page left open.
-                    shared.leave_open();
-                }
-            })?;
-        Ok(tunnel)
+        Ok(shared)
+    }
+
+    fn field(&self, bridge: &BridgeKey) -> Field {
+        let fields = self.fields.lock().unwrap_or_else(PoisonError::into_inner);
+        fields.get(bridge).copied().unwrap_or(Field::Padding)
+    }
+
+    fn try_other_field(&self, bridge: &BridgeKey) {
+        let other = match self.field(bridge) {
+            Field::Padding => Field::Cookie,
+            Field::Cookie => Field::Padding,
+        };
+        let mut fields = self.fields.lock().unwrap_or_else(PoisonError::into_inner);
+        if fields.len() >= MAX_LEARNED && !fields.contains_key(bridge) {
+            fields.clear();
+        }
+        fields.insert(*bridge, other);
     }
 
     fn start(
@@ -187,7 +223,7 @@ impl Dialer {
             unread: done.unread,
             name: name.clone(),
             path: self.config.path.clone(),
-            field: Field::Padding,
+            field: self.field(&line.key),
             early_data: self.config.early_data,
             aes_hardware: aes_hardware(),
             round_trip: done.round_trip,

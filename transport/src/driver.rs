@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     future::poll_fn,
-    io,
+    io::{self, Read as _},
     net::Shutdown,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,7 +17,7 @@ use qnet_proto::{
     carrier::{Carrier, Close, Event, Side},
     mux::{StreamId, Wake},
 };
-use tokio::{net::TcpStream, time::Sleep};
+use tokio::{io::Interest, net::TcpStream, time::Sleep};
 
 use crate::stream::Stream;
 
@@ -96,9 +96,12 @@ impl Shared {
         self.lock().count_handle();
     }
 
-    /// The carrier goes on when its user is gone, until it ends by itself.
+    /// The carrier goes on when its user is gone, as a page left open, until it ends by itself.
     pub(crate) fn leave_open(&self) {
-        self.lock().left_open = true;
+        let mut inner = self.lock();
+        inner.left_open = true;
+        inner.core.leave(now());
+        inner.wake_driver();
     }
 
     /// The user dropped a handle; with the last one a client's carrier closes.
@@ -140,22 +143,25 @@ impl Inner {
         self.streams.remove(&id);
     }
 
-    /// Collects who must be woken, to be woken after the lock is gone.
+    /// Collects who must be woken, to be woken after the lock is gone. When the tunnel is over that is everybody: its streams
+    /// have no news of their own then.
     fn wakes(&mut self, wakers: &mut Vec<Waker>) {
-        if let Some(mux) = self.core.streams() {
-            while let Some((id, wake)) = mux.take_wake() {
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    let slot = match wake {
-                        Wake::Readable => &mut stream.read,
-                        Wake::Writable => &mut stream.write,
-                    };
-                    wakers.extend(slot.take());
-                }
-            }
-        } else {
+        if let Progress::Over(_) = self.progress {
+            // Nobody waits for what will not come any more.
             for stream in self.streams.values_mut() {
                 wakers.extend(stream.read.take());
                 wakers.extend(stream.write.take());
+            }
+            return;
+        }
+        let Some(mux) = self.core.streams() else { return };
+        while let Some((id, wake)) = mux.take_wake() {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                let slot = match wake {
+                    Wake::Readable => &mut stream.read,
+                    Wake::Writable => &mut stream.write,
+                };
+                wakers.extend(slot.take());
             }
         }
     }
@@ -186,13 +192,17 @@ pub(crate) struct Driver<H> {
 
 /// A socket with what was already done to it.
 pub(crate) struct Socket {
-    tcp: TcpStream,
+    tcp: Arc<TcpStream>,
     read_ended: bool,
+    /// It is gone: nothing is written any more.
+    reset: bool,
+    /// Completes when a reset follows the far end's FIN, which nothing else tells of while there is nothing to write.
+    watch: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl From<TcpStream> for Socket {
     fn from(tcp: TcpStream) -> Self {
-        Self { tcp, read_ended: false }
+        Self { tcp: Arc::new(tcp), read_ended: false, reset: false, watch: None }
     }
 }
 
@@ -269,12 +279,15 @@ impl<H: Host> Driver<H> {
         let result = socket
             .write(side, inner, cx)
             .and_then(|wrote| Ok(wrote | socket.end(side, inner)?))
-            .and_then(|moved| Ok(moved | socket.read(side, inner, cx)?));
+            .and_then(|moved| Ok(moved | socket.read(side, inner, cx)?))
+            .and_then(|moved| socket.watch(cx).map(|()| moved));
         result.unwrap_or_else(|_| {
-            if socket.read_ended {
+            if socket.reset {
                 return false;
             }
-            socket.read_ended = true;
+            // What came before a reset that only a write noticed was said all the same: a decoy's alert, as a rule.
+            socket.drain(side, inner);
+            (socket.reset, socket.read_ended, socket.watch) = (true, true, None);
             inner.core.ended(side, Close::Reset, now());
             true
         })
@@ -343,7 +356,7 @@ pub(crate) fn end(tcp: &TcpStream, how: Close) -> io::Result<()> {
 impl Socket {
     fn write(&mut self, side: Side, inner: &mut Inner, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut moved = false;
-        while !inner.core.pending(side).is_empty() {
+        while !self.reset && !inner.core.pending(side).is_empty() {
             if self.tcp.poll_write_ready(cx)?.is_pending() {
                 break;
             }
@@ -359,10 +372,38 @@ impl Socket {
         Ok(moved)
     }
 
+    /// An error if the far end, which sends nothing more, takes nothing more either.
+    fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.read_ended || self.reset {
+            return Ok(());
+        }
+        let tcp = &self.tcp;
+        let watch = self.watch.get_or_insert_with(|| {
+            let tcp = Arc::clone(tcp);
+            Box::pin(async move {
+                tcp.ready(Interest::ERROR).await.ok();
+            })
+        });
+        match watch.as_mut().poll(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+
     fn end(&mut self, side: Side, inner: &mut Inner) -> io::Result<bool> {
         match inner.core.shutdown(side) {
             None => Ok(false),
             Some(how) => end(&self.tcp, how).map(|()| true),
+        }
+    }
+
+    /// Takes what the kernel still holds, whether or not tokio has heard of it yet.
+    fn drain(&self, side: Side, inner: &mut Inner) {
+        while inner.core.wants(side) {
+            match (&*socket2::SockRef::from(&*self.tcp)).read(inner.core.space(side)) {
+                Ok(n) if n > 0 => inner.core.filled(side, n, now()),
+                _ => return,
+            }
         }
     }
 

@@ -9,14 +9,15 @@ use std::{
 
 use qnet_proto::{
     Ended,
-    mux::{Read, StreamError, StreamId},
+    mux::{Read, StreamError, StreamId, code},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::driver::{Inner, Progress, Shared};
 
-/// A byte stream inside a tunnel. Dropping it cancels what is still open of it; [`tokio::io::AsyncWriteExt::shutdown`] ends the sending
-/// half in order.
+/// A byte stream inside a tunnel. [`tokio::io::AsyncWriteExt::shutdown`] ends the sending half in order, and returns when all
+/// that was written, and the end, has left the stream's queue for the connection. A drop cancels what is still open: what
+/// was written before an unfinished shutdown may be lost.
 ///
 /// Errors are [`io::Error`]s; where the tunnel itself ended, the source is an [`Ended`].
 pub struct Stream {
@@ -44,6 +45,10 @@ impl Stream {
 impl Inner {
     fn release(&mut self, id: StreamId) {
         if let Some(mux) = self.core.streams() {
+            if !mux.is_finished(id) {
+                // Nobody is left to wait for a peer that grants no credit.
+                mux.cancel(id, code::CANCELLED);
+            }
             mux.release(id);
         }
         self.forget(id);
@@ -123,11 +128,17 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.shared.lock();
+        let over = matches!(inner.progress, Progress::Over(_));
         let Some(mux) = inner.core.streams() else { return Poll::Ready(Err(inner.ended())) };
         mux.finish(self.id);
+        // Where the tunnel is over nothing leaves any more; what was received may still be read, and says so at its end.
+        if mux.is_finished(self.id) || over {
+            return Poll::Ready(Ok(()));
+        }
+        inner.wait_writable(self.id, cx);
         inner.wake_driver();
-        Poll::Ready(Ok(()))
+        Poll::Pending
     }
 }

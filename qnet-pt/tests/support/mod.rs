@@ -4,6 +4,7 @@
 pub mod extor;
 pub mod socks;
 
+use qnet_tests::support::decoy::{self, Decoy, Server};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,6 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -23,13 +25,14 @@ pub struct Launch {
     env: HashMap<OsString, OsString>,
     wrapper: Vec<String>,
     args: Vec<String>,
-    home: TempDir,
+    home: Arc<TempDir>,
+    decoy: Option<Arc<Decoy>>,
 }
 
 impl Launch {
     fn new(env: &[(&str, &str)]) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let mut launch = Self { env: HashMap::new(), wrapper: vec![], args: vec![], home };
+        let home = Arc::new(tempfile::tempdir().unwrap());
+        let mut launch = Self { env: HashMap::new(), wrapper: vec![], args: vec![], home, decoy: None };
         launch.env.insert("PATH".into(), std::env::var_os("PATH").unwrap());
         let state = launch.state();
         launch.env("TOR_PT_MANAGED_TRANSPORT_VER", "1").env("TOR_PT_STATE_LOCATION", state);
@@ -46,15 +49,27 @@ impl Launch {
 
     /// As tor launches a bridge's, with payload for `or_port`.
     pub fn server(or_port: SocketAddr) -> Self {
-        let decoy = decoy();
-        Self::new(&[
+        let mut launch = Self::new(&[
             ("TOR_PT_SERVER_TRANSPORTS", "qnet"),
             ("TOR_PT_SERVER_BINDADDR", "qnet-127.0.0.1:0"),
-            ("TOR_PT_SERVER_TRANSPORT_OPTIONS", &decoy),
             ("TOR_PT_ORPORT", &or_port.to_string()),
             ("TOR_PT_EXTENDED_SERVER_PORT", ""),
             ("TOR_PT_EXIT_ON_STDIN_CLOSE", "1"),
-        ])
+        ]);
+        launch.before(&shared_decoy());
+        launch
+    }
+
+    /// Puts a bridge before this site.
+    pub fn before(&mut self, site: &Arc<Decoy>) -> &mut Self {
+        self.env("TOR_PT_SERVER_TRANSPORT_OPTIONS", options(site.address(), site.name()));
+        self.trust(site)
+    }
+
+    /// Adds the CA of this site to those that certificates are checked by, and keeps the site running.
+    pub fn trust(&mut self, site: &Arc<Decoy>) -> &mut Self {
+        self.decoy = Some(Arc::clone(site));
+        self.env("SSL_CERT_FILE", &site.certificates().ca)
     }
 
     pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
@@ -105,7 +120,7 @@ impl Launch {
             .spawn()
             .unwrap();
         let lines = read_lines(child.stdout.take().unwrap());
-        Pt { child, lines, seen: vec![] }
+        Pt { child, lines, seen: vec![], _kept: (Arc::clone(&self.home), self.decoy.clone()) }
     }
 
     /// Starts what must end by itself without having begun: its lines, after a failure's exit code.
@@ -137,6 +152,8 @@ pub struct Pt {
     lines: Receiver<Vec<u8>>,
     /// Every line so far.
     pub seen: Vec<String>,
+    /// Its folder and its site stay as long as it runs.
+    _kept: (Arc<TempDir>, Option<Arc<Decoy>>),
 }
 
 impl Pt {
@@ -228,9 +245,26 @@ impl Drop for Pt {
     }
 }
 
-/// Options that name a decoy on this machine.
-pub fn decoy() -> String {
-    r"qnet:decoy=127.0.0.1\:9;qnet:sni=decoy.example".to_owned()
+/// A web server that the tests of this process share. It ends with the last transport that uses it: what is held
+/// to the end of the process would outlive it.
+pub fn shared_decoy() -> Arc<Decoy> {
+    static SHARED: Mutex<Weak<Decoy>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let decoy = Arc::new(new_decoy(decoy::Options::default()));
+        *shared = Arc::downgrade(&decoy);
+        decoy
+    })
+}
+
+/// A web server of this test's own.
+pub fn new_decoy(options: decoy::Options) -> Decoy {
+    Decoy::start(Server::Nginx, options).unwrap()
+}
+
+/// Server options that name a decoy.
+pub fn options(decoy: SocketAddr, name: &str) -> String {
+    format!("qnet:decoy={};qnet:sni={name}", decoy.to_string().replace(':', "\\:"))
 }
 
 /// Runs the test of this name once more in a network namespace of its own, with loopback and what `setup` adds.
@@ -241,8 +275,10 @@ pub fn in_own_network(test: &str, setup: &str) -> bool {
         return true;
     }
     let script = format!("ip link set lo up && {setup} && exec \"$0\" --exact {test} --nocapture");
+    // A web server started by root changes its user, which a user namespace of one user does not allow.
+    let root = rustix::process::geteuid().is_root();
     let status = Command::new("unshare")
-        .args(["-rn", "sh", "-c", &script])
+        .args([if root { "-n" } else { "-rn" }, "sh", "-c", &script])
         .arg(std::env::current_exe().unwrap())
         .env(INSIDE, "1")
         .status();
@@ -316,6 +352,7 @@ impl Tunnel {
     pub fn with(client: impl FnOnce(&mut Launch), server: impl FnOnce(&mut Launch)) -> Self {
         let (or_port, or_address) = listener();
         let (mut server_launch, mut client_launch) = (Launch::server(or_address), Launch::client());
+        client_launch.trust(&shared_decoy());
         server(&mut server_launch);
         client(&mut client_launch);
         let mut server = server_launch.start();

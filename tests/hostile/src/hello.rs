@@ -62,12 +62,17 @@ pub fn ech_inner(data: &[u8]) {
     }
 }
 
-fn identity() -> IdentityKey {
+pub(crate) fn identity() -> IdentityKey {
     IdentityKey::generate(&mut rng())
 }
 
-fn names() -> Vec<ServerName> {
+pub(crate) fn names() -> Vec<ServerName> {
     vec![NAME.parse().expect("a name")]
+}
+
+/// A hello with a token for this bridge, in its record, as somebody on the wire took it down.
+pub(crate) fn stolen_hello() -> Vec<u8> {
+    include_bytes!("../seeds/client_hello/one-record")[1..].to_vec()
 }
 
 /// A ClientHello with a server name and an ECH of `inner`, cut or filled with zeros to a size the config allows.

@@ -2,7 +2,7 @@
 
 use qnet_proto::aead::{Aead, Algorithm, TAG_LEN};
 use qnet_proto::frame::frames as read_frames;
-use qnet_proto::noise::{Initiator, MESSAGE1_MAX, MessageReader, Responder, framed};
+use qnet_proto::noise::{AwaitMessage2, Initiator, MESSAGE1_MAX, MessageReader, Responder};
 use qnet_proto::record::{Cipher, MAX_CONTENT, OpenError, RecordOpener, RecordSealer, proof_nonce};
 use qnet_proto::tls::{Opener, Sealer, Secret, Suite};
 use qnet_wire::key::IdentityKey;
@@ -69,32 +69,55 @@ pub fn tls_record(data: &[u8]) {
     assert!(opener().open(&record, &mut scratch).is_err());
 }
 
-/// Noise messages as they come: cut, damaged, made up, and authentic with a payload of `data`.
+/// Noise messages: made up, authentic with a payload of the attacker's, damaged. The first byte says which, since each
+/// costs several key agreements.
 pub fn noise(data: &[u8]) {
+    let Some((choice, data)) = data.split_first() else { return };
+    match choice % 4 {
+        0 => made_up(data),
+        1 => authentic(data),
+        2 => unwritten(data),
+        _ => {
+            let mut damaged = first_message().0;
+            damage(&mut damaged, data);
+            assert!(responder().read1(&damaged).is_err());
+        }
+    }
+}
+
+/// Records' contents of a stranger who has the bridge's key, perhaps recorded from somebody else.
+fn made_up(data: &[u8]) {
     let mut reader = MessageReader::new(MESSAGE1_MAX);
     for piece in pieces(data) {
         match reader.push(piece) {
             Ok(Some(message)) => {
                 let _ = responder().read1(&message);
-                break;
+                return;
             }
             Ok(None) => {}
-            Err(_) => break,
+            Err(_) => return,
         }
     }
-    let _ = responder().read1(data);
-    if let Some(Ok((message1, next))) = authentic_message1(data).map(|message| responder().read1(&message)) {
-        assert!(data.ends_with(&message1.early));
-        let (_, next) = next.write().expect("the answer can be written");
-        assert!(next.read(data).is_err(), "a message 3 that nobody wrote");
-    }
+}
+
+/// A message 1 that opens, with `data` inside.
+fn authentic(data: &[u8]) {
+    let Some(message) = authentic_message1(data) else { return };
+    let Ok((message1, next)) = responder().read1(&message) else { return };
+    assert!(data.ends_with(&message1.early));
+    let (_, next) = next.write().expect("the answer can be written");
+    assert!(next.read(data).is_err(), "a message 3 that nobody wrote");
+}
+
+/// A message 2 of one who is not the bridge.
+fn unwritten(data: &[u8]) {
+    assert!(first_message().1.read(data).is_err(), "a message 2 that nobody wrote");
+}
+
+fn first_message() -> (Vec<u8>, AwaitMessage2) {
     let static_key = IdentityKey::from_bytes([2; 32]);
     let initiator = Initiator::new(&mut rng(), &identity().public(), &static_key, b"fuzz");
-    let (message1, await_message2) = initiator.message1(Cipher::Aes256Gcm, b"").expect("message 1");
-    assert!(await_message2.read(data).is_err(), "a message 2 that nobody wrote");
-    let mut damaged = framed(&message1).split_off(2);
-    damage(&mut damaged, data);
-    assert!(responder().read1(&damaged).is_err());
+    initiator.message1(Cipher::Aes256Gcm, b"").expect("message 1")
 }
 
 fn identity() -> IdentityKey {

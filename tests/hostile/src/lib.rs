@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::expect_used, clippy::panic, reason = "a broken promise must end the run")]
 
+pub mod carrier;
 pub mod hello;
 pub mod http2;
 pub mod htx;
@@ -28,7 +29,9 @@ pub struct Target {
 
 /// Every target, by name.
 pub const TARGETS: &[Target] = &[
+    Target { name: "bridge", body: carrier::bridge },
     Target { name: "bridge_line", body: pt::bridge_line },
+    Target { name: "client", body: carrier::client },
     Target { name: "client_hello", body: hello::client },
     Target { name: "ech_inner", body: hello::ech_inner },
     Target { name: "env", body: pt::env },

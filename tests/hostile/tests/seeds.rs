@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use qnet_hostile::TARGETS;
 
 /// Places of a seed that are tried: enough for all of a short one, a sample of a long one.
-const PLACES: usize = 200;
+const PLACES: usize = 100;
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)

@@ -7,11 +7,17 @@
 //!
 //! Root needs nothing else; other users need user namespaces, which Debian allows by default.
 
+use std::fs::File;
 use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::process::Running;
 
 /// Set in the copy; holds the name of the test it was started for.
 const INSIDE: &str = "QNET_TESTS_INSIDE";
@@ -46,6 +52,33 @@ pub fn isolated(test: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
         bail!("no test is called {test}:\n{said}");
     }
     Ok(())
+}
+
+/// A network namespace with loopback alone, and the process that holds it open: it ends when that is dropped.
+///
+/// # Errors
+/// It cannot be made here.
+pub fn network() -> Result<Running> {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep infinity"]);
+    let mut running = Running::start("a namespace", command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    let mut said = [0; 3];
+    running.stdout().context("its output is a pipe")?.read_exact(&mut said).context("no namespace")?;
+    Ok(running)
+}
+
+/// A listener on a free loopback port inside `network`, for use out here: a socket stays where it was made.
+///
+/// # Errors
+/// The namespace is gone, or entering it is not allowed.
+pub fn listener_in(network: &Running) -> Result<TcpListener> {
+    let namespace = File::open(format!("/proc/{}/ns/net", network.pid()))?;
+    // A thread of its own enters, and never comes back.
+    let entered = thread::spawn(move || -> Result<TcpListener> {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?)
+    });
+    entered.join().unwrap_or_else(|_| bail!("the thread panicked"))
 }
 
 fn unshare() -> Command {

@@ -170,7 +170,38 @@ pub struct Tor {
 }
 
 impl Tor {
+    /// Starts a tor that has no network: the one authority it knows does not exist. It launches its transport all the same, and
+    /// as a client it connects to its bridges. What it and the transport say to each other is in [`Self::pt_log`].
+    /// `namespace`: a process in whose network namespace it runs instead of this one's.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn alone(
+        folder: &Path,
+        name: &str,
+        torrc: &str,
+        pt: &Pt,
+        namespace: Option<&Running>,
+    ) -> Result<Self> {
+        fs::create_dir(folder)?;
+        let nobody = "DirAuthority nobody orport=9 v3ident=0000000000000000000000000000000000000001 127.0.0.1:9 \
+                      0000000000000000000000000000000000000001\n";
+        let pt_log = format!("Log [pt]debug file {}\n", folder.join("pt.log").display());
+        let torrc = format!("{COMMON}{nobody}{pt_log}{torrc}");
+        Self::start_in(namespace, folder, name, &torrc, &pt.environment)
+    }
+
     fn start(folder: &Path, name: &str, torrc: &str, environment: &[(String, String)]) -> Result<Self> {
+        Self::start_in(None, folder, name, torrc, environment)
+    }
+
+    fn start_in(
+        namespace: Option<&Running>,
+        folder: &Path,
+        name: &str,
+        torrc: &str,
+        environment: &[(String, String)],
+    ) -> Result<Self> {
         let (file, log) = (folder.join("torrc"), folder.join("notice.log"));
         let own = format!(
             "DataDirectory {}\nLog notice file {}\n__OwningControllerProcess {}\n",
@@ -179,7 +210,7 @@ impl Tor {
             std::process::id()
         );
         fs::write(&file, format!("{own}{torrc}"))?;
-        let mut command = tor_command(folder)?;
+        let mut command = tor_command_in(namespace, folder)?;
         command
             .arg("--quiet")
             .arg("-f")
@@ -231,6 +262,21 @@ impl Tor {
             [pid] => Ok(Some(*pid)),
             several => bail!("{} has the children {several:?}", self.running),
         }
+    }
+
+    /// All that a tor started by [`Self::alone`] has logged of its transport, level debug and above: every line
+    /// of the transport's is there.
+    ///
+    /// # Errors
+    /// There is no such log.
+    pub fn pt_log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.join("pt.log"))?)
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
     }
 
     /// Its data directory.
@@ -366,9 +412,20 @@ fn relay_fingerprint(folder: &Path, nickname: &str, or: SocketAddr) -> Result<St
 
 /// A tor that reads nothing from /etc. (It takes only a regular file for its defaults.)
 fn tor_command(folder: &Path) -> Result<Command> {
+    tor_command_in(None, folder)
+}
+
+fn tor_command_in(namespace: Option<&Running>, folder: &Path) -> Result<Command> {
     let defaults = folder.join("torrc-defaults");
     File::create(&defaults)?;
-    let mut command = Command::new("tor");
+    let mut command = match namespace {
+        None => Command::new("tor"),
+        Some(owner) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/proc/{}/ns/net", owner.pid())).arg("tor");
+            command
+        }
+    };
     command.arg("--defaults-torrc").arg(defaults);
     Ok(command)
 }

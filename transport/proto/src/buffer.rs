@@ -63,11 +63,16 @@ impl Inbox {
     }
 
     pub(crate) fn consume(&mut self, n: usize) {
-        self.start = (self.start + n).min(self.end);
+        self.start = self.start.saturating_add(n).min(self.end);
     }
 
     pub(crate) fn len(&self) -> usize {
         self.end - self.start
+    }
+
+    /// Bytes allocated.
+    pub(crate) fn allocated(&self) -> usize {
+        self.buf.capacity()
     }
 
     /// Gives the memory back if nothing is held.
@@ -119,6 +124,11 @@ impl Outbox {
             self.start = 0;
         }
         &mut self.buf
+    }
+
+    /// Bytes allocated.
+    pub(crate) fn allocated(&self) -> usize {
+        self.buf.capacity()
     }
 
     /// Gives the memory back if nothing is held.

@@ -43,7 +43,7 @@ pub enum Event {
 /// # Contract
 ///
 /// 1. While a side [`Carrier::wants`] it, read into [`Carrier::space`] and call [`Carrier::filled`]. At the end of a side, call
-///    [`Carrier::ended`] once.
+///    [`Carrier::ended`] once, and again if a reset follows the FIN.
 /// 2. After every call that takes `&mut self`: take [`Carrier::poll_event`] until `None`, write [`Carrier::pending`] of each
 ///    side and report it with [`Carrier::wrote`]; when nothing is pending, end the side as [`Carrier::shutdown`] says.
 /// 3. Call [`Carrier::on_timer`] when [`Carrier::deadline`] has passed.
@@ -64,7 +64,7 @@ pub trait Carrier {
     fn pending(&self, side: Side) -> &[u8];
     /// The first `n` pending bytes were written.
     fn wrote(&mut self, side: Side, n: usize, now: Instant);
-    /// How to end our direction of `side` now; given once, and only when nothing is pending.
+    /// How to end our direction of `side` now; given once, a FIN only when nothing is pending. A reset may follow it.
     fn shutdown(&mut self, side: Side) -> Option<Close>;
     /// When to call [`Carrier::on_timer`], if nothing happens before.
     fn deadline(&self) -> Option<Instant>;
@@ -81,6 +81,8 @@ pub trait Carrier {
     fn judge(&mut self, allowed: bool);
     /// The user is done with the tunnel: end the carrier as a browser would.
     fn close(&mut self, now: Instant);
+    /// The user waits no longer for a tunnel: there will be none, and a client goes on as a browser whose page is loaded.
+    fn leave(&mut self, now: Instant);
     /// Nothing more will happen.
     fn finished(&self) -> bool;
 }

@@ -16,6 +16,8 @@ pub enum Hop {
     Proxy,
     /// The bridge, as the upstream proxy reports it.
     BeyondProxy,
+    /// The web site behind a bridge, dialled by the bridge.
+    Decoy,
 }
 
 impl fmt::Display for Hop {
@@ -24,6 +26,7 @@ impl fmt::Display for Hop {
             Self::Bridge => "the bridge",
             Self::Proxy => "the upstream proxy",
             Self::BeyondProxy => "the bridge, asked for through the upstream proxy,",
+            Self::Decoy => "the web site behind this bridge",
         })
     }
 }
@@ -52,6 +55,14 @@ pub enum ConnectError {
     /// No answer in time.
     #[error("{hop} did not answer in time")]
     TimedOut {
+        /// Where.
+        hop: Hop,
+    },
+    /// It was accepted and broken off at once.
+    #[error(
+        "the connection to {hop} was reset at once: the site behind it may be down, or something on the way objects; try later"
+    )]
+    Reset {
         /// Where.
         hop: Hop,
     },
@@ -128,6 +139,7 @@ impl ConnectError {
             io::ErrorKind::HostUnreachable => Self::HostUnreachable { hop },
             io::ErrorKind::NetworkUnreachable => Self::NetworkUnreachable { hop },
             io::ErrorKind::TimedOut => Self::TimedOut { hop },
+            io::ErrorKind::ConnectionReset => Self::Reset { hop },
             _ => Self::Io { hop, error },
         }
     }
@@ -149,6 +161,7 @@ impl ConnectError {
             | Self::HostUnreachable { .. }
             | Self::NetworkUnreachable { .. }
             | Self::TimedOut { .. }
+            | Self::Reset { .. }
             | Self::ProxyFailed(_)
             | Self::ProxyClosed => Kind::Network,
             Self::Bind { .. }
@@ -169,6 +182,7 @@ impl ConnectError {
             | Self::HostUnreachable { .. }
             | Self::NetworkUnreachable { .. }
             | Self::TimedOut { .. }
+            | Self::Reset { .. }
             | Self::Io { .. }
             // An address may come back with its interface.
             | Self::Bind { .. }

@@ -19,7 +19,7 @@ impl Login {
     /// A login. Both parts are taken as they are; nothing is percent-decoded.
     ///
     /// # Errors
-    /// An empty user name, or a part longer than [`MAX_PART`]. An empty password is one that some proxies have.
+    /// An empty user name, or a part longer than 255 bytes. An empty password is one that some proxies have.
     pub fn new(user: impl Into<String>, password: impl Into<String>) -> Result<Self, LoginError> {
         let (user, password) = (Zeroizing::new(user.into()), Zeroizing::new(password.into()));
         if user.is_empty() {
@@ -54,7 +54,7 @@ pub enum LoginError {
     /// The user name is empty.
     #[error("the proxy's user name is empty")]
     NoUser,
-    /// More than [`MAX_PART`] bytes.
+    /// More than 255 bytes (RFC 1929).
     #[error("the proxy's user name or password is longer than {MAX_PART} bytes")]
     TooLong,
 }

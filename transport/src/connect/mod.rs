@@ -109,7 +109,7 @@ impl Connect {
     /// See [`ConnectError`].
     pub async fn connect_within(&self, to: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
         let Some(proxy) = self.upstream.proxy() else {
-            return within(limit, Hop::Bridge, self.dial(to, Hop::Bridge)).await;
+            return self.connect_directly(to, Hop::Bridge, limit).await;
         };
         let deadline = tokio::time::Instant::now() + limit;
         let mut tcp = within(limit, Hop::Proxy, self.dial(proxy, Hop::Proxy)).await?;
@@ -127,6 +127,16 @@ impl Connect {
         };
         within(left, Hop::BeyondProxy, talk).await?;
         Ok(tcp)
+    }
+
+    /// Connects without a proxy to what errors call `hop`.
+    pub(crate) async fn connect_directly(
+        &self,
+        to: SocketAddr,
+        hop: Hop,
+        limit: Duration,
+    ) -> Result<TcpStream, ConnectError> {
+        within(limit, hop, self.dial(to, hop)).await
     }
 
     /// A plain TCP connection from the address that the configuration wants, with Chrome's socket options.

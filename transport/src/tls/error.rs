@@ -11,7 +11,10 @@ use qnet_wire::error::{Kind, Retry};
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// The certificate is not one that a browser would accept for the name.
-    #[error("the site's certificate for {name} is not to be trusted: {why}")]
+    #[error(
+        "the site's certificate for {name} is not to be trusted: {why}; check the name in the bridge line and this \
+         machine's clock"
+    )]
     Certificate {
         /// The decoy's name, as in the bridge line.
         name: String,
@@ -19,15 +22,16 @@ pub enum HandshakeError {
         why: String,
     },
     /// The site answered with TLS 1.2 or older.
-    #[error("the site speaks no TLS 1.3; the bridge needs another decoy")]
+    #[error("the site behind the bridge speaks no TLS 1.3: tell the bridge's operator")]
     OldTls,
     /// The site asked for another key share.
     #[error(
-        "the site asked for a second hello (HelloRetryRequest), which hides no token; the bridge needs another decoy"
+        "the site behind the bridge asked for a second hello (HelloRetryRequest), which hides no token: tell the \
+         bridge's operator"
     )]
     HelloRetry,
     /// The site did not choose HTTP/2.
-    #[error("the site does not speak HTTP/2 ({}); the bridge needs another decoy", chosen(.0))]
+    #[error("the site behind the bridge does not speak HTTP/2 ({}): tell the bridge's operator", chosen(.0))]
     NoHttp2(Option<String>),
     /// The site sent a TLS alert.
     #[error("the site ended the handshake with a TLS alert: {} ({number})", .meaning)]
@@ -38,19 +42,26 @@ pub enum HandshakeError {
         meaning: &'static str,
     },
     /// The connection ended before the handshake did.
-    #[error("the connection was closed {}", if *.answered { "in the middle of the TLS handshake" } else { "right after the TLS hello, without an answer" })]
+    #[error("the connection was closed {}: the site behind the bridge may be down, or something on the way objects; try later", if *.answered { "in the middle of the TLS handshake" } else { "right after the TLS hello, without an answer" })]
     Closed {
         /// Whether anything had come back.
         answered: bool,
     },
     /// The socket failed: reset, unreachable.
-    #[error("the connection failed during the TLS handshake")]
+    #[error(
+        "the connection broke during the TLS handshake: the site behind the bridge may be down, or something on the way objects; try later"
+    )]
     Io(#[source] io::Error),
     /// The server's flight is larger than [`MAX_SERVER_FLIGHT`](super::MAX_SERVER_FLIGHT).
-    #[error("the site's half of the TLS handshake is over {} bytes", super::MAX_SERVER_FLIGHT)]
+    #[error(
+        "the site's half of the TLS handshake is over {} bytes: check the address and port in the bridge line",
+        super::MAX_SERVER_FLIGHT
+    )]
     TooLong,
     /// What came is not a TLS handshake: another protocol, or somebody who changes bytes on the way.
-    #[error("what came back is not the expected TLS handshake: {0}")]
+    #[error(
+        "what came back is not the expected TLS handshake ({0}): check the address and port in the bridge line"
+    )]
     Malformed(String),
     /// The server opened the Encrypted Client Hello. Only the bridge can, and it never answers: it is not a decoy.
     #[error("the far side answered the hidden hello itself; that is no decoy")]

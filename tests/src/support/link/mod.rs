@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::flow::Flow;
+use super::flow::{End, Flow};
 use super::process::wait_for;
 pub use rules::{Act, Editor, Gate, Rule, Which};
 
@@ -55,6 +55,12 @@ impl Trace {
         }
     }
 
+    /// The wire was cut, or one side no longer takes what the other sends.
+    fn both_ended(&mut self, now: Instant) {
+        self.up.ended(End::Rst, now);
+        self.down.ended(End::Rst, now);
+    }
+
     fn flow_mut(&mut self, way: Way) -> &mut Flow {
         match way {
             Way::Up => &mut self.up,
@@ -75,8 +81,23 @@ struct Behaviour {
 #[derive(Debug)]
 struct Shared {
     behaviour: Mutex<Behaviour>,
-    traces: Mutex<Vec<Arc<Mutex<Trace>>>>,
+    connections: Mutex<Vec<Arc<Connection>>>,
     closed: AtomicBool,
+}
+
+/// What a connection's thread and the link's owner share.
+#[derive(Debug)]
+struct Connection {
+    trace: Mutex<Trace>,
+    injected: Mutex<Vec<Injected>>,
+}
+
+/// What the owner puts on the wire himself.
+#[derive(Debug)]
+struct Injected {
+    way: Way,
+    bytes: Vec<u8>,
+    end: Option<End>,
 }
 
 /// A listening wire. Its connections end when it is dropped.
@@ -96,7 +117,7 @@ impl Link {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             behaviour: Mutex::new(Behaviour { target, delay, rules: Vec::new() }),
-            traces: Mutex::new(Vec::new()),
+            connections: Mutex::new(Vec::new()),
             closed: AtomicBool::new(false),
         });
         let theirs = Arc::clone(&shared);
@@ -128,7 +149,16 @@ impl Link {
     /// What was seen so far, a connection each, oldest first.
     #[must_use]
     pub fn traces(&self) -> Vec<Trace> {
-        lock(&self.shared.traces).iter().map(|trace| lock(trace).clone()).collect()
+        lock(&self.shared.connections).iter().map(|connection| lock(&connection.trace).clone()).collect()
+    }
+
+    /// Puts bytes on connection `number`'s wire, behind what is under way in that direction, and then ends the direction
+    /// (the connection, if abruptly) where `end` says so. Meant for a direction that is silent: a record that is
+    /// passing may be split. Nothing happens if there is no such connection any more.
+    pub fn inject(&self, number: usize, way: Way, bytes: Vec<u8>, end: Option<End>) {
+        if let Some(connection) = lock(&self.shared.connections).get(number) {
+            lock(&connection.injected).push(Injected { way, bytes, end });
+        }
     }
 
     /// Waits until connection `number` (the first is 0) looks as wanted.
@@ -143,8 +173,8 @@ impl Link {
         wanted: impl Fn(&Trace) -> bool,
     ) -> Result<Trace> {
         wait_for(what, limit, || {
-            let trace = lock(&self.shared.traces).get(number).map(Arc::clone);
-            Ok(trace.map(|trace| lock(&trace).clone()).filter(|trace| wanted(trace)))
+            let connection = lock(&self.shared.connections).get(number).map(Arc::clone);
+            Ok(connection.map(|connection| lock(&connection.trace).clone()).filter(|trace| wanted(trace)))
         })
     }
 }
@@ -163,9 +193,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         let (behaviour, shared) = (lock(&shared.behaviour).clone(), Arc::clone(shared));
-        let trace = Arc::new(Mutex::new(Trace::new(Instant::now())));
-        lock(&shared.traces).push(Arc::clone(&trace));
-        thread::spawn(move || wire::run(&client, &behaviour, &trace, &shared.closed));
+        let trace = Mutex::new(Trace::new(Instant::now()));
+        let connection = Arc::new(Connection { trace, injected: Mutex::default() });
+        lock(&shared.connections).push(Arc::clone(&connection));
+        thread::spawn(move || wire::run(&client, &behaviour, &connection, &shared.closed));
     }
 }
 

@@ -28,7 +28,7 @@ impl Rule {
 }
 
 /// Which records of a direction a rule concerns; they are counted from 0, of whatever type.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Which {
     /// The record of this number.
     Nth(usize),
@@ -38,6 +38,8 @@ pub enum Which {
     From(usize),
     /// The first record whose last byte came this long after the connection's beginning, or later.
     After(Duration),
+    /// The first record that begins after the gate was opened.
+    Once(Gate),
     /// No record, but the direction's end. `Drop` keeps the direction open, `Cut` ends it otherwise.
     AtEnd,
 }
@@ -242,11 +244,12 @@ impl Cutter {
 
     /// Whether a rule is for this record; its time is known only when it is whole.
     fn concerns(&self, rule: &Rule, record: &[u8], now: Option<Instant>) -> bool {
-        match rule.which {
-            Which::Nth(n) => self.records == n,
-            Which::NthData(n) => record.first() == Some(&23) && self.data_records == n,
-            Which::From(n) => self.records >= n,
-            Which::After(age) => now.is_none_or(|now| now.saturating_duration_since(self.started) >= age),
+        match &rule.which {
+            Which::Nth(n) => self.records == *n,
+            Which::NthData(n) => record.first() == Some(&23) && self.data_records == *n,
+            Which::From(n) => self.records >= *n,
+            Which::After(age) => now.is_none_or(|now| now.saturating_duration_since(self.started) >= *age),
+            Which::Once(gate) => gate.is_open(),
             Which::AtEnd => false,
         }
     }
@@ -264,9 +267,13 @@ impl Cutter {
             .filter(|(_, rule)| self.concerns(rule, &record, Some(now)))
             .map(|(number, rule)| (number, rule.act.clone()))
             .collect();
-        // `After` is for one record only.
+        // `After` and `Once` are for one record only.
         for (number, _) in acts.iter().rev() {
-            if self.rules.get(*number).is_some_and(|rule| matches!(rule.which, Which::After(_))) {
+            if self
+                .rules
+                .get(*number)
+                .is_some_and(|rule| matches!(rule.which, Which::After(_) | Which::Once(_)))
+            {
                 self.rules.remove(*number);
             }
         }
@@ -317,10 +324,10 @@ mod tests {
     const THREE: &[u8] = &[22, 3, 1, 0, 1, 7, 23, 3, 3, 0, 2, 8, 8, 23, 3, 3, 0, 0];
 
     /// What comes out under one rule, with every way to cut the input in two giving the same.
-    fn out(which: Which, act: &Act) -> Vec<u8> {
+    fn out(which: &Which, act: &Act) -> Vec<u8> {
         let now = Instant::now();
         let run = |cut: usize| {
-            let mut cutter = Cutter::new(Way::Up, &[Rule::new(Way::Up, which, act.clone())], now);
+            let mut cutter = Cutter::new(Way::Up, &[Rule::new(Way::Up, which.clone(), act.clone())], now);
             cutter.push(&THREE[..cut], now);
             cutter.push(&THREE[cut..], now);
             cutter.end(End::Fin);
@@ -345,27 +352,31 @@ mod tests {
     fn each_act_does_what_it_says() {
         let (a, b, c) = (&THREE[..6], &THREE[6..13], &THREE[13..]);
         let one = Which::Nth(1);
-        assert_eq!(out(one, &Act::Drop), [a, c].concat());
-        assert_eq!(out(one, &Act::Double), [a, b, b, c].concat());
-        assert_eq!(out(one, &Act::Swap), [a, c, b].concat());
-        assert_eq!(out(Which::Nth(2), &Act::Swap), THREE, "there is nothing after it");
-        assert_eq!(out(one, &Act::InjectBefore(vec![1])), [a, &[1], b, c].concat());
-        assert_eq!(out(one, &Act::InjectAfter(vec![1])), [a, b, &[1], c].concat());
-        assert_eq!(out(one, &Act::Hold(Gate::new())), [a, &[255], b, c].concat());
-        assert_eq!(out(one, &Act::Cut { keep: 6, end: End::Rst }), [a, &b[..6]].concat());
-        assert_eq!(out(one, &Act::Flip { byte: -1, bit: 0 }), [a, &b[..6], &[9], c].concat());
-        assert_eq!(out(one, &Act::Flip { byte: 5, bit: 3 }), [a, &b[..5], &[0, 8], c].concat());
-        assert_eq!(out(one, &Act::Edit(Editor::new(|record| record.push(3)))), [a, b, &[3], c].concat());
+        assert_eq!(out(&one, &Act::Drop), [a, c].concat());
+        assert_eq!(out(&one, &Act::Double), [a, b, b, c].concat());
+        assert_eq!(out(&one, &Act::Swap), [a, c, b].concat());
+        assert_eq!(out(&Which::Nth(2), &Act::Swap), THREE, "there is nothing after it");
+        assert_eq!(out(&one, &Act::InjectBefore(vec![1])), [a, &[1], b, c].concat());
+        assert_eq!(out(&one, &Act::InjectAfter(vec![1])), [a, b, &[1], c].concat());
+        assert_eq!(out(&one, &Act::Hold(Gate::new())), [a, &[255], b, c].concat());
+        assert_eq!(out(&one, &Act::Cut { keep: 6, end: End::Rst }), [a, &b[..6]].concat());
+        assert_eq!(out(&one, &Act::Flip { byte: -1, bit: 0 }), [a, &b[..6], &[9], c].concat());
+        assert_eq!(out(&one, &Act::Flip { byte: 5, bit: 3 }), [a, &b[..5], &[0, 8], c].concat());
+        assert_eq!(out(&one, &Act::Edit(Editor::new(|record| record.push(3)))), [a, b, &[3], c].concat());
     }
 
     #[test]
     fn records_are_found_by_number_and_type() {
         let (a, b, c) = (&THREE[..6], &THREE[6..13], &THREE[13..]);
-        assert_eq!(out(Which::NthData(0), &Act::Drop), [a, c].concat());
-        assert_eq!(out(Which::NthData(1), &Act::Drop), [a, b].concat());
-        assert_eq!(out(Which::From(1), &Act::Drop), a);
-        assert_eq!(out(Which::After(Duration::ZERO), &Act::Drop), [b, c].concat());
-        assert_eq!(out(Which::After(Duration::from_secs(1)), &Act::Drop), THREE);
-        assert_eq!(out(Which::Nth(3), &Act::Drop), THREE);
+        assert_eq!(out(&Which::NthData(0), &Act::Drop), [a, c].concat());
+        assert_eq!(out(&Which::NthData(1), &Act::Drop), [a, b].concat());
+        assert_eq!(out(&Which::From(1), &Act::Drop), a);
+        assert_eq!(out(&Which::After(Duration::ZERO), &Act::Drop), [b, c].concat());
+        assert_eq!(out(&Which::After(Duration::from_secs(1)), &Act::Drop), THREE);
+        assert_eq!(out(&Which::Nth(3), &Act::Drop), THREE);
+        let gate = Gate::new();
+        assert_eq!(out(&Which::Once(gate.clone()), &Act::Drop), THREE);
+        gate.open();
+        assert_eq!(out(&Which::Once(gate), &Act::Drop), [b, c].concat());
     }
 }

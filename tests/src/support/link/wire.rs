@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
 use super::rules::{Cutter, Item};
-use super::{Behaviour, Trace, Way, lock};
+use super::{Behaviour, Connection, Trace, Way, lock};
 use crate::support::flow::End;
 
 /// What is read at once, bytes.
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Carries one connection until both directions have ended, one ends abruptly, or the link is dropped.
-pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, trace: &Mutex<Trace>, closed: &AtomicBool) {
+pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, connection: &Connection, closed: &AtomicBool) {
     let Ok(target) = TcpStream::connect_timeout(&behaviour.target, CONNECT_LIMIT) else {
         reset(client);
         return;
@@ -40,12 +40,26 @@ pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, trace: &Mutex<Trace
     let mut up = Half::new(Way::Up, client, &target, behaviour);
     let mut down = Half::new(Way::Down, &target, client, behaviour);
     while !(closed.load(Ordering::Relaxed) || up.done && down.done) {
-        for half in [&mut up, &mut down] {
-            half.read(trace);
-            if half.write() == Some(End::Rst) {
-                reset(client);
-                reset(&target);
-                return;
+        for injected in std::mem::take(&mut *lock(&connection.injected)) {
+            let half = if injected.way == Way::Up { &mut up } else { &mut down };
+            half.inject(injected.bytes, injected.end);
+        }
+        up.read(&connection.trace);
+        down.read(&connection.trace);
+        for way in [Way::Up, Way::Down] {
+            let (half, other) = if way == Way::Up { (&mut up, &mut down) } else { (&mut down, &mut up) };
+            match half.write() {
+                Written::All => {}
+                Written::Gone => {
+                    half.stop();
+                    other.gone(&connection.trace);
+                }
+                Written::Reset => {
+                    lock(&connection.trace).both_ended(Instant::now());
+                    reset(client);
+                    reset(&target);
+                    return;
+                }
             }
         }
         wait(&up, &down);
@@ -55,6 +69,16 @@ pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, trace: &Mutex<Trace
 /// Makes the socket's closing abrupt.
 fn reset(stream: &TcpStream) {
     SockRef::from(stream).set_linger(Some(Duration::ZERO)).ok();
+}
+
+/// What writing came to.
+enum Written {
+    /// All that was due, or all that the socket takes.
+    All,
+    /// The far side takes no more.
+    Gone,
+    /// The connection ends abruptly.
+    Reset,
 }
 
 /// One direction.
@@ -119,6 +143,13 @@ impl<'a> Half<'a> {
         }
     }
 
+    fn inject(&mut self, bytes: Vec<u8>, end: Option<End>) {
+        let due = Instant::now() + self.delay;
+        self.waiting += bytes.len();
+        self.queue.push_back((due, Item::Bytes(bytes)));
+        self.queue.extend(end.map(|end| (due, Item::End(end))));
+    }
+
     fn collect(&mut self, now: Instant) {
         while let Some(item) = self.cutter.next() {
             if let Item::Bytes(bytes) = &item {
@@ -128,30 +159,50 @@ impl<'a> Half<'a> {
         }
     }
 
-    /// Sends what is due. `Some` where this direction has just ended.
-    fn write(&mut self) -> Option<End> {
+    /// Nothing more is carried.
+    fn stop(&mut self) {
+        (self.done, self.read_ended) = (true, true);
+        self.queue.clear();
+        self.rest.clear();
+    }
+
+    /// The side this direction comes from takes nothing more: what it said before still arrives, and then the end.
+    fn gone(&mut self, trace: &Mutex<Trace>) {
+        self.read(trace);
+        let now = Instant::now();
+        lock(trace).flow_mut(self.way).ended(End::Rst, now);
+        self.read_ended = true;
+        self.queue.push_back((now + self.delay, Item::End(End::Rst)));
+        self.done = false;
+    }
+
+    /// Sends what is due.
+    fn write(&mut self) -> Written {
         loop {
             if !self.flush() {
-                return Some(End::Rst);
+                return Written::Gone;
             }
             if !self.rest.is_empty() || self.done || self.due().is_none_or(|due| due > Instant::now()) {
-                return None;
+                return Written::All;
             }
-            match self.queue.pop_front()?.1 {
+            let Some((_, item)) = self.queue.pop_front() else { return Written::All };
+            match item {
                 Item::Bytes(bytes) => self.rest = bytes,
                 Item::Pause(time) => self.paused = Some(Instant::now() + time),
                 Item::Wait(gate) if gate.is_open() => {}
                 Item::Wait(gate) => {
                     self.queue.push_front((Instant::now() + LOOK, Item::Wait(gate)));
-                    return None;
+                    return Written::All;
                 }
-                Item::End(end) => {
-                    (self.done, self.read_ended) = (true, true);
-                    self.queue.clear();
-                    if end == End::Fin {
-                        self.to.shutdown(Shutdown::Write).ok();
-                    }
-                    return Some(end);
+                Item::End(End::Rst) => return Written::Reset,
+                Item::End(End::Fin) => {
+                    let reset = self.queue.iter().position(|(_, item)| matches!(item, Item::End(End::Rst)));
+                    let reset = reset.and_then(|place| self.queue.remove(place));
+                    self.stop();
+                    self.to.shutdown(Shutdown::Write).ok();
+                    self.done = reset.is_none();
+                    self.queue.extend(reset);
+                    return Written::All;
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Probes: what a censor may send to an address to learn whether a bridge or a plain web site is behind it.
 //!
-//! A probe is data. It is played against an address ([`play`]), which gives an [`Observation`]: what came back, how
-//! the connection ended, and when. Two observations are compared modulo what is random ([`compare`]): the content of
+//! A probe is data. It is played against an address ([`play()`]), which gives an [`Observation`]: what came back, how
+//! the connection ended, and when. Two observations are compared modulo what is random ([`compare()`]): the content of
 //! records that are ciphertext, and times within a tolerance. [`differences`] plays a probe against a bridge and its
 //! decoy, and again where they differ, since a loaded machine is late at times and some servers do not cut the same answer
 //! into the same records twice: a probe tells them apart if most of what the bridge shows is none of what the decoy shows.

@@ -164,7 +164,6 @@ impl Before {
 
     /// Tests each complete client record; keeps only the one in progress.
     fn watch(&mut self, mut bytes: &[u8]) -> Seen {
-        self.watched += bytes.len();
         while !bytes.is_empty() {
             let wanted = match scan::head(&self.record) {
                 Head::More => scan::HEADER_LEN,
@@ -174,6 +173,10 @@ impl Before {
             let n = (wanted - self.record.len()).min(bytes.len());
             self.record.extend_from_slice(&bytes[..n]);
             bytes = &bytes[n..];
+            self.watched += n;
+            if self.watched > WATCHED {
+                return Seen::Visitor;
+            }
             match scan::head(&self.record) {
                 Head::Record { outer, total } if self.record.len() == total => {
                     if let Some(knock) = self.whole_record(outer) {
@@ -185,7 +188,7 @@ impl Before {
                 _ => {}
             }
         }
-        if self.watched > WATCHED { Seen::Visitor } else { Seen::Nothing }
+        Seen::Nothing
     }
 
     fn whole_record(&mut self, outer: u8) -> Option<Knock> {

@@ -174,12 +174,12 @@ impl Keeping {
 
     /// Whether the carrier's end should be announced: the decoy's number of requests is nearly used up.
     pub(super) fn nearly_over(&self, facts: &DecoyFacts) -> bool {
-        self.keeper.requests() + ANNOUNCE >= facts.max_requests
+        self.keeper.requests().saturating_add(ANNOUNCE) >= facts.max_requests
     }
 
     /// One request is left for the decoy to answer; making it would end the connection without warning.
     fn exhausted(&self, facts: &DecoyFacts) -> bool {
-        self.keeper.requests() + 1 >= facts.max_requests
+        self.keeper.requests().saturating_add(1) >= facts.max_requests
     }
 
     pub(super) fn shrink(&mut self) {

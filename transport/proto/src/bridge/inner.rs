@@ -16,7 +16,7 @@ use crate::{
     frame::{Frame, Handover, frames},
     mux::{Role, Violation},
     noise::{self, AwaitMessage3, MESSAGE1_MAX, MessageReader, Responder, SendMessage2},
-    record::{Cipher, MAX_CONTENT, RecordOpener, RecordSealer},
+    record::{Cipher, MAX_CONTENT, MAX_LENGTH, RecordOpener, RecordSealer},
     scan::{self, APPLICATION_DATA, HEADER_LEN, Head, head, protected_head},
     sizes::Lengths,
     tunnel::{ALERT, FRAMES, Meant, NOISE, Tunnel},
@@ -28,6 +28,8 @@ const LEAST_CONTENT: usize = 1_400;
 const SHORTEST_PROOF: usize = 80;
 /// Bytes of a DECOY frame's header.
 const FRAME_HEADER: usize = 4;
+/// Bytes of DECOY frames held back at most, by a decoy that sends nothing but tiny records: then extra records go out.
+const MAX_HELD_BACK: usize = 32 * 1024;
 /// The inner type byte and the tag.
 const OVERHEAD: usize = 17;
 
@@ -47,6 +49,8 @@ pub(super) enum Outcome {
     Waiting,
     /// What is left in the inbox, and all that follows, goes to the decoy as it is.
     Foreign,
+    /// The client's alert was passed on to the decoy: it is as good as gone.
+    Alerted,
     /// The peer is authentic and broke the protocol.
     Ended(Ended),
 }
@@ -68,6 +72,8 @@ pub(super) struct Inner {
     counts: Counts,
     /// The client's bytes for the decoy, until a TLS record is whole.
     decoy_up: Vec<u8>,
+    /// The decoy's bytes for the client that did not fit the records that stand for the decoy's own.
+    decoy_down: Vec<u8>,
     down_lengths: Lengths,
     announced: bool,
     pub(super) news: News,
@@ -85,6 +91,7 @@ impl Inner {
         out: &mut Vec<u8>,
     ) -> Option<Self> {
         let Knocked { before, knock, .. } = knocked;
+        let name = before.name()?;
         let mut n = [0; 32];
         rng.fill_bytes(&mut n);
         let (up, down) = knock.key.proof_keys(&n);
@@ -100,7 +107,6 @@ impl Inner {
         let prologue =
             noise::prologue(knock.key.salt(), knock.token.as_bytes(), &knock.record, &out[start..]);
         let responder = Responder::new(rng, &config.identity, &prologue);
-        let name = before.name()?;
         let counts = Counts { up: before.up_protected, down: before.down.protected };
         let mut inner = Self {
             tunnel: Tunnel::new(Role::Bridge, sealer, opener, LEAST_CONTENT),
@@ -110,6 +116,7 @@ impl Inner {
             reader: MessageReader::new(MESSAGE1_MAX),
             counts,
             decoy_up: Vec::new(),
+            decoy_down: Vec::new(),
             down_lengths: before.down_lengths.clone(),
             announced: false,
             news: News::default(),
@@ -125,12 +132,12 @@ impl Inner {
         self.tunnel.limit_content(largest.clamp(LEAST_CONTENT, MAX_CONTENT));
     }
 
-    pub(super) fn handed_over(&self) -> bool {
-        matches!(self.phase, Phase::Up(_))
-    }
-
     pub(super) fn keeping(&self) -> Option<&Keeping> {
         if let Phase::Up(keeping) = &self.phase { Some(keeping) } else { None }
+    }
+
+    pub(super) fn handed_over(&self) -> bool {
+        matches!(self.phase, Phase::Up(_))
     }
 
     /// Understands what the client sent.
@@ -158,6 +165,9 @@ impl Inner {
             let result = self.content(kind, content, to_client, to_decoy, context);
             self.scratch.0 = scratch;
             inbox.consume(total);
+            if kind == ALERT && result.is_ok() {
+                return Outcome::Alerted;
+            }
             if let Err(ended) = result {
                 self.phase = Phase::Spent;
                 return Outcome::Ended(ended);
@@ -214,6 +224,7 @@ impl Inner {
                     self.tunnel.mux.on_frame(&frame).map_err(|_: Violation| Ended::Violation)?;
                 }
                 let (second, next) = send.write().map_err(|_| Ended::Handshake)?;
+                self.release(to_client, context.rng);
                 self.tunnel.seal_noise(&second, &self.down_lengths, context.rng, to_client.tail());
                 self.phase = Phase::Three(Box::new(next), context.now);
                 Ok(())
@@ -272,6 +283,7 @@ impl Inner {
         if !self.decoy_up.is_empty() {
             return Err(Ended::Violation);
         }
+        self.decoy_down = Vec::new();
         let keeping = Keeping::new(handover, self.counts, &self.name, context.facts, context.now);
         let mut keeping = keeping.ok_or(Ended::Violation)?;
         let mut random = [0; 8];
@@ -309,26 +321,31 @@ impl Inner {
         to_client: &mut Outbox,
         to_decoy: &mut Outbox,
         tunnel_over: bool,
+        context: &mut Context<'_>,
     ) -> Word {
+        let mut said = Word::Nothing;
         loop {
             let (outer, total) = match head(inbox.data()) {
-                Head::More => return Word::Nothing,
+                Head::More => return said,
                 Head::Foreign => return Word::Broken,
                 Head::Record { outer, total } => (outer, total),
             };
-            let Some(record) = inbox.data().get(..total) else { return Word::Nothing };
+            let Some(record) = inbox.data().get(..total) else { return said };
             if outer == APPLICATION_DATA {
                 self.counts.down += 1;
             }
             let word = if let Phase::Up(keeping) = &mut self.phase {
                 let mut owed = Vec::new();
                 let word = keeping.record(outer, record, &mut owed);
-                if !tunnel_over {
+                if !tunnel_over && said == Word::Nothing {
                     to_decoy.extend(&owed);
                 }
                 word
             } else {
                 self.seal_decoy(record, to_client);
+                if self.decoy_down.len() > MAX_HELD_BACK {
+                    self.release(to_client, context.rng);
+                }
                 Word::Nothing
             };
             inbox.consume(total);
@@ -339,19 +356,41 @@ impl Inner {
                 }
                 Word::Alert(alert) => {
                     self.tunnel.seal_alert(alert, to_client.tail());
-                    return word;
+                    said = word;
                 }
                 Word::Broken => return word,
             }
         }
     }
 
+    /// One record down for one of the decoy's, of the same length, so that an observer who withholds what the client
+    /// sends sees the decoy's own answer and the decoy's own end. It carries as much of the decoy's stream as fits.
     fn seal_decoy(&mut self, record: &[u8], to_client: &mut Outbox) {
-        let longest = self.tunnel.max_content() - FRAME_HEADER;
-        for piece in record.chunks(longest) {
-            self.tunnel.seal_frame(&Frame::Decoy(piece), None, to_client.tail());
+        let length = (record.len() - HEADER_LEN).min(MAX_LENGTH);
+        self.decoy_down.extend_from_slice(record);
+        let room = length.saturating_sub(OVERHEAD + FRAME_HEADER).min(self.decoy_down.len());
+        let out = to_client.tail();
+        let start = self.tunnel.sealer.begin(out);
+        if room > 0 {
+            Frame::Decoy(&self.decoy_down[..room]).encode(out);
+            self.decoy_down.drain(..room);
         }
-        self.down_lengths.note(record.len() - HEADER_LEN);
+        self.tunnel.sealer.finish(out, start, FRAMES, Some(length));
+        self.down_lengths.note(length);
+    }
+
+    /// Sends what was held back, in records that stand for none of the decoy's: a PADDING frame comes first.
+    fn release(&mut self, to_client: &mut Outbox, rng: &mut ChaCha20Rng) {
+        let held = std::mem::take(&mut self.decoy_down);
+        let longest = self.tunnel.max_content() - 2 * FRAME_HEADER;
+        for piece in held.chunks(longest) {
+            let length = self.down_lengths.draw(piece.len() + 2 * FRAME_HEADER + OVERHEAD, rng);
+            let out = to_client.tail();
+            let start = self.tunnel.sealer.begin(out);
+            Frame::Padding.encode(out);
+            Frame::Decoy(piece).encode(out);
+            self.tunnel.sealer.finish(out, start, FRAMES, Some(length));
+        }
     }
 
     /// Seals what the streams have to send.
@@ -373,6 +412,13 @@ impl Inner {
         if let Phase::Up(keeping) = &mut self.phase {
             keeping.on_timer(context.facts, context.now, to_decoy.tail());
         }
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.tunnel.mux.allocated()
+            + self.scratch.0.capacity()
+            + self.decoy_up.capacity()
+            + self.decoy_down.capacity()
     }
 
     pub(super) fn shrink(&mut self) {

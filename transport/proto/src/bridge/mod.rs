@@ -38,6 +38,11 @@ const MAX_WAITING: usize = 128 * 1024;
 /// How long after the last byte buffers are given back.
 const SHRINK_AFTER: Duration = Duration::from_secs(1);
 
+/// How long after the decoy's end a client may keep its own direction open, or stop taking what is left for it: as long as
+/// Linux keeps a socket that its server has closed (`tcp_fin_timeout`). Without it a visitor who never closes would hold
+/// two sockets for ever.
+const LINGER: Duration = Duration::from_secs(60);
+
 /// What is known about the decoy, by measurement.
 #[derive(Clone, Debug)]
 pub struct DecoyFacts {
@@ -88,9 +93,10 @@ struct End {
     outbox: Outbox,
     /// It sends nothing more.
     ended: bool,
-    /// What we still have to do to our direction.
+    /// What we have to do to our direction.
     close: Option<Close>,
-    closed: bool,
+    /// What was done to it.
+    closed: Option<Close>,
 }
 
 /// One carrier on a bridge. See [`Carrier`] for the call contract.
@@ -103,6 +109,9 @@ pub struct Bridge {
     events: VecDeque<Event>,
     /// When to give buffers back.
     shrink_at: Option<Instant>,
+    /// When the client's end is no longer waited for, and the bytes it had still to take when that was decided.
+    abandon: Option<(Instant, usize)>,
+    abandoned: bool,
     told_end: bool,
 }
 
@@ -118,6 +127,8 @@ impl Bridge {
             decoy: End::default(),
             events: VecDeque::new(),
             shrink_at: None,
+            abandon: None,
+            abandoned: false,
             told_end: true,
         }
     }
@@ -126,6 +137,18 @@ impl Bridge {
     #[must_use]
     pub fn is_visitor(&self) -> bool {
         matches!(self.state, State::Visitor)
+    }
+
+    /// Bytes allocated for what is on its way: the sockets' buffers and the streams' queues.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let ends = [&self.client, &self.decoy];
+        let queues = ends.map(|end| end.inbox.allocated() + end.outbox.allocated()).iter().sum::<usize>();
+        let streams = match &self.state {
+            State::Inner(inner) | State::Over(inner) => inner.held(),
+            _ => 0,
+        };
+        queues + streams
     }
 
     fn facts(&self) -> DecoyFacts {
@@ -199,6 +222,10 @@ impl Bridge {
                 self.untunnel(Ended::Tampered);
                 pass(&mut self.client.inbox, &mut self.decoy.outbox);
             }
+            Outcome::Alerted => {
+                self.untunnel(Ended::PeerClosed);
+                pass(&mut self.client.inbox, &mut self.decoy.outbox);
+            }
             Outcome::Ended(why) => {
                 self.over(why);
                 self.state = State::Deaf;
@@ -233,7 +260,7 @@ impl Bridge {
         }
     }
 
-    fn decoy_bytes(&mut self) {
+    fn decoy_bytes(&mut self, now: Instant) {
         loop {
             match &mut self.state {
                 State::Before(before) => {
@@ -247,7 +274,7 @@ impl Bridge {
                         return;
                     }
                 }
-                State::Inner(_) | State::Over(_) => return self.decoy_htx(),
+                State::Inner(_) | State::Over(_) => return self.decoy_htx(now),
             }
         }
     }
@@ -284,19 +311,17 @@ impl Bridge {
         true
     }
 
-    fn decoy_htx(&mut self) {
+    fn decoy_htx(&mut self, now: Instant) {
+        let facts = self.facts();
         let over = matches!(self.state, State::Over(_)) || self.client.ended;
         let (State::Inner(inner) | State::Over(inner)) = &mut self.state else { return };
-        let word =
-            inner.decoy_records(&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox, over);
+        let mut context = Context { facts: &facts, rng: &mut self.rng, now };
+        let (inbox, to_client, to_decoy) =
+            (&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox);
+        let word = inner.decoy_records(inbox, to_client, to_decoy, over, &mut context);
         match word {
             Word::Nothing | Word::GoAway(_) => {}
-            Word::Alert(_) => {
-                self.untunnel(Ended::DecoyEnded);
-                if self.decoy.inbox.len() > 0 {
-                    self.decoy_htx();
-                }
-            }
+            Word::Alert(_) => self.untunnel(Ended::DecoyEnded),
             // A decoy that no longer speaks TLS: there is nothing to hide behind.
             Word::Broken => {
                 self.over(Ended::DecoyEnded);
@@ -330,6 +355,10 @@ impl Carrier for Bridge {
             Side::Decoy => (&self.decoy, &self.client),
         };
         let aborted = this.close == Some(Close::Reset);
+        // What the decoy sent before the knock was forwarded is no answer to it.
+        if side == Side::Decoy && matches!(self.state, State::Knocked(_)) && !self.decoy.outbox.is_empty() {
+            return false;
+        }
         !this.ended && !aborted && other.outbox.len() < MAX_WAITING && this.outbox.len() < 2 * MAX_WAITING
     }
 
@@ -342,12 +371,15 @@ impl Carrier for Bridge {
         self.touched(now);
         match side {
             Side::Peer => self.client_bytes(now),
-            Side::Decoy => self.decoy_bytes(),
+            Side::Decoy => self.decoy_bytes(now),
         }
     }
 
-    fn ended(&mut self, side: Side, how: Close, _now: Instant) {
+    fn ended(&mut self, side: Side, how: Close, now: Instant) {
         self.end(side).ended = true;
+        if side == Side::Decoy {
+            self.abandon = Some((now + LINGER, usize::MAX));
+        }
         match (side, how) {
             (_, Close::Reset) => {
                 self.over(Ended::Reset);
@@ -393,10 +425,11 @@ impl Carrier for Bridge {
     fn shutdown(&mut self, side: Side) -> Option<Close> {
         let end = self.end(side);
         let due = end.close?;
-        if end.closed || due == Close::Fin && !end.outbox.is_empty() {
+        // A reset may follow a FIN of ours.
+        if end.closed == Some(due) || due == Close::Fin && !end.outbox.is_empty() {
             return None;
         }
-        end.closed = true;
+        end.closed = Some(due);
         Some(due)
     }
 
@@ -405,10 +438,18 @@ impl Carrier for Bridge {
             State::Inner(inner) => inner.keeping().and_then(|keeping| keeping.deadline(&self.facts())),
             _ => None,
         };
-        [keeping, self.shrink_at].into_iter().flatten().min()
+        [keeping, self.shrink_at, self.abandon.map(|(at, _)| at)].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self, now: Instant) {
+        if let Some((at, left)) = self.abandon
+            && at <= now
+        {
+            // Who still takes the decoy's last words is given the time.
+            let now_left = self.client.outbox.len();
+            self.abandoned = now_left == 0 || now_left >= left;
+            self.abandon = Some((now + LINGER, now_left)).filter(|_| !self.abandoned);
+        }
         let facts = self.facts();
         if let State::Inner(inner) = &mut self.state {
             let context = Context { facts: &facts, rng: &mut self.rng, now };
@@ -459,9 +500,64 @@ impl Carrier for Bridge {
         self.decoy.close.get_or_insert(Close::Fin);
     }
 
+    fn leave(&mut self, _now: Instant) {}
+
     fn finished(&self) -> bool {
-        let reset = |end: &End| end.closed && end.close == Some(Close::Reset);
-        let done = |end: &End| end.closed && end.ended;
-        reset(&self.client) && reset(&self.decoy) || done(&self.client) && done(&self.decoy)
+        let reset = |end: &End| end.closed == Some(Close::Reset);
+        let done = |end: &End| end.closed.is_some() && end.ended;
+        self.abandoned || reset(&self.client) && reset(&self.decoy) || done(&self.client) && done(&self.decoy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bridge() -> Bridge {
+        let config = BridgeConfig {
+            identity: IdentityKey::from_bytes([7; 32]),
+            names: vec!["www.example.com".parse().unwrap()],
+            invited: Vec::new(),
+            facts: RwLock::default(),
+            knocked: Mutex::new(KnockedTokens::new(8)),
+        };
+        Bridge::new(Arc::new(config), [1; 32])
+    }
+
+    fn last_words(bridge: &mut Bridge, count: usize, now: Instant) {
+        bridge.space(Side::Decoy)[..count].fill(b'x');
+        bridge.filled(Side::Decoy, count, now);
+        bridge.ended(Side::Decoy, Close::Fin, now);
+    }
+
+    #[test]
+    fn a_visitor_who_never_closes_is_not_waited_for_for_ever() {
+        #[expect(clippy::disallowed_methods, reason = "a test owns its clock")]
+        let start = Instant::now();
+        let mut bridge = bridge();
+        last_words(&mut bridge, 100, start);
+        bridge.wrote(Side::Peer, 100, start);
+        assert_eq!(bridge.shutdown(Side::Peer), Some(Close::Fin));
+        bridge.on_timer(start + LINGER - Duration::from_millis(1));
+        assert!(!bridge.finished());
+        assert!(bridge.deadline().is_some_and(|at| at <= start + LINGER));
+        bridge.on_timer(start + LINGER);
+        assert!(bridge.finished());
+    }
+
+    #[test]
+    fn who_still_reads_is_waited_for_and_who_stops_is_not() {
+        #[expect(clippy::disallowed_methods, reason = "a test owns its clock")]
+        let start = Instant::now();
+        let mut bridge = bridge();
+        last_words(&mut bridge, 1_000, start);
+        for step in 1..4 {
+            let now = start + step * LINGER;
+            bridge.wrote(Side::Peer, 10, now);
+            bridge.on_timer(now);
+            assert!(!bridge.finished(), "step {step}");
+        }
+        bridge.on_timer(start + 4 * LINGER);
+        assert!(bridge.finished());
     }
 }

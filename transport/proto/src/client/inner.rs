@@ -10,6 +10,7 @@ use crate::{
     client::goodbye,
     decoy_tls::{DecoyTls, Said},
     frame::{Frame, frames},
+    http2::{Output, PageLoad},
     mux::Role,
     noise::{AwaitMessage2, Initiator, MESSAGE2_LEN, MessageReader},
     record::Cipher,
@@ -45,10 +46,20 @@ pub(super) struct Inner {
     requests: u32,
     /// The decoy's bytes out of DECOY frames, until a TLS record is whole.
     decoy_down: Vec<u8>,
+    /// The page load, until the bridge has the decoy to itself.
+    h2: Option<Box<PageLoad>>,
+    /// TLS records for the decoy, to go in DECOY frames.
+    owed: Vec<u8>,
+    /// Records down since the proof that stand for the decoy's own, less those of them that were read: how far a
+    /// record of the decoy's that came as it is would be ahead.
+    ahead: u64,
+    /// The bridge has let go: what comes down is the decoy's own.
+    raw: bool,
     /// The next KEY_UPDATE leads from the handshake keys to Noise's own.
     first_keys: bool,
     up_lengths: Lengths,
     scratch: Scratch,
+    early_scratch: Scratch,
     pub(super) up: bool,
     pub(super) going_away: bool,
 }
@@ -56,6 +67,8 @@ pub(super) struct Inner {
 /// What a record meant.
 pub(super) enum Heard {
     Nothing,
+    /// The bridge let go: the tunnel is over, the connection goes on as the decoy's.
+    LetGo,
     /// The decoy, and so the carrier, ends: close.
     Ends,
     Fails(Ended),
@@ -66,11 +79,14 @@ impl Inner {
         mut tunnel: Tunnel,
         initiator: Initiator,
         tls: DecoyTls,
-        requests: u32,
+        mut h2: PageLoad,
         up_lengths: Lengths,
         options: &Options,
     ) -> Self {
         tunnel.set_round_trip(options.round_trip);
+        let requests = h2.requests();
+        // No more requests; what is owed is still paid.
+        h2.give_up();
         Self {
             tunnel,
             phase: Phase::One(
@@ -82,9 +98,14 @@ impl Inner {
             tls,
             requests,
             decoy_down: Vec::new(),
+            h2: Some(Box::new(h2)),
+            owed: Vec::new(),
+            ahead: 0,
+            raw: false,
             first_keys: true,
             up_lengths,
             scratch: Scratch::default(),
+            early_scratch: Scratch::default(),
             up: false,
             going_away: false,
         }
@@ -94,17 +115,32 @@ impl Inner {
         if let Phase::One(_, until) = &self.phase { Some(*until) } else { None }
     }
 
-    /// Sends message 1 once there is early data or no more time to wait for it, and whatever the streams have.
+    /// Sends message 1 once there is early data or no more time to wait for it, what the decoy is owed, and whatever the
+    /// streams have.
     pub(super) fn flush(&mut self, out: &mut Vec<u8>, waiting: usize, rng: &mut ChaCha20Rng, now: Instant) {
+        if self.raw {
+            return;
+        }
         match &self.phase {
             Phase::One(_, until) if *until <= now || self.tunnel.mux.buffered() > 0 => {
                 self.message1(out, rng, *until > now);
             }
+            Phase::Two(_) => self.pay(out, now),
             Phase::Up if waiting < BACKLOG => {
                 self.tunnel.tick(now);
                 self.tunnel.pack(out, waiting, now);
             }
             _ => {}
+        }
+    }
+
+    /// Sends the decoy what it is owed, in records of the lengths it would have.
+    fn pay(&mut self, out: &mut Vec<u8>, now: Instant) {
+        while let Some(Output::Record(content)) = self.h2.as_mut().and_then(|h2| h2.poll(now)) {
+            self.tls.sealer.seal(APPLICATION_DATA, &content, &mut self.owed);
+        }
+        for piece in std::mem::take(&mut self.owed).chunks(MAX_CONTENT - HEADER_LEN) {
+            self.tunnel.seal_frame(&Frame::Decoy(piece), None, out);
         }
     }
 
@@ -130,21 +166,73 @@ impl Inner {
         now: Instant,
     ) -> Option<Heard> {
         self.tunnel.tick(now);
+        if self.first_keys {
+            return self.early_record(record, out, rng, now);
+        }
         let (kind, content) = self.tunnel.opener.open_in_place(record).ok()?;
         Some(match kind {
-            NOISE => self.noise(content, out, rng, now),
-            FRAMES => self.frames(content, out),
+            FRAMES => self.frames(content, out, now),
             ALERT => self.alert(content, out),
             _ => Heard::Fails(Ended::Violation),
         })
     }
 
+    /// As long as the bridge may not have the decoy to itself, a record may also be the decoy's own: the bridge lets go
+    /// where somebody tampers with what we send.
+    fn early_record(
+        &mut self,
+        record: &[u8],
+        out: &mut Vec<u8>,
+        rng: &mut ChaCha20Rng,
+        now: Instant,
+    ) -> Option<Heard> {
+        if self.raw {
+            return self.raw_record(record, out, now);
+        }
+        let mut scratch = std::mem::take(&mut self.early_scratch.0);
+        let heard = match self.tunnel.opener.open(record, &mut scratch) {
+            Ok((NOISE, content)) => self.noise(content, out, rng, now),
+            Ok((FRAMES, content)) => {
+                // A PADDING frame comes first in a record that stands for none of the decoy's.
+                self.ahead += u64::from(content.get(3) != Some(&0));
+                self.frames(content, out, now)
+            }
+            Ok((ALERT, content)) => self.alert(content, out),
+            Ok(_) => Heard::Fails(Ended::Violation),
+            Err(_) => {
+                self.tls.opener.skip(self.ahead);
+                self.early_scratch.0 = scratch;
+                let heard = self.raw_record(record, out, now)?;
+                self.raw = true;
+                return Some(match heard {
+                    Heard::Nothing => Heard::LetGo,
+                    other => other,
+                });
+            }
+        };
+        self.early_scratch.0 = scratch;
+        Some(heard)
+    }
+
+    /// A record of the decoy's own after the bridge let go. `None`: it does not open.
+    fn raw_record(&mut self, record: &[u8], out: &mut Vec<u8>, now: Instant) -> Option<Heard> {
+        match self.tls.read(record, &mut self.scratch.0, &mut Vec::new()) {
+            Ok(Said::Alert(alert)) => Some(self.decoy_ends(alert, out)),
+            Ok(Said::Data) => Some(self.data(now)),
+            Ok(Said::Nothing) => Some(Heard::Nothing),
+            Ok(Said::Nonsense) | Err(_) => None,
+        }
+    }
+
+    /// Takes a piece of message 2; answers the whole with message 3 and HANDOVER.
     fn noise(&mut self, content: &[u8], out: &mut Vec<u8>, rng: &mut ChaCha20Rng, now: Instant) -> Heard {
         let message = match self.reader.push(content) {
             Err(_) => return Heard::Fails(Ended::Handshake),
             Ok(None) => return Heard::Nothing,
             Ok(Some(message)) => message,
         };
+        // The last thing the decoy hears from us.
+        self.pay(out, now);
         let Phase::Two(wait) = std::mem::replace(&mut self.phase, Phase::Spent) else {
             return Heard::Fails(Ended::Violation);
         };
@@ -160,12 +248,15 @@ impl Inner {
         Heard::Nothing
     }
 
-    fn frames(&mut self, content: &[u8], out: &mut Vec<u8>) -> Heard {
+    fn frames(&mut self, content: &[u8], out: &mut Vec<u8>, now: Instant) -> Heard {
         let mut rest = frames(content);
         while let Some(frame) = rest.next() {
             let Ok(frame) = frame else { return Heard::Fails(Ended::Violation) };
-            if let Frame::Decoy(bytes) = frame {
-                match self.decoy(bytes, out) {
+            // Until the bridge has the decoy to itself: its first KEY_UPDATE comes after HANDOVER.
+            if let Frame::Decoy(bytes) = frame
+                && self.first_keys
+            {
+                match self.decoy(bytes, out, now) {
                     Heard::Nothing => continue,
                     other => return other,
                 }
@@ -179,18 +270,29 @@ impl Inner {
                 Ok(Meant::Done) => {}
                 Ok(Meant::Carrier(0)) => self.going_away = true,
                 Ok(Meant::Carrier(_)) => return Heard::Ends,
-                Ok(Meant::KeysChanged) if rest.next().is_none() => self.first_keys = false,
+                Ok(Meant::KeysChanged) if rest.next().is_none() => self.alone_with_bridge(),
                 Ok(Meant::KeysChanged | Meant::Role) | Err(_) => return Heard::Fails(Ended::Violation),
             }
         }
         Heard::Nothing
     }
 
-    /// Bytes of the decoy's own stream: only what ends the connection or changes its keys matters.
-    fn decoy(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Heard {
+    /// The bridge has the decoy to itself.
+    fn alone_with_bridge(&mut self) {
+        self.first_keys = false;
+        self.h2 = None;
+        self.decoy_down = Vec::new();
+    }
+
+    /// Bytes of the decoy's own stream.
+    fn decoy(&mut self, bytes: &[u8], out: &mut Vec<u8>, now: Instant) -> Heard {
         self.decoy_down.extend_from_slice(bytes);
         loop {
-            let Head::Record { outer, total } = head(&self.decoy_down) else { return Heard::Nothing };
+            let (outer, total) = match head(&self.decoy_down) {
+                Head::More => return Heard::Nothing,
+                Head::Foreign => return Heard::Fails(Ended::Violation),
+                Head::Record { outer, total } => (outer, total),
+            };
             if self.decoy_down.len() < total {
                 return Heard::Nothing;
             }
@@ -198,28 +300,41 @@ impl Inner {
             if outer != APPLICATION_DATA {
                 return Heard::Fails(Ended::Tampered);
             }
-            let mut owed = Vec::new();
-            match self.tls.read(&record, &mut self.scratch.0, &mut owed) {
-                Ok(Said::Alert(alert)) => {
-                    goodbye(alert, |content| self.tls.sealer.seal(APPLICATION_DATA, content, out));
-                    return Heard::Ends;
-                }
-                Ok(Said::Nothing | Said::Data) => {}
-                Ok(Said::Nonsense) | Err(_) => return Heard::Fails(Ended::Tampered),
-            }
-            if !owed.is_empty() && !self.up {
-                self.tunnel.seal_frame(&Frame::Decoy(&owed), None, out);
+            self.ahead = self.ahead.saturating_sub(1);
+            let heard = match self.tls.read(&record, &mut self.scratch.0, &mut self.owed) {
+                Ok(Said::Alert(alert)) => self.decoy_ends(alert, out),
+                Ok(Said::Data) => self.data(now),
+                Ok(Said::Nothing) => Heard::Nothing,
+                Ok(Said::Nonsense) | Err(_) => Heard::Fails(Ended::Tampered),
+            };
+            if !matches!(heard, Heard::Nothing) {
+                return heard;
             }
         }
+    }
+
+    /// The decoy's application data, in the scratch.
+    fn data(&mut self, now: Instant) -> Heard {
+        let Some(h2) = &mut self.h2 else { return Heard::Nothing };
+        if h2.on_data(&self.scratch.0, now).is_err() {
+            return Heard::Fails(Ended::Load);
+        }
+        if h2.gone_away() { Heard::Ends } else { Heard::Nothing }
+    }
+
+    fn decoy_ends(&mut self, alert: [u8; 2], out: &mut Vec<u8>) -> Heard {
+        if self.up {
+            return self.alert(&alert, out);
+        }
+        goodbye(alert, |content| self.tls.sealer.seal(APPLICATION_DATA, content, out));
+        Heard::Ends
     }
 
     fn alert(&mut self, content: &[u8], out: &mut Vec<u8>) -> Heard {
         if let Ok(alert) = <[u8; 2]>::try_from(content) {
             goodbye(alert, |content| {
-                let start = self.tunnel.sealer.begin(out);
                 let length = content.len() + OVERHEAD;
-                Frame::Close { id: 0, code: 1 }.encode(out);
-                self.tunnel.sealer.finish(out, start, FRAMES, Some(length));
+                self.tunnel.seal_frame(&Frame::Close { id: 0, code: 1 }, Some(length), out);
             });
         }
         Heard::Ends
@@ -227,15 +342,20 @@ impl Inner {
 
     /// What a browser sends when a record does not open: under the decoy's keys until it was handed over.
     pub(super) fn bad_record(&mut self, out: &mut Vec<u8>) {
-        if self.up {
+        if self.up && !self.raw {
             self.tunnel.seal_alert(super::BAD_RECORD_MAC, out);
         } else {
             self.tls.sealer.seal(ALERT, &super::BAD_RECORD_MAC, out);
         }
     }
 
+    pub(super) fn held(&self) -> usize {
+        self.tunnel.mux.allocated() + self.scratch.0.capacity() + self.decoy_down.capacity()
+    }
+
     pub(super) fn shrink(&mut self) {
         self.scratch.shrink();
+        self.early_scratch.shrink();
         self.tunnel.mux.trim();
         self.decoy_down.shrink_to_fit();
     }

@@ -124,7 +124,11 @@ impl Load {
         if outer != APPLICATION_DATA {
             return Read::Tampered;
         }
-        match self.tls.read(record, scratch, out) {
+        let owed = out.len();
+        let said = self.tls.read(record, scratch, out);
+        // The answer to a KeyUpdate is among what the knock is made over.
+        self.up.update(&out[owed..]);
+        match said {
             Ok(Said::Nothing) => Read::Nothing,
             Ok(Said::Data) => self.data(scratch, now),
             Ok(Said::Alert(alert)) => {
@@ -165,7 +169,7 @@ impl Load {
         Read::Proof(Box::new(Proof { tunnel, prologue }))
     }
 
-    /// When [`Load::on_timer`] has something to do.
+    /// When [`Load::send`] has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let waiting = self.sent.as_ref().filter(|_| !self.alone).and_then(|sent| sent.until);
         let silent = self.sent.is_some() && !self.alone;

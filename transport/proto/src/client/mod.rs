@@ -155,6 +155,17 @@ impl Client {
         client
     }
 
+    /// Bytes allocated for what is on its way: the socket's buffers and the streams' queues.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let streams = match &self.state {
+            State::Load(_) => 0,
+            State::Inner(inner) => inner.held(),
+            State::Done(streams) => streams.as_ref().map_or(0, |mux| mux.allocated()),
+        };
+        self.inbox.allocated() + self.outbox.allocated() + self.scratch.0.capacity() + streams
+    }
+
     fn over(&mut self, why: Ended) {
         if !self.told_end {
             self.told_end = true;
@@ -227,8 +238,7 @@ impl Client {
             round_trip: load.round_trip,
             now,
         };
-        let requests = load.h2.requests();
-        let inner = Inner::new(proof.tunnel, initiator, load.tls, requests, load.up_lengths, &options);
+        let inner = Inner::new(proof.tunnel, initiator, load.tls, load.h2, load.up_lengths, &options);
         self.state = State::Inner(Box::new(inner));
         self.events.push_back(Event::Proved);
     }
@@ -247,6 +257,7 @@ impl Client {
         match heard {
             None => self.tampered(),
             Some(Heard::Nothing) => {}
+            Some(Heard::LetGo) => self.over(Ended::Tampered),
             Some(Heard::Ends) => self.finish(Ended::DecoyEnded),
             Some(Heard::Fails(why)) => self.finish(why),
         }
@@ -282,6 +293,10 @@ impl Client {
             }
             State::Done(_) => {}
         }
+    }
+
+    /// Bytes went in or out.
+    fn touched(&mut self, now: Instant) {
         self.shrink_at = Some(now + SHRINK_AFTER);
     }
 }
@@ -314,6 +329,7 @@ impl Carrier for Client {
 
     fn filled(&mut self, _side: Side, n: usize, now: Instant) {
         self.inbox.filled(n);
+        self.touched(now);
         self.records(now);
         if matches!(self.state, State::Done(_)) {
             self.inbox.consume(usize::MAX);
@@ -340,6 +356,7 @@ impl Carrier for Client {
 
     fn wrote(&mut self, _side: Side, n: usize, now: Instant) {
         self.outbox.wrote(n);
+        self.touched(now);
         self.send(now);
     }
 
@@ -370,9 +387,7 @@ impl Carrier for Client {
                 self.finish(Ended::Closed);
             }
         }
-        if !shrink || matches!(self.state, State::Load(_)) {
-            self.send(now);
-        }
+        self.send(now);
         if shrink {
             self.shrink_at = None;
             self.inbox.shrink();
@@ -404,6 +419,14 @@ impl Carrier for Client {
 
     fn close(&mut self, _now: Instant) {
         self.finish(Ended::Closed);
+    }
+
+    fn leave(&mut self, now: Instant) {
+        if matches!(self.state, State::Load(_)) {
+            self.alone(Ended::NoProof);
+        } else {
+            self.close(now);
+        }
     }
 
     fn finished(&self) -> bool {

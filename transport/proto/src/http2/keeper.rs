@@ -122,7 +122,8 @@ impl Keeper {
         out.extend_from_slice(&block);
         self.outstanding.push(self.next_stream);
         self.next_stream += 2;
-        self.requests += 1;
+        // The number it began with is the client's word.
+        self.requests = self.requests.saturating_add(1);
     }
 
     /// Takes what the decoy sent and appends what it is owed: answers to SETTINGS and PING, and credit.

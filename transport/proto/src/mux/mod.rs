@@ -306,6 +306,18 @@ impl Mux {
         }
     }
 
+    /// Whether the end that [`finish`](Self::finish) asked for was packed, or will never be. If not, a
+    /// [`Wake::Writable`] follows.
+    pub fn is_finished(&mut self, id: StreamId) -> bool {
+        match user_stream(&mut self.streams, id) {
+            Ok(stream) if stream.state.can_send() => {
+                stream.writer_waits = true;
+                false
+            }
+            _ => true,
+        }
+    }
+
     /// Ends both directions at once with a CLOSE code (see [`code`]; [`code::END`] counts as
     /// [`code::CANCELLED`]); what is queued is dropped. On a stream that has ended: nothing.
     pub fn cancel(&mut self, id: StreamId, code: u8) {
@@ -370,7 +382,7 @@ impl Mux {
     }
 
     /// The next user to wake. Edge-triggered: a reader is woken once after it has emptied the queue (or, at first, has
-    /// not looked), a writer once after its data did not all fit.
+    /// not looked), a writer once after its data did not all fit or its end was still to come.
     pub fn take_wake(&mut self) -> Option<(StreamId, Wake)> {
         while let Some(id) = self.wakes.front() {
             if let Some(stream) = self.streams.get_mut(&id) {

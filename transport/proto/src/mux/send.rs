@@ -202,6 +202,9 @@ impl Mux {
             _ => State::Done,
         };
         self.set_state(id, state);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            wake_writer(stream, id, &mut self.wakes);
+        }
         Step::Leave(Place::Out)
     }
 

@@ -1,0 +1,55 @@
+//! The client's flow is led to the true decoy.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use qnet_proto::Ended;
+use qnet_tests::support::decoy::{Options, Server};
+use qnet_tests::support::flow::End;
+use qnet_tests::support::isolate::isolated;
+use qnet_transport::client::DialError;
+
+use crate::stage::{SOON, Stage, both_ended, newest, seen};
+
+/// The client tells its user, sends nothing that a browser whose page is loaded would not, and waits for the decoy's end.
+fn led_to(server: Server) -> Result<()> {
+    let idle = Duration::from_secs(5);
+    let stage = Stage::new(server, Options { idle, head: idle, ..Options::default() })?;
+    let (dialer, line) = (stage.dialer("/menu.js")?, stage.line(stage.front.address())?);
+    let tunnel = stage.tunnel()?;
+    let tunnelled = newest(&stage.front)?;
+    drop(tunnel);
+    stage.front.set_target(stage.decoy.address());
+    let outcome = stage.block_on(dialer.dial(&line));
+    ensure!(matches!(outcome, Err(DialError::Tunnel(Ended::NoProof))), "a tunnel, or another reason");
+    let told = newest(&stage.front)?;
+    ensure!(told.up.end().is_none() && told.down.end().is_none(), "the connection did not go on");
+    // Hellos differ in length, as Chrome's do.
+    let knocked = seen(&told.up, 1).records;
+    ensure!(
+        seen(&tunnelled.up, 1).records.starts_with(&knocked),
+        "not the same visit: {knocked:?} {:?}",
+        tunnelled.up.records()
+    );
+    let trace = both_ended(&stage.front, 1, idle + SOON)?;
+    ensure!(seen(&trace.up, 1).records == knocked, "records after the load: {:?}", trace.up.records());
+    let (Some((End::Fin, up)), Some((End::Fin, _))) = (trace.up.end(), trace.down.end()) else {
+        bail!("ends: {:?} {:?}", trace.up.end(), trace.down.end());
+    };
+    // lighttpd leaves the first FIN to the browser, after its GOAWAY.
+    let said = trace.down.last().unwrap_or_default();
+    ensure!(up >= said, "the client was first");
+    let idled = said.saturating_sub(told.down.last().unwrap_or_default());
+    ensure!(idled + Duration::from_millis(1_500) > idle, "the decoy ended it after {idled:?}");
+    Ok(())
+}
+
+#[test]
+fn a_client_led_to_nginx_is_a_visitor() -> Result<()> {
+    isolated("redirect::a_client_led_to_nginx_is_a_visitor", || led_to(Server::Nginx))
+}
+
+#[test]
+fn a_client_led_to_lighttpd_is_a_visitor() -> Result<()> {
+    isolated("redirect::a_client_led_to_lighttpd_is_a_visitor", || led_to(Server::Lighttpd))
+}

@@ -1,0 +1,183 @@
+//! A client's whole connection under a censor's rules, to compare what it shows before a bridge and before the decoy itself.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use qnet_tests::support::flow::{End, Flow};
+use qnet_tests::support::link::{Link, Rule, Trace, Way};
+use qnet_transport::client::{DialError, Tunnel};
+use qnet_wire::bridge_line::BridgeLine;
+
+use crate::stage::{SOON, Seen, Stage, seen};
+
+/// A page without anything to load but the icon: its load is short, and the same each time.
+pub(crate) const PATH: &str = "/menu.js";
+/// One way from the client to whoever answers. Without it what a client says to an alert comes in the microseconds between the
+/// alert and the decoy's closing, which makes an RST of some FINs.
+const DISTANCE: Duration = Duration::from_millis(5);
+/// How long nothing may come until all has come.
+const QUIET: Duration = Duration::from_millis(250);
+/// How long an end that is due is waited for.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+/// How often two visits are compared.
+const TRIES: usize = 3;
+
+/// What became of it.
+pub(crate) struct Visit {
+    pub(crate) outcome: Result<Tunnel, DialError>,
+    pub(crate) link: Link,
+}
+
+/// Dials `target` as if it were the bridge, under these rules.
+pub(crate) fn visit(stage: &Stage, target: SocketAddr, rules: Vec<Rule>) -> Result<Visit> {
+    visit_with(stage, target, rules, |line| line)
+}
+
+/// The same with a changed bridge line.
+pub(crate) fn visit_with(
+    stage: &Stage,
+    target: SocketAddr,
+    rules: Vec<Rule>,
+    change: impl FnOnce(BridgeLine) -> BridgeLine,
+) -> Result<Visit> {
+    let link = Link::start(target, DISTANCE)?;
+    link.set_rules(rules);
+    let (dialer, line) = (stage.dialer(PATH)?, change(stage.line(link.address())?));
+    let outcome = stage.block_on(dialer.dial(&line));
+    Ok(Visit { outcome, link })
+}
+
+impl Visit {
+    /// What the wire showed, when nothing more comes or all has ended.
+    pub(crate) fn trace(&self) -> Result<Trace> {
+        settled(&self.link, 0)
+    }
+
+    /// Why there is no tunnel, in words.
+    pub(crate) fn why(&self) -> String {
+        self.outcome.as_ref().err().map_or_else(|| "a tunnel".to_owned(), ToString::to_string)
+    }
+}
+
+/// A connection's trace when nothing more comes.
+pub(crate) fn settled(link: &Link, number: usize) -> Result<Trace> {
+    let look = || -> Result<Trace> { link.traces().into_iter().nth(number).context("no such connection") };
+    let (mut known, mut since) = ((0, 0, false), Instant::now());
+    let started = Instant::now();
+    loop {
+        let trace = look()?;
+        let ended = trace.up.end().is_some() && trace.down.end().is_some();
+        let now = (trace.up.total(), trace.down.total(), ended);
+        if now != known {
+            (known, since) = (now, Instant::now());
+        }
+        let patience = if ended { QUIET } else { PATIENCE };
+        if since.elapsed() > patience || started.elapsed() > SOON {
+            return Ok(trace);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The same connection made with the bridge and with its decoy must end the same way, and look the same to its end. A
+/// server's own timing shows in what it says, so a difference counts when it comes each of [`TRIES`] times.
+pub(crate) fn same(stage: &Stage, what: &str, rules: &[Rule]) -> Result<()> {
+    let mut last = Ok(());
+    for _ in 0..TRIES {
+        last = same_once(stage, what, rules);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
+fn same_once(stage: &Stage, what: &str, rules: &[Rule]) -> Result<()> {
+    let run = |target| -> Result<(String, Trace)> {
+        let visit = visit(stage, target, rules.to_vec())?;
+        Ok((visit.why(), visit.trace()?))
+    };
+    let (bridge, decoy) = thread::scope(|scope| {
+        let bridge = scope.spawn(|| run(stage.bridge));
+        let decoy = scope.spawn(|| run(stage.decoy.address()));
+        (bridge.join(), decoy.join())
+    });
+    let ((why, bridge), (why_there, decoy)) =
+        (bridge.ok().context("panicked")??, decoy.ok().context("panicked")??);
+    ensure!(why == why_there, "{what}: `{why}` at the bridge, `{why_there}` at the decoy");
+    // Hellos differ in length, as Chrome's do.
+    for (way, from) in [(Way::Up, 1), (Way::Down, 0)] {
+        let (mut here, mut there) = (seen(bridge.flow(way), from), seen(decoy.flow(way), from));
+        if way == Way::Up {
+            (here.end, there.end) = (here.ended(), there.ended());
+        }
+        ensure!(
+            here.content() == there.content(),
+            "{what}, {way:?}: {here:?} at the bridge, {there:?} at the decoy"
+        );
+    }
+    Ok(())
+}
+
+/// Runs cases at once, as many as `width`; the first failure is the outcome.
+pub(crate) fn all<T: Sync>(width: usize, cases: &[T], run: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let outcomes = thread::scope(|scope| {
+        let workers: Vec<_> = (0..width)
+            .map(|_| {
+                scope.spawn(|| {
+                    while let Some(case) = cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                    {
+                        run(case)?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().ok().context("panicked")?).collect::<Result<Vec<()>>>()
+    });
+    outcomes.map(|_| ())
+}
+
+/// A record that opens under nobody's key.
+pub(crate) fn made_up(length: u8) -> Vec<u8> {
+    let mut record = vec![23, 3, 3, 0, length];
+    record.extend((0..length).map(|n| n.wrapping_mul(167).wrapping_add(13)));
+    record
+}
+
+/// Says these pieces to `target`, each when the answer to the one before it is whole, and shows what came.
+pub(crate) fn say(target: SocketAddr, pieces: &[Vec<u8>], then: Option<End>) -> Result<Seen> {
+    let mut tcp = TcpStream::connect(target)?;
+    tcp.set_nodelay(true)?;
+    let mut flow = Flow::new(Instant::now());
+    for piece in pieces {
+        if tcp.write_all(piece).is_err() {
+            break;
+        }
+        read(&mut tcp, &mut flow, QUIET * 2)?;
+    }
+    if then == Some(End::Fin) {
+        tcp.shutdown(std::net::Shutdown::Write).ok();
+    }
+    read(&mut tcp, &mut flow, PATIENCE)?;
+    Ok(seen(&flow, 0))
+}
+
+/// Reads until nothing has come for so long, or to the end.
+fn read(tcp: &mut TcpStream, flow: &mut Flow, patience: Duration) -> Result<()> {
+    tcp.set_read_timeout(Some(patience))?;
+    let mut piece = [0; 16_384];
+    while flow.end().is_none() {
+        match tcp.read(&mut piece) {
+            Ok(0) => flow.ended(End::Fin, Instant::now()),
+            Ok(n) => flow.push(piece.get(..n).unwrap_or_default(), Instant::now()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+            Err(_) => flow.ended(End::Rst, Instant::now()),
+        }
+    }
+    Ok(())
+}
