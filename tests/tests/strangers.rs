@@ -46,6 +46,9 @@ fn strangers_see_the_decoy_through_a_bridge() -> Result<()> {
                 "{:?}",
                 bridge.counts()
             );
+            // The same address, to one who has its line.
+            bridge.client(&decoy, true)?(bridge.address(), Duration::from_secs(5));
+            ensure!(bridge.counts().streams == 1, "{:?}", bridge.counts());
         }
         Ok(())
     })
