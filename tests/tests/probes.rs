@@ -34,8 +34,8 @@ fn bridge_is_its_decoy(server: Server) -> Result<()> {
     let decoy = decoy(server)?;
     let bridge = Bridge::start(&decoy)?;
     let mut probes = catalogue::all(NAME)?;
-    probes.push(Probe::client("a token under another key", bridge.stranger(&decoy)?, Vec::new()));
-    let client = bridge.client(&decoy)?;
+    probes.push(Probe::client("a token under another key", bridge.client(&decoy, false)?, Vec::new()));
+    let client = bridge.client(&decoy, true)?;
     probes.extend(replayed(&client, decoy.address())?);
     // A late record is the client's own all the same, and makes a tunnel.
     let spoiled = catalogue::spoiled("a client", &client);

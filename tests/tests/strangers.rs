@@ -1,10 +1,11 @@
 //! What strangers see at a bridge's address is what they see of its decoy: certificate, page, protocol.
-//!
-//! Until there is a bridge, a wire that only forwards stands in for it.
+
+mod product;
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use product::Bridge;
 use qnet_tests::support::decoy::{Decoy, Options, Server};
 use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::link::{Act, Editor, Link, Rule, Way, Which};
@@ -26,12 +27,12 @@ fn curl_sees_every_decoys_page() -> Result<()> {
 }
 
 #[test]
-fn strangers_see_the_decoy_through_a_forwarder() -> Result<()> {
-    isolated("strangers_see_the_decoy_through_a_forwarder", || {
+fn strangers_see_the_decoy_through_a_bridge() -> Result<()> {
+    isolated("strangers_see_the_decoy_through_a_bridge", || {
         for server in [Server::Nginx, Server::LighttpdGnutls] {
             let decoy = Decoy::start(server, Options::default())?;
-            let forwarder = Link::start(decoy.address(), Duration::ZERO)?;
-            let through = Visited { address: forwarder.address(), ..visited(&decoy) };
+            let bridge = Bridge::start(&decoy)?;
+            let through = Visited { address: bridge.address(), ..visited(&decoy) };
             for (who, visit) in STRANGERS {
                 let (direct, seen) = (visit(visited(&decoy))?, visit(through)?);
                 ensure!(direct == seen, "{who} sees {seen:?}, not {direct:?}");
@@ -40,6 +41,14 @@ fn strangers_see_the_decoy_through_a_forwarder() -> Result<()> {
             }
             let chromium = through.chromium()?;
             ensure!(chromium.alpn == "h2" && chromium.page.contains("data-tours=\"300\""), "{chromium:?}");
+            ensure!(
+                bridge.counts().connections >= 4 && bridge.counts().streams == 0,
+                "{:?}",
+                bridge.counts()
+            );
+            // The same address, to one who has its line.
+            bridge.client(&decoy, true)?(bridge.address(), Duration::from_secs(5));
+            ensure!(bridge.counts().streams == 1, "{:?}", bridge.counts());
         }
         Ok(())
     })

@@ -49,17 +49,9 @@ impl Bridge {
         self.listener.counts()
     }
 
-    /// A client that has this bridge's line, the address aside.
-    pub(crate) fn client(&self, decoy: &Decoy) -> Result<Client> {
-        self.client_with(decoy, self.key)
-    }
-
-    /// A client that has another bridge's key.
-    pub(crate) fn stranger(&self, decoy: &Decoy) -> Result<Client> {
-        self.client_with(decoy, identity(8).public())
-    }
-
-    fn client_with(&self, decoy: &Decoy, key: BridgeKey) -> Result<Client> {
+    /// A client that has this bridge's line, the address aside, or one with another bridge's key.
+    pub(crate) fn client(&self, decoy: &Decoy, right_key: bool) -> Result<Client> {
+        let key = if right_key { self.key } else { identity(8).public() };
         let roots = Roots::with(Some(&decoy.certificates().ca), None)?;
         let dialer = Dialer::new(DialerConfig::new(roots));
         let (runtime, name) = (Arc::clone(&self.runtime), decoy.name().parse()?);
