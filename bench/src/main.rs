@@ -111,7 +111,7 @@ fn kinds(only: Option<&str>, decoy: &Decoy) -> Result<Vec<Kind>> {
             program: measure::find("obfs4proxy")
                 .context("obfs4proxy is not there; ./dev bench installs it")?,
             server_options: String::new(),
-            client_environment: Vec::new(),
+            environment: Vec::new(),
         });
     }
     if wanted("qnet") {
@@ -123,7 +123,7 @@ fn kinds(only: Option<&str>, decoy: &Decoy) -> Result<Vec<Kind>> {
             transport: "qnet",
             program,
             server_options: format!("qnet:decoy={address};qnet:sni={}", decoy.name()),
-            client_environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
+            environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
         });
     }
     ensure!(!kinds.is_empty(), "no such transport; --help names them");

@@ -24,8 +24,8 @@ pub struct Kind {
     pub program: PathBuf,
     /// `TOR_PT_SERVER_TRANSPORT_OPTIONS`, escaped, or empty.
     pub server_options: String,
-    /// Further environment of the client's process.
-    pub client_environment: Vec<(String, PathBuf)>,
+    /// Further environment of both processes.
+    pub environment: Vec<(String, PathBuf)>,
 }
 
 /// What a server announced, and a client needs.
@@ -68,9 +68,7 @@ impl Plugin {
     /// As [`Plugin::server`].
     pub fn client(kind: &Kind, state: &Path) -> Result<(Self, SocketAddr)> {
         let mut command = command(kind, state);
-        command
-            .env("TOR_PT_CLIENT_TRANSPORTS", kind.transport)
-            .envs(kind.client_environment.iter().map(|(name, value)| (name, value)));
+        command.env("TOR_PT_CLIENT_TRANSPORTS", kind.transport);
         let (plugin, said) = Self::start(&mut command, "CMETHODS DONE")?;
         Ok((plugin, announced(&said, "CMETHOD", kind.transport)?.address))
     }
@@ -124,7 +122,8 @@ fn command(kind: &Kind, state: &Path) -> Command {
     command
         .env("TOR_PT_MANAGED_TRANSPORT_VER", "1")
         .env("TOR_PT_STATE_LOCATION", state)
-        .env("TOR_PT_EXIT_ON_STDIN_CLOSE", "1");
+        .env("TOR_PT_EXIT_ON_STDIN_CLOSE", "1")
+        .envs(kind.environment.iter().map(|(name, value)| (name, value)));
     command
 }
 
