@@ -10,12 +10,10 @@ use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::link::{Act, Editor, Gate, Link, Rule, Trace, Way, Which};
 
 use crate::stage::{ALERT, SOON, Seen, Stage, copy, seen, until};
-use crate::visit::{all, made_up, settled, visit};
+use crate::visit::{GOODBYE, all, made_up, settled, visit};
 
 /// Payload that flows before the censor begins.
 const BEFORE: u64 = 300_000;
-/// What Chrome says to a fatal alert: a GOAWAY with a reason.
-const GOODBYE: usize = 64;
 
 /// What the censor does to one record.
 #[derive(Clone)]
