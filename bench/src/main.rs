@@ -17,7 +17,7 @@ const HELP: &str = "\
 qnet-bench [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write]
   --rounds       how often each transport is measured, in turns (5)
   --megabytes    payload each way, in one stream (512)
-  --connections  idle connections at once (300)
+  --connections  idle connections at once (150)
   --only         measure this transport alone: obfs4 or qnet
   --write        put the result into docs/benchmarks.md
 ";
@@ -40,7 +40,8 @@ impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>> {
         let mut options = Self {
             rounds: 5,
-            amount: Amount { bytes: 512_000_000, connections: 300 },
+            // Well under the hellos that a bridge opens for one network at once.
+            amount: Amount { bytes: 512_000_000, connections: 150 },
             only: None,
             write: false,
         };
