@@ -27,8 +27,7 @@ pub(crate) fn dialer(upstream: Option<&env::Upstream>, settings: &Settings) -> R
         bind_v6: settings.bind_v6,
     };
     let roots = roots()?;
-    // Tor's link is encrypted itself: its first flight may go with the first inner message, a round trip earlier.
-    let config = DialerConfig { connect, early_data: true, ..DialerConfig::new(roots) };
+    let config = DialerConfig { connect, ..DialerConfig::new(roots) };
     Ok(Dialer(client::Dialer::new(config)))
 }
 

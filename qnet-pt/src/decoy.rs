@@ -33,7 +33,7 @@ pub(crate) async fn check(examiner: Examiner, roots: Roots, output: Output) -> R
             Ok(())
         }
         Outcome::Later(why) => {
-            tracing::warn!("{why}; is the web server running? It is tried again every {} s", AGAIN.as_secs());
+            tracing::warn!("{why} (tried again every {} s)", AGAIN.as_secs());
             tokio::spawn(keep_trying(examiner, roots, output));
             Ok(())
         }

@@ -66,7 +66,6 @@ async fn listen(
     let bind = transport.bind.unwrap_or(DEFAULT_BIND);
     let roots = carriers::roots()?;
     let listener = carriers::listen(bind, identity, decoy, &options, settings)?;
-    decoy::check(listener.examiner(), roots, output.clone()).await?;
     let address = listener.local_addr();
     let line = BridgeLine { address, fingerprint: None, key, sni: options.names };
     if line.to_string().len() + FINGERPRINT > MAX_LEN {
@@ -74,6 +73,7 @@ async fn listen(
             "the bridge line would be longer than {MAX_LEN} bytes: give fewer or shorter sni= names"
         ));
     }
+    decoy::check(listener.examiner(), roots, output.clone()).await?;
     let mut args = Args::new();
     for (key, value) in line.pt_args() {
         args.push(key, value);

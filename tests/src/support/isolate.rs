@@ -85,7 +85,8 @@ fn unshare() -> Command {
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]);
     if !rustix::process::geteuid().is_root() {
-        command.args(["--user", "--map-root-user"]);
+        // As the user himself, not as a root who cannot become another: Apache would try.
+        command.args(["--user", "--map-current-user", "--keep-caps"]);
     }
     command
 }

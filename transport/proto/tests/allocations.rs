@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
 
 use qnet_proto::record::{Cipher, MAX_CONTENT, RecordOpener, RecordSealer};
 use qnet_proto::tls::{Opener, Sealer, Secret, Suite};
@@ -11,18 +11,25 @@ use qnet_proto::tls::{Opener, Sealer, Secret, Suite};
 /// does so when a key is set, never for a record.
 struct Counting;
 
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Of this thread alone: the test runner's own allocate when they like.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn allocations() -> usize {
+    ALLOCATIONS.get()
+}
 
 // SAFETY: every method passes its arguments on to `System` unchanged, whose contract is the same.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
         // SAFETY: the caller keeps this function's contract, which is `System`'s.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
         // SAFETY: as above; `pointer` came from `System`.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -47,7 +54,7 @@ fn htx(cipher: Cipher, content: &[u8], out: &mut Vec<u8>, scratch: &mut Vec<u8>)
     let mut sealer = RecordSealer::new(cipher, &[1; 32], [2; 12], 0);
     let mut opener = RecordOpener::new(cipher, &[1; 32], [2; 12], 0);
     let mut in_place = RecordOpener::new(cipher, &[1; 32], [2; 12], 0);
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations();
     for turn in 0..RECORDS {
         out.clear();
         let start = sealer.begin(out);
@@ -56,20 +63,20 @@ fn htx(cipher: Cipher, content: &[u8], out: &mut Vec<u8>, scratch: &mut Vec<u8>)
         assert!(opener.open(out, scratch).is_ok());
         assert!(in_place.open_in_place(out).is_ok());
     }
-    ALLOCATIONS.load(Ordering::Relaxed) - before
+    allocations() - before
 }
 
 fn tls(suite: Suite, content: &[u8], out: &mut Vec<u8>, scratch: &mut Vec<u8>) -> usize {
     let secret = Secret::new(suite, &[3; 48][..suite.secret_len()]).unwrap();
     let mut sealer = Sealer::new(suite, secret.clone(), 0, 0);
     let mut opener = Opener::new(suite, secret, 0, 0);
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations();
     for turn in 0..RECORDS {
         out.clear();
         sealer.seal(23, &content[..size(turn)], out);
         assert!(opener.open(out, scratch).is_ok());
     }
-    ALLOCATIONS.load(Ordering::Relaxed) - before
+    allocations() - before
 }
 
 // One test: another thread's allocations would be counted too.
@@ -78,7 +85,7 @@ fn records_allocate_nothing() {
     let content = vec![7; MAX_CONTENT];
     let room = || Vec::with_capacity(MAX_CONTENT + 64);
     let (mut out, mut scratch) = (room(), room());
-    assert!(ALLOCATIONS.load(Ordering::Relaxed) > 2, "the count counts");
+    assert!(allocations() > 2, "the count counts");
     for cipher in [Cipher::ChaCha20Poly1305, Cipher::Aes256Gcm] {
         assert_eq!(htx(cipher, &content, &mut out, &mut scratch), 0);
     }
