@@ -7,9 +7,12 @@ use qnet_proto::Ended;
 use qnet_tests::support::decoy::{Options, Server};
 use qnet_tests::support::flow::End;
 use qnet_tests::support::isolate::isolated;
+use qnet_tests::support::link::{Act, Rule, Way, Which};
 use qnet_transport::client::DialError;
 
+use crate::knocks::knock;
 use crate::stage::{SOON, Stage, both_ended, newest, seen};
+use crate::visit::visit;
 
 /// The client tells its user, sends nothing that a browser whose page is loaded would not, and waits for the decoy's end.
 fn led_to(server: Server) -> Result<()> {
@@ -52,4 +55,19 @@ fn a_client_led_to_nginx_is_a_visitor() -> Result<()> {
 #[test]
 fn a_client_led_to_lighttpd_is_a_visitor() -> Result<()> {
     isolated("redirect::a_client_led_to_lighttpd_is_a_visitor", || led_to(Server::Lighttpd))
+}
+
+/// The knock never arrives, so nobody answers it: the user hears of it in time, and the page stays open as a browser's.
+#[test]
+fn a_knock_without_an_answer_leaves_the_page_open() -> Result<()> {
+    isolated("redirect::a_knock_without_an_answer_leaves_the_page_open", || {
+        let stage = Stage::new(Server::Nginx, Options::default())?;
+        let (number, _) = knock(&stage)?;
+        let lost = visit(&stage, stage.bridge, vec![Rule::new(Way::Up, Which::Nth(number), Act::Drop)])?;
+        ensure!(matches!(lost.outcome, Err(DialError::TimedOut)), "{}", lost.why());
+        let trace = lost.trace()?;
+        ensure!(trace.up.records().len() == number + 1, "{:?}", seen(&trace.up, 0));
+        ensure!(trace.up.end().is_none() && trace.down.end().is_none(), "{:?}", trace.up.end());
+        Ok(())
+    })
 }
