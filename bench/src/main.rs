@@ -93,7 +93,7 @@ fn run(options: &Options) -> Result<()> {
             series.rounds.push(figures.with_context(|| format!("{}, round {round}", kind.transport))?);
         }
     }
-    let result = format!("{}\n{}", machine(), table(&series));
+    let result = format!("{}\n\n{}", machine(), table(&series));
     writeln!(io::stdout(), "{result}")?;
     if options.write {
         fs::write(PAGE, page(&result, options)).with_context(|| format!("cannot write {PAGE}"))?;
