@@ -207,6 +207,14 @@ fn a_client_whose_bridge_let_go_before_message_1_asks_for_no_time() {
 }
 
 #[test]
+fn the_decoy_is_not_heard_before_the_knock_has_gone_on_to_it() {
+    let mut puppet = bridge(Stage::Knocked, Script::default());
+    assert!(!puppet.bridge.wants(Side::Decoy), "the knock waits for its socket");
+    let _ = drain(&mut puppet.bridge, Side::Decoy, start());
+    assert!(puppet.bridge.wants(Side::Decoy));
+}
+
+#[test]
 fn what_nobody_sealed_is_no_proof() {
     // After the knock, what nobody sealed is no proof.
     let mut puppet = PuppetBridge::new(Stage::Knocked, false, start());

@@ -82,6 +82,17 @@ pub(crate) fn client_flight() -> Vec<u8> {
     [record(20, &[1]), record(23, &[0xf1; 53])].concat()
 }
 
+/// Records of so many bytes in all, 0 or at least 6, that the decoy passes over.
+pub(crate) fn filling(mut bytes: usize) -> Vec<u8> {
+    let mut filling = Vec::new();
+    while bytes > 0 {
+        let length = if bytes < 2_000 { bytes } else { 1_000 };
+        filling.extend(record(20, &vec![1; length - 5]));
+        bytes -= length;
+    }
+    filling
+}
+
 /// An application traffic secret for one direction.
 pub(crate) fn secret(suite: Suite, fill: u8) -> Secret {
     Secret::new(suite, &vec![fill; suite.secret_len()]).unwrap()

@@ -242,14 +242,19 @@ fn a_record_begun_before_the_knock_is_no_answer() {
 }
 
 #[test]
-fn after_64_kib_nothing_is_a_knock() {
-    for (extra, proves) in [(60_000, true), (66_000, false)] {
-        // More sent before the load, all of it in the client's own count.
-        let mut world = World::new(Options { sent_before: extra, ..Options::default() });
-        if proves {
-            world.run_until_up();
-        } else {
-            assert_no_proof(&mut world);
+fn a_knock_lies_in_the_first_64_kib_however_the_stream_is_cut() {
+    let mut plain = World::new(Options::default());
+    plain.run(Duration::from_secs(30), World::proved);
+    let knock_ends = plain.taken(Up).len() - hellos::hello(0).flight.len();
+    for (over, proves) in [(0, true), (1, false), (5_000, false)] {
+        for cut in [1, 100_000] {
+            let sent_before = 65_536 - knock_ends + over;
+            let mut world = World::new(Options { sent_before, cut, ..Options::default() });
+            if proves {
+                world.run_until_up();
+            } else {
+                assert_no_proof(&mut world);
+            }
         }
     }
 }

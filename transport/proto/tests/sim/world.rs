@@ -409,10 +409,7 @@ impl World {
         let unread = flight[whole..].to_vec();
         let hello = hellos::hello(self.options.hello);
         let mut sent = hellos::client_flight();
-        for _ in 0..self.options.sent_before / 1_000 {
-            // What the decoy passes over, as a change of cipher spec.
-            sent.extend([&[20, 3, 3, 3, 227][..], &[1; 995]].concat());
-        }
+        sent.extend(hellos::filling(self.options.sent_before));
         self.send(Up, &sent);
         let mut seed = [3; 32];
         seed[..8].copy_from_slice(&self.options.seed.to_be_bytes());
