@@ -279,8 +279,9 @@ impl<H: Host> Driver<H> {
         let result = socket
             .write(side, inner, cx)
             .and_then(|wrote| Ok(wrote | socket.end(side, inner)?))
-            .and_then(|moved| Ok(moved | socket.read(side, inner, cx)?))
-            .and_then(|moved| socket.watch(cx).map(|()| moved));
+            // Before reading: a FIN just read goes on to the other side before the reset that follows it.
+            .and_then(|moved| socket.watch(cx).map(|()| moved))
+            .and_then(|moved| Ok(moved | socket.read(side, inner, cx)?));
         result.unwrap_or_else(|_| {
             if socket.reset {
                 return false;
