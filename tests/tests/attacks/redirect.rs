@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use qnet_proto::Ended;
 use qnet_tests::support::decoy::{Options, Server};
 use qnet_tests::support::flow::End;
@@ -39,10 +39,12 @@ fn led_to(server: Server) -> Result<()> {
     let (Some((End::Fin, up)), Some((End::Fin, _))) = (trace.up.end(), trace.down.end()) else {
         bail!("ends: {:?} {:?}", trace.up.end(), trace.down.end());
     };
-    // lighttpd leaves the first FIN to the browser, after its GOAWAY.
-    let said = trace.down.last().unwrap_or_default();
-    ensure!(up >= said, "the client was first");
-    let idled = said.saturating_sub(told.down.last().unwrap_or_default());
+    // The decoy's goodbye comes first. lighttpd leaves the first FIN to the browser, which answers its GOAWAY before or after
+    // lighttpd's alert.
+    let goodbye =
+        trace.down.records().get(told.down.records().len()).context("the decoy said no goodbye")?.at;
+    ensure!(up >= goodbye, "the client was first");
+    let idled = goodbye.saturating_sub(told.down.last().unwrap_or_default());
     ensure!(idled + Duration::from_millis(1_500) > idle, "the decoy ended it after {idled:?}");
     Ok(())
 }
