@@ -13,7 +13,7 @@ use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::env::{OrPort, Server, ServerTransport, Settings};
 use qnet_pt_ipc::line::Line;
 use qnet_transport::bridge::{Incoming, Listener};
-use qnet_wire::bridge_line::{BridgeLine, MAX_LEN};
+use qnet_wire::bridge_line::{BridgeLine, Cover, MAX_LEN};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +67,7 @@ async fn listen(
     let roots = carriers::roots()?;
     let listener = carriers::listen(bind, identity, decoy, &options, settings)?;
     let address = listener.local_addr();
-    let line = BridgeLine { address, fingerprint: None, key, sni: options.names };
+    let line = BridgeLine { address, fingerprint: None, key, cover: Cover::Mirror(options.names) };
     if line.to_string().len() + FINGERPRINT > MAX_LEN {
         return Err(format!(
             "the bridge line would be longer than {MAX_LEN} bytes: give fewer or shorter sni= names"

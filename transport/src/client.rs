@@ -170,8 +170,8 @@ impl Dialer {
     /// Everything up to the TLS handshake, and the task that goes on from there.
     async fn begin(&self, line: &BridgeLine) -> Result<Arc<Shared>, DialError> {
         let mut rng = ChaCha20Rng::from_seed(seed()?);
-        let pick = rng.next_u32() as usize % line.sni.len().max(1);
-        let Some(name) = line.sni.get(pick) else { return Err(DialError::Tunnel(Ended::Internal)) };
+        let pick = rng.next_u32() as usize % line.names().len().max(1);
+        let Some(name) = line.names().get(pick) else { return Err(DialError::Tunnel(Ended::Internal)) };
         let mut tcp = self.config.connect.connect_within(line.address, CONNECT_LIMIT).await?;
         let offer = token::offer(&mut rng, &line.key, name, aes_hardware());
         let done = handshake(&mut tcp, &offer, name, &self.config.roots).await?;
