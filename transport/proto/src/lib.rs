@@ -19,6 +19,7 @@
 //! | [`mux`] | streams with flow control |
 //! | [`client`] | the client's carrier |
 //! | [`bridge`] | the bridge's carrier |
+//! | [`websocket`] | websockets as Chrome opens them, and as a bridge takes them |
 //! | [`carrier`] | the contract both carriers keep with their shell |
 #![forbid(unsafe_code)]
 
@@ -43,5 +44,6 @@ mod sizes;
 pub mod tls;
 pub mod token;
 mod tunnel;
+pub mod websocket;
 
 pub use ended::Ended;
