@@ -1,8 +1,11 @@
 //! The parts of the harness.
 
+pub mod browser;
 pub mod ca;
 pub mod decoy;
 pub mod flow;
+pub mod front;
+pub mod hello;
 pub mod isolate;
 pub mod link;
 pub mod local_http;
@@ -14,6 +17,7 @@ pub mod pt;
 pub mod site;
 pub mod socks;
 pub mod strangers;
+pub mod tap;
 pub mod tor;
 pub mod tunnel;
 pub mod visitor;
