@@ -45,9 +45,6 @@ const DIAL_LIMIT: Duration = Duration::from_secs(30);
 /// after 1, 3, 7 and 15 seconds.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long new carriers may fail before a session that needs one is given up. Whoever uses it should learn that the bridge is
-/// gone, and may know another; a change of network or a short outage is over sooner.
-const GIVE_UP: Duration = Duration::from_secs(3 * 60);
 /// The pause after the first failure; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
@@ -176,7 +173,7 @@ impl Dialer {
             shared: Shared::new(Arc::new(Mutex::new(session))),
         };
         keeper.shared.session().dialled(None, now());
-        keeper.carry(Mode::Replace).await?;
+        keeper.carry(Mode::Replace, false).await?;
         let tunnel = Tunnel::new(Arc::clone(&keeper.shared));
         tokio::spawn(keeper.keep(rng));
         Ok(tunnel)
@@ -210,13 +207,21 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// One carrier more, as far as the bridge's proof.
-    async fn carry(&self, mode: Mode) -> Result<(), DialError> {
+    /// One carrier more, as far as the bridge's proof or, where `up`, until it carries the session.
+    async fn carry(&self, mode: Mode, up: bool) -> Result<(), DialError> {
         let limit = Instant::now() + DIAL_LIMIT;
         // Boxed: what it needs while it runs would otherwise stay in its caller for as long as that lives.
         let begun = timeout_at(limit, Box::pin(self.begin(mode))).await;
         let (mut progress, fate) = begun.unwrap_or(Err(DialError::TimedOut))?;
-        let decided = timeout_at(limit, progress.wait_for(|progress| *progress != Progress::Begun)).await;
+        let decided = timeout_at(
+            limit,
+            progress.wait_for(|progress| match progress {
+                Progress::Begun => false,
+                Progress::Proved => !up,
+                Progress::Up | Progress::Over(_) => true,
+            }),
+        )
+        .await;
         let outcome = match decided.map(|decided| decided.map(|progress| *progress)) {
             Ok(Ok(Progress::Proved | Progress::Up)) => Ok(()),
             Ok(Ok(Progress::Over(why))) => Err(DialError::Tunnel(why)),
@@ -295,7 +300,7 @@ impl Keeper {
         let mut trouble: Option<(Instant, Duration)> = None;
         while let Some(need) = self.needed().await {
             let mode = self.begin_anew(need);
-            let error = match self.carry(mode).await {
+            let error = match self.carry(mode, true).await {
                 Ok(()) => {
                     trouble = None;
                     continue;
@@ -303,7 +308,7 @@ impl Keeper {
                 Err(error) => error,
             };
             let (since, pause) = trouble.unwrap_or((Instant::now(), FIRST_PAUSE));
-            if error.retry() == Retry::Never || since.elapsed() > GIVE_UP {
+            if error.retry() == Retry::Never || since.elapsed() > self.dialer.config.profile.give_up {
                 tracing::warn!("a session is given up: no new connection to the bridge: {error}");
                 self.shared.session().fail(Ended::Unreachable);
                 self.shared.wake_all();
@@ -319,6 +324,7 @@ impl Keeper {
     /// Tells the session that a carrier is on its way, and returns how it should join.
     fn begin_anew(&self, need: Need) -> Mode {
         let mut session = self.shared.session();
+        tracing::debug!("a session makes a new connection: {need}");
         session.dialled(Some(need), now());
         session.mode_for(need)
     }

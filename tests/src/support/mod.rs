@@ -1,6 +1,7 @@
 //! The parts of the harness.
 
 pub mod ca;
+pub mod censor;
 pub mod decoy;
 pub mod flow;
 pub mod isolate;

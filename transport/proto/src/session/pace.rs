@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use thiserror::Error;
+
 use super::Profile;
 
 /// Taken for the round trip until one is known.
@@ -22,21 +24,28 @@ const MOST_DOUBLINGS: u32 = 5;
 const SMOOTHING: u32 = 8;
 
 /// Why a carrier is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Need {
     /// None carries, and there is something to send.
+    #[error("there is none, and something to send")]
     Use,
     /// None carries; the bridge may have something.
+    #[error("there is none, and the bridge may have something")]
     Look,
     /// What was sent is not acknowledged, or what was announced does not come.
+    #[error("the old one stands still")]
     Stalled,
     /// One has been used for long enough.
+    #[error("the old one has lived long enough")]
     Age,
     /// One has carried enough.
+    #[error("the old one has carried enough")]
     Volume,
     /// One will end soon.
+    #[error("the old one will end soon")]
     GoingAway,
     /// Fewer carry than the profile wants.
+    #[error("another is to share the work")]
     Stripe,
 }
 
@@ -48,8 +57,6 @@ pub(super) struct Pace {
     heard: Instant,
     /// The peer said that more follows.
     expecting: bool,
-    /// Sent bytes wait for acknowledgement.
-    unacked: bool,
     /// Stalled carriers replaced since the last progress.
     in_vain: u32,
     smoothed: Option<Duration>,
@@ -96,7 +103,6 @@ impl Pace {
             progress: now,
             heard: now,
             expecting: false,
-            unacked: false,
             in_vain: 0,
             smoothed: None,
             sample: None,
@@ -134,12 +140,11 @@ impl Pace {
         self.expecting
     }
 
-    /// The log ends here now. What was sent while nothing was waited for begins the wait.
-    pub(super) fn sent(&mut self, end: u64, now: Instant) {
-        if !self.unacked && !self.expecting {
+    /// Fresh bytes up to `end` went out. Where nothing was `waited` for before, the wait begins.
+    pub(super) fn sent(&mut self, end: u64, waited: bool, now: Instant) {
+        if !waited && !self.expecting {
             self.progress = self.progress.max(now);
         }
-        self.unacked = true;
         self.sample.get_or_insert((end, now));
     }
 
@@ -157,7 +162,6 @@ impl Pace {
             let measured = now.saturating_duration_since(since);
             let known = self.smoothed.unwrap_or(measured);
             self.smoothed = Some((known * (SMOOTHING - 1) + measured) / SMOOTHING);
-            self.unacked = false;
         }
     }
 

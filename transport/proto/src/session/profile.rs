@@ -21,6 +21,9 @@ pub struct Profile {
     pub poll: Option<Duration>,
     /// The longest of these pauses.
     pub poll_most: Duration,
+    /// How long new carriers may fail before a session that needs one is given up. Whoever uses it should learn that the bridge
+    /// is gone, and may know another; a change of network or a short outage is over sooner.
+    pub give_up: Duration,
     /// Carriers used at once, 1 to [`MAX_STRIPES`](super::MAX_STRIPES): more than one for throughput where packets get lost.
     pub stripes: u8,
 }
@@ -34,6 +37,7 @@ impl Default for Profile {
             per_minute: 6,
             poll: Some(Duration::from_secs(60)),
             poll_most: Duration::from_secs(15 * 60),
+            give_up: Duration::from_secs(2 * 60),
             stripes: 1,
         }
     }
