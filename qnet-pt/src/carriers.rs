@@ -140,6 +140,7 @@ pub(crate) fn listen(
         names: options.names.clone(),
         invited: Vec::new(),
         connect: Connect { upstream: Upstream::Direct, bind_v4: settings.bind_v4, bind_v6: settings.bind_v6 },
+        profile: qnet_transport::Profile::default(),
     };
     Listener::bind(config).map_err(|error| listen_message(bind, &error))
 }

@@ -231,6 +231,7 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
                 names: names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,
                 invited: Vec::new(),
                 connect: qnet_transport::connect::Connect::default(),
+                profile: qnet_transport::Profile::default(),
             })?)
         };
         let roots = Roots::with(Some(&decoy.certificates().ca), None)?;

@@ -61,25 +61,6 @@ fn data_goes_both_ways_through_lighttpd_with_gnutls() -> Result<()> {
 }
 
 #[test]
-fn a_reader_hears_of_the_tunnels_end() -> Result<()> {
-    isolated("a_reader_hears_of_the_tunnels_end", || {
-        runtime()?.block_on(async {
-            let mut decoy = Decoy::start(Server::Nginx, Options::default())?;
-            let (_, line) = echo_bridge(&decoy).await?;
-            let mut stream = dialer(&decoy)?.dial(&line).await?.open()?;
-            stream.write_all(b"hello").await?;
-            stream.read_exact(&mut [0; 5]).await?;
-            let waiting = tokio::spawn(async move { stream.read(&mut [0; 1]).await });
-            decoy.stop()?;
-            let heard =
-                tokio::time::timeout(Duration::from_secs(10), waiting).await.context("not woken")??;
-            assert!(heard.is_err(), "the tunnel's end is no stream's end");
-            Ok(())
-        })
-    })
-}
-
-#[test]
 fn a_decoy_that_refuses_padding_is_learned_of() -> Result<()> {
     isolated("a_decoy_that_refuses_padding_is_learned_of", || {
         runtime()?.block_on(async {

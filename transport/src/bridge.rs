@@ -1,9 +1,10 @@
 //! The bridge's side: listen, join every client to the decoy, and hand out the streams of those that knock.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak},
     time::Duration,
 };
 
@@ -11,6 +12,7 @@ use qnet_proto::{
     bridge::{Bridge, BridgeConfig as Core, DecoyFacts},
     carrier::Close,
     knock::KnockedTokens,
+    session::{Profile, SessionId, Sessions, SharedSession, lock},
 };
 use qnet_wire::{key::IdentityKey, name::ServerName};
 use tokio::{
@@ -23,8 +25,9 @@ use crate::{
     budget::Budget,
     connect::{Connect, Hop},
     decoy::{self, Examined, Idle, Refusal},
-    driver::{Driver, Host, Shared, now},
+    driver::{Driver, Host, now},
     seed::seed,
+    session::Shared,
     stream::Stream,
     tls::Roots,
 };
@@ -41,6 +44,10 @@ const LISTEN_BACKLOG: u32 = 1_024;
 const DECOY_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait after accept failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often sessions without a carrier are looked through for those whose time is over.
+const EXPIRE_EVERY: Duration = Duration::from_secs(10);
+/// Sessions' users that are kept without looking whether they are still there.
+const LEAST_USERS: usize = 64;
 
 /// What a bridge needs.
 pub struct BridgeConfig {
@@ -56,6 +63,8 @@ pub struct BridgeConfig {
     pub invited: Vec<[u8; 32]>,
     /// From which address the decoy is reached; never through a proxy.
     pub connect: Connect,
+    /// How sessions behave.
+    pub profile: Profile,
 }
 
 /// A stream a client opened.
@@ -87,6 +96,34 @@ struct Common {
     trouble: watch::Sender<Option<String>>,
     incoming: mpsc::Sender<Incoming>,
     slots: Arc<Semaphore>,
+    users: Mutex<Users>,
+}
+
+/// What users share of each session, for its next carrier to find. Entries nobody holds are cleared as the map grows.
+#[derive(Default)]
+struct Users {
+    of: HashMap<SessionId, Weak<Shared>>,
+    clear_at: usize,
+}
+
+impl Users {
+    /// Finds what users share of `session`, or enters it: `own` where that is it.
+    fn find(&mut self, session: &SharedSession, own: Option<Arc<Shared>>) -> Arc<Shared> {
+        let fits = |shared: &Arc<Shared>| Arc::ptr_eq(shared.handle(), session);
+        let Some(id) = lock(session).id() else {
+            return own.filter(fits).unwrap_or_else(|| Shared::new(Arc::clone(session)));
+        };
+        if let Some(found) = self.of.get(&id).and_then(Weak::upgrade).filter(fits) {
+            return found;
+        }
+        if self.of.len() >= self.clear_at {
+            self.of.retain(|_, shared| shared.strong_count() > 0);
+            self.clear_at = (2 * self.of.len()).max(LEAST_USERS);
+        }
+        let shared = own.filter(fits).unwrap_or_else(|| Shared::new(Arc::clone(session)));
+        self.of.insert(id, Arc::downgrade(&shared));
+        shared
+    }
 }
 
 /// A listening bridge. Dropping it stops listening; connections that are there go on.
@@ -119,6 +156,8 @@ impl Listener {
             invited: config.invited,
             facts: RwLock::new(DecoyFacts::default()),
             knocked: Mutex::new(KnockedTokens::new(REMEMBERED)),
+            sessions: Mutex::new(Sessions::new()),
+            profile: config.profile,
         };
         let common = Arc::new(Common {
             core: Arc::new(core),
@@ -129,7 +168,9 @@ impl Listener {
             trouble: watch::Sender::new(None),
             incoming: sender,
             slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            users: Mutex::default(),
         });
+        tokio::spawn(expire(Arc::downgrade(&common)));
         let task = tokio::spawn(serve(listener, Arc::clone(&common)));
         Ok(Self { local, incoming, common, task })
     }
@@ -225,7 +266,11 @@ impl Common {
         });
     }
 
-    fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
+    fn users(&self) -> MutexGuard<'_, Users> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -271,8 +316,23 @@ async fn carry(tcp: TcpStream, client: SocketAddr, common: Arc<Common>) {
         return;
     };
     let core = Bridge::new(Arc::clone(&common.core), seed);
-    let host = BridgeHost { common, client };
-    Driver::new(Shared::new(Box::new(core)), tcp, Some(decoy), host).run().await;
+    let host = BridgeHost { common, client, own: None };
+    Driver::new(Box::new(core), tcp, Some(decoy), host).run().await;
+}
+
+/// Ends sessions that were without a carrier for too long, for as long as the bridge is there.
+async fn expire(common: Weak<Common>) {
+    loop {
+        tokio::time::sleep(EXPIRE_EVERY).await;
+        let Some(common) = common.upgrade() else { return };
+        let ended = common.core.sessions.lock().unwrap_or_else(PoisonError::into_inner).expire(now());
+        for id in ended {
+            let shared = common.users().of.remove(&id).and_then(|shared| shared.upgrade());
+            if let Some(shared) = shared {
+                shared.wake_all();
+            }
+        }
+    }
 }
 
 fn abort(tcp: &TcpStream) {
@@ -282,6 +342,8 @@ fn abort(tcp: &TcpStream) {
 struct BridgeHost {
     common: Arc<Common>,
     client: SocketAddr,
+    /// Of the session that began with this carrier.
+    own: Option<Arc<Shared>>,
 }
 
 impl Host for BridgeHost {
@@ -290,10 +352,19 @@ impl Host for BridgeHost {
         self.common.budget.lock().unwrap_or_else(PoisonError::into_inner).take(ip, now())
     }
 
-    fn stream(&mut self, stream: Stream) -> Result<(), Stream> {
+    fn shared(&mut self, session: &SharedSession, established: bool) -> Arc<Shared> {
+        if established {
+            return self.common.users().find(session, self.own.take());
+        }
+        let shared = Shared::new(Arc::clone(session));
+        self.own = Some(Arc::clone(&shared));
+        shared
+    }
+
+    fn stream(&mut self, stream: Stream) {
         let incoming = Incoming { stream, client: self.client };
-        self.common.incoming.try_send(incoming).map_err(|refused| refused.into_inner().stream)?;
-        self.common.counts().streams += 1;
-        Ok(())
+        if self.common.incoming.try_send(incoming).is_ok() {
+            self.common.counts().streams += 1;
+        }
     }
 }

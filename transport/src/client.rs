@@ -1,4 +1,4 @@
-//! The client's side: dial a bridge, get streams.
+//! The client's side: dial a bridge, get a session with streams, and keep it alive over one connection after another.
 
 use std::{
     collections::HashMap,
@@ -10,25 +10,30 @@ use qnet_proto::{
     Ended,
     client::{Client, Start},
     knock::Field,
-    mux::OpenError,
+    mux::{OpenError, Role},
+    session::{Mode, Need, Profile, Session, SharedSession},
     token::{self, Token},
 };
 use qnet_wire::{
     bridge_line::BridgeLine,
     error::{Kind, Retry},
-    key::BridgeKey,
+    key::{BridgeKey, IdentityKey},
     name::ServerName,
 };
 use rand_chacha::{
     ChaCha20Rng,
     rand_core::{Rng, SeedableRng},
 };
-use tokio::time::timeout_at;
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, sleep, timeout_at},
+};
 
 use crate::{
     connect::{Connect, ConnectError},
-    driver::{Driver, Host, Progress, Shared, now},
+    driver::{Driver, Fate, Host, Progress, now},
     seed::{SeedError, seed},
+    session::Shared,
     stream::Stream,
     tls::{Handshake, HandshakeError, Roots, aes_hardware, handshake},
 };
@@ -39,6 +44,11 @@ const DIAL_LIMIT: Duration = Duration::from_secs(30);
 /// How long TCP may take of that, so that a bridge that is not there is told from one that does not go on. A SYN is repeated
 /// after 1, 3, 7 and 15 seconds.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+
+/// The pause after the first failure; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What all dials of a program share.
 #[derive(Clone, Debug)]
@@ -52,13 +62,21 @@ pub struct DialerConfig {
     pub early_data: bool,
     /// The page that is loaded, a path on the decoy.
     pub path: String,
+    /// How sessions behave.
+    pub profile: Profile,
 }
 
 impl DialerConfig {
     /// Directly, without early data, the decoy's front page.
     #[must_use]
     pub fn new(roots: Roots) -> Self {
-        Self { connect: Connect::default(), roots, early_data: false, path: "/".to_owned() }
+        Self {
+            connect: Connect::default(),
+            roots,
+            early_data: false,
+            path: "/".to_owned(),
+            profile: Profile::default(),
+        }
     }
 }
 
@@ -146,39 +164,19 @@ impl Dialer {
     ///
     /// See [`DialError`].
     pub async fn dial(&self, line: &BridgeLine) -> Result<Tunnel, DialError> {
-        let limit = tokio::time::Instant::now() + DIAL_LIMIT;
-        // Boxed: what it needs while it runs would otherwise stay in its caller for as long as that lives.
-        let begun = timeout_at(limit, Box::pin(self.begin(line))).await;
-        let shared = begun.unwrap_or(Err(DialError::TimedOut))?;
-        let tunnel = Tunnel::new(Arc::clone(&shared));
-        let waiting = shared.until(|inner| match inner.progress {
-            Progress::Begun => None,
-            Progress::Proved | Progress::Up => Some(Ok(())),
-            Progress::Over(why) => Some(Err(DialError::Tunnel(why))),
-        });
-        let outcome = timeout_at(limit, waiting).await.unwrap_or(Err(DialError::TimedOut));
-        if outcome.is_err() {
-            // The carrier goes on without a user, as a page left open, where it has not ended.
-            shared.leave_open();
-        }
-        if let Err(DialError::Tunnel(Ended::NoProof)) = outcome {
-            self.try_other_field(&line.key);
-        }
-        outcome.map(|()| tunnel)
-    }
-
-    /// Everything up to the TLS handshake, and the task that goes on from there.
-    async fn begin(&self, line: &BridgeLine) -> Result<Arc<Shared>, DialError> {
         let mut rng = ChaCha20Rng::from_seed(seed()?);
-        let pick = rng.next_u32() as usize % line.names().len().max(1);
-        let Some(name) = line.names().get(pick) else { return Err(DialError::Tunnel(Ended::Internal)) };
-        let mut tcp = self.config.connect.connect_within(line.address, CONNECT_LIMIT).await?;
-        let offer = token::offer(&mut rng, &line.key, name, aes_hardware());
-        let done = handshake(&mut tcp, &offer, name, &self.config.roots).await?;
-        let start = self.start(line, name, offer.token, done, &mut rng);
-        let shared = Shared::new(Box::new(Client::new(start, now())));
-        tokio::spawn(Driver::new(Arc::clone(&shared), tcp, None, NoHost).run());
-        Ok(shared)
+        let session = Session::new(Role::Client, self.config.profile.clone(), now());
+        let keeper = Keeper {
+            dialer: self.clone(),
+            line: line.clone(),
+            key: IdentityKey::generate(&mut rng),
+            shared: Shared::new(Arc::new(Mutex::new(session))),
+        };
+        keeper.shared.session().dialled(None, now());
+        keeper.carry(Mode::Replace, false).await?;
+        let tunnel = Tunnel::new(Arc::clone(&keeper.shared));
+        tokio::spawn(keeper.keep(rng));
+        Ok(tunnel)
     }
 
     fn field(&self, bridge: &BridgeKey) -> Field {
@@ -197,20 +195,86 @@ impl Dialer {
         }
         fields.insert(*bridge, other);
     }
+}
+
+/// Makes the carriers of one session, one after another.
+struct Keeper {
+    dialer: Dialer,
+    line: BridgeLine,
+    /// The client's static key in this session.
+    key: IdentityKey,
+    shared: Arc<Shared>,
+}
+
+impl Keeper {
+    /// One carrier more, as far as the bridge's proof or, where `up`, until it carries the session.
+    async fn carry(&self, mode: Mode, up: bool) -> Result<(), DialError> {
+        let limit = Instant::now() + DIAL_LIMIT;
+        // Boxed: what it needs while it runs would otherwise stay in its caller for as long as that lives.
+        let begun = timeout_at(limit, Box::pin(self.begin(mode))).await;
+        let (mut progress, fate) = begun.unwrap_or(Err(DialError::TimedOut))?;
+        let decided = timeout_at(
+            limit,
+            progress.wait_for(|progress| match progress {
+                Progress::Begun => false,
+                Progress::Proved => !up,
+                Progress::Up | Progress::Over(_) => true,
+            }),
+        )
+        .await;
+        let outcome = match decided.map(|decided| decided.map(|progress| *progress)) {
+            Ok(Ok(Progress::Proved | Progress::Up)) => Ok(()),
+            Ok(Ok(Progress::Over(why))) => Err(DialError::Tunnel(why)),
+            Ok(Ok(Progress::Begun) | Err(_)) => Err(DialError::Tunnel(Ended::Internal)),
+            Err(_) => Err(DialError::TimedOut),
+        };
+        // Without a proof the carrier goes on as a page left open, where it has not ended.
+        let kept = fate.send(if outcome.is_ok() { Fate::Keep } else { Fate::LeaveOpen });
+        if let Err(DialError::Tunnel(Ended::NoProof)) = outcome {
+            self.dialer.try_other_field(&self.line.key);
+        }
+        // Where the carrier's task is gone, the carrier has ended, and the session knows.
+        kept.ok();
+        outcome
+    }
+
+    /// Everything up to the TLS handshake, and the task that goes on from there.
+    async fn begin(
+        &self,
+        mode: Mode,
+    ) -> Result<(watch::Receiver<Progress>, oneshot::Sender<Fate>), DialError> {
+        let config = &self.dialer.config;
+        let mut rng = ChaCha20Rng::from_seed(seed()?);
+        let pick = rng.next_u32() as usize % self.line.names().len().max(1);
+        let Some(name) = self.line.names().get(pick) else { return Err(DialError::Tunnel(Ended::Internal)) };
+        let mut tcp = config.connect.connect_within(self.line.address, CONNECT_LIMIT).await?;
+        let offer = token::offer(&mut rng, &self.line.key, name, aes_hardware());
+        let done = handshake(&mut tcp, &offer, name, &config.roots).await?;
+        let start = self.start(name, mode, offer.token, done, &mut rng);
+        let host = ClientHost(Arc::clone(&self.shared));
+        let mut driver = Driver::new(Box::new(Client::new(start, now())), tcp, None, host);
+        let watched = driver.watched();
+        tokio::spawn(driver.run());
+        Ok(watched)
+    }
 
     fn start(
         &self,
-        line: &BridgeLine,
         name: &ServerName,
+        mode: Mode,
         token: Token,
         done: Handshake,
         rng: &mut ChaCha20Rng,
     ) -> Start {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
+        let config = &self.dialer.config;
         Start {
-            bridge: line.key,
-            invitation: None,
+            bridge: self.line.key,
+            client_key: self.key.clone(),
+            invited: false,
+            session: Arc::clone(self.shared.handle()),
+            mode,
             token,
             client_hello: done.client_hello,
             server_hello: done.server_hello,
@@ -222,18 +286,68 @@ impl Dialer {
             down_records: done.down_records,
             unread: done.unread,
             name: name.clone(),
-            path: self.config.path.clone(),
-            field: self.field(&line.key),
-            early_data: self.config.early_data,
+            path: config.path.clone(),
+            field: self.dialer.field(&self.line.key),
+            early_data: config.early_data,
             aes_hardware: aes_hardware(),
             round_trip: done.round_trip,
             seed,
         }
     }
+
+    /// Makes a carrier whenever the session needs one, until the session is over.
+    async fn keep(self, mut rng: ChaCha20Rng) {
+        let mut trouble: Option<(Instant, Duration)> = None;
+        while let Some(need) = self.needed().await {
+            let mode = self.begin_anew(need);
+            let error = match self.carry(mode, true).await {
+                Ok(()) => {
+                    trouble = None;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let (since, pause) = trouble.unwrap_or((Instant::now(), FIRST_PAUSE));
+            if error.retry() == Retry::Never || since.elapsed() > self.dialer.config.profile.give_up {
+                tracing::warn!("a session is given up: no new connection to the bridge: {error}");
+                self.shared.session().fail(Ended::Unreachable);
+                self.shared.wake_all();
+                return;
+            }
+            tracing::info!("no new connection to the bridge yet: {error}");
+            trouble = Some((since, (2 * pause).min(LONGEST_PAUSE)));
+            // Between half and all of it, so that many clients of a bridge that was away do not come back at once.
+            sleep(pause.mul_f64(0.5 + f64::from(rng.next_u32()) / f64::from(u32::MAX) / 2.0)).await;
+        }
+    }
+
+    /// Tells the session that a carrier is on its way, and returns how it should join.
+    fn begin_anew(&self, need: Need) -> Mode {
+        let mut session = self.shared.session();
+        tracing::debug!("a session makes a new connection: {need}");
+        session.dialled(Some(need), now());
+        session.mode_for(need)
+    }
+
+    /// Waits until the session needs a carrier; `None` when it is over.
+    async fn needed(&self) -> Option<Need> {
+        loop {
+            let deadline = self.shared.session().deadline();
+            let wait = self.shared.until(|session| {
+                if session.ended().is_some() { Some(None) } else { session.need(now()).map(Some) }
+            });
+            let Some(deadline) = deadline else { return wait.await };
+            if let Ok(found) = timeout_at(deadline.into(), wait).await {
+                return found;
+            }
+            self.shared.session().on_timer(now());
+            self.shared.wake_drivers();
+        }
+    }
 }
 
-/// One carrier to a bridge and the streams in it. Clones are handles of the same tunnel; with the last handle and the last stream
-/// dropped the connection closes.
+/// A session with a bridge and the streams in it. Clones are handles of the same session; with the last handle and the last
+/// stream dropped it ends.
 pub struct Tunnel {
     shared: Arc<Shared>,
 }
@@ -248,46 +362,40 @@ impl Tunnel {
     ///
     /// # Errors
     ///
-    /// The tunnel has ended, is about to, or has too many streams.
+    /// The session has ended or has too many streams.
     pub fn open(&self) -> Result<Stream, OpenStreamError> {
-        let mut inner = self.shared.lock();
-        if let Progress::Over(why) = inner.progress {
+        let mut session = self.shared.session();
+        if let Some(why) = session.ended() {
             return Err(OpenStreamError::Ended(why));
         }
-        let mux = inner.core.streams().ok_or(OpenStreamError::Ended(Ended::Internal))?;
-        let id = mux.open()?;
-        inner.count_handle();
-        drop(inner);
+        let id = session.streams().open()?;
+        drop(session);
+        self.shared.add_handle();
         Ok(Stream::new(Arc::clone(&self.shared), id, true))
     }
 
-    /// Whether new streams are still taken: the decoy's connection is not about to end.
+    /// Whether new streams are still taken.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        let inner = self.shared.lock();
-        !inner.going_away && !matches!(inner.progress, Progress::Over(_))
+        self.shared.session().ended().is_none()
     }
 
     /// Waits until the inner handshake is complete; [`Dialer::dial`] returns at the proof.
     ///
     /// # Errors
     ///
-    /// Why the tunnel ended before.
+    /// Why the session ended before.
     pub async fn established(&self) -> Result<(), Ended> {
-        self.shared
-            .until(|inner| match inner.progress {
-                Progress::Begun | Progress::Proved => None,
-                Progress::Up => Some(Ok(())),
-                Progress::Over(why) => Some(Err(why)),
-            })
-            .await
+        let outcome = |session: &mut Session| match session.ended() {
+            Some(why) => Some(Err(why)),
+            None => session.id().map(|_| Ok(())),
+        };
+        self.shared.until(outcome).await
     }
 
     /// Waits for the end and says why.
     pub async fn closed(&self) -> Ended {
-        self.shared
-            .until(|inner| if let Progress::Over(why) = inner.progress { Some(why) } else { None })
-            .await
+        self.shared.until(|session| session.ended()).await
     }
 }
 
@@ -335,15 +443,19 @@ impl OpenStreamError {
     }
 }
 
-/// A client has no hellos to judge and no use for streams the bridge opens.
-struct NoHost;
+/// A client has no hellos to judge, one session, and no use for streams the bridge opens.
+struct ClientHost(Arc<Shared>);
 
-impl Host for NoHost {
+impl Host for ClientHost {
     fn allow(&mut self) -> bool {
         false
     }
 
-    fn stream(&mut self, stream: Stream) -> Result<(), Stream> {
-        Err(stream)
+    fn shared(&mut self, _session: &SharedSession, _established: bool) -> Arc<Shared> {
+        Arc::clone(&self.0)
+    }
+
+    fn stream(&mut self, stream: Stream) {
+        drop(stream);
     }
 }

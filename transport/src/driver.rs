@@ -1,13 +1,12 @@
-//! Drives a sans-I/O carrier over its sockets: one task a carrier owns them; the user's handles share the core behind a lock that is
-//! never held across a wait.
+//! Drives a sans-I/O carrier over its sockets: one task a carrier owns it and them. Carriers of one session and its users meet
+//! in `Shared`.
 
 use std::{
-    collections::HashMap,
     future::poll_fn,
     io::{self, Read as _},
     net::Shutdown,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -15,11 +14,16 @@ use std::{
 use qnet_proto::{
     Ended,
     carrier::{Carrier, Close, Event, Side},
-    mux::{StreamId, Wake},
+    session::SharedSession,
 };
-use tokio::{io::Interest, net::TcpStream, time::Sleep};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    sync::{oneshot, watch},
+    time::Sleep,
+};
 
-use crate::stream::Stream;
+use crate::{session::Shared, stream::Stream};
 
 /// Rounds of reading and writing before the task lets others run.
 const ROUNDS: usize = 16;
@@ -33,146 +37,23 @@ pub(crate) enum Progress {
     Over(Ended),
 }
 
-#[derive(Default)]
-struct StreamWakers {
-    read: Option<Waker>,
-    write: Option<Waker>,
+/// What becomes of a carrier that somebody waited for. Dropping the sender closes the connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    /// It carries its session.
+    Keep,
+    /// It goes on without a user, as a page left open, until it ends by itself.
+    LeaveOpen,
 }
 
-/// What the driver's task and the user's handles share.
-pub(crate) struct Shared {
-    inner: Mutex<Inner>,
-}
-
-pub(crate) struct Inner {
-    pub(crate) core: Box<dyn Carrier + Send>,
-    pub(crate) progress: Progress,
-    pub(crate) going_away: bool,
-    /// Tunnel and stream handles of the user.
-    handles: usize,
-    /// The carrier goes on without its user.
-    left_open: bool,
-    driver: Option<Waker>,
-    streams: HashMap<StreamId, StreamWakers>,
-    watchers: Vec<Waker>,
-}
-
-impl Shared {
-    pub(crate) fn new(core: Box<dyn Carrier + Send>) -> Arc<Self> {
-        let inner = Inner {
-            core,
-            progress: Progress::Begun,
-            going_away: false,
-            handles: 0,
-            left_open: false,
-            driver: None,
-            streams: HashMap::new(),
-            watchers: Vec::new(),
-        };
-        Arc::new(Self { inner: Mutex::new(inner) })
-    }
-
-    /// A poisoned lock is taken all the same: the core never leaves itself half changed over a panic of the user's.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until `done` says so.
-    pub(crate) async fn until<T>(&self, mut done: impl FnMut(&mut Inner) -> Option<T>) -> T {
-        poll_fn(|cx| {
-            let mut inner = self.lock();
-            if let Some(value) = done(&mut inner) {
-                return Poll::Ready(value);
-            }
-            if !inner.watchers.iter().any(|waker| waker.will_wake(cx.waker())) {
-                inner.watchers.push(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    pub(crate) fn add_handle(&self) {
-        self.lock().count_handle();
-    }
-
-    /// The carrier goes on when its user is gone, as a page left open, until it ends by itself.
-    pub(crate) fn leave_open(&self) {
-        let mut inner = self.lock();
-        inner.left_open = true;
-        inner.core.leave(now());
-        inner.wake_driver();
-    }
-
-    /// The user dropped a handle; with the last one a client's carrier closes.
-    pub(crate) fn drop_handle(&self, close_with_last: bool) {
-        let mut inner = self.lock();
-        inner.handles -= 1;
-        if inner.handles == 0 && close_with_last && !inner.left_open {
-            inner.core.close(now());
-        }
-        inner.wake_driver();
-    }
-}
-
-impl Inner {
-    /// The core has something to do that only the driver's task can do.
-    pub(crate) fn wake_driver(&mut self) {
-        if let Some(waker) = self.driver.take() {
-            waker.wake();
-        }
-    }
-
-    pub(crate) fn count_handle(&mut self) {
-        self.handles += 1;
-    }
-
-    pub(crate) fn uncount_handle(&mut self) {
-        self.handles -= 1;
-    }
-
-    pub(crate) fn wait_readable(&mut self, id: StreamId, cx: &Context<'_>) {
-        self.streams.entry(id).or_default().read = Some(cx.waker().clone());
-    }
-
-    pub(crate) fn wait_writable(&mut self, id: StreamId, cx: &Context<'_>) {
-        self.streams.entry(id).or_default().write = Some(cx.waker().clone());
-    }
-
-    pub(crate) fn forget(&mut self, id: StreamId) {
-        self.streams.remove(&id);
-    }
-
-    /// Collects who must be woken, to be woken after the lock is gone. When the tunnel is over that is everybody: its streams
-    /// have no news of their own then.
-    fn wakes(&mut self, wakers: &mut Vec<Waker>) {
-        if let Progress::Over(_) = self.progress {
-            // Nobody waits for what will not come any more.
-            for stream in self.streams.values_mut() {
-                wakers.extend(stream.read.take());
-                wakers.extend(stream.write.take());
-            }
-            return;
-        }
-        let Some(mux) = self.core.streams() else { return };
-        while let Some((id, wake)) = mux.take_wake() {
-            if let Some(stream) = self.streams.get_mut(&id) {
-                let slot = match wake {
-                    Wake::Readable => &mut stream.read,
-                    Wake::Writable => &mut stream.write,
-                };
-                wakers.extend(slot.take());
-            }
-        }
-    }
-}
-
-/// What the driver does with what only the bridge has: hellos to judge, streams the client opened.
+/// What the driver does with what only one role has: hellos to judge, streams the peer opened, sessions to find.
 pub(crate) trait Host: Send {
     /// Whether the budget permits opening a hello of this client.
     fn allow(&mut self) -> bool;
-    /// A stream the peer opened; `None` back if nobody takes it.
-    fn stream(&mut self, stream: Stream) -> Result<(), Stream>;
+    /// What users share of the session that the carrier carries; `established`: for good.
+    fn shared(&mut self, session: &SharedSession, established: bool) -> Arc<Shared>;
+    /// A stream the peer opened; dropped if nobody takes it.
+    fn stream(&mut self, stream: Stream);
 }
 
 /// The clock of this floor; below it time comes in as an argument.
@@ -180,14 +61,20 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// The task that owns the sockets.
+/// The task that owns a carrier and its sockets.
 pub(crate) struct Driver<H> {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) peer: Socket,
-    pub(crate) decoy: Option<Socket>,
-    pub(crate) host: H,
+    core: Box<dyn Carrier + Send>,
+    /// The session as its users see it, and this task's number there.
+    shared: Option<(Arc<Shared>, u64)>,
+    progress: watch::Sender<Progress>,
+    fate: Option<oneshot::Receiver<Fate>>,
+    peer: Socket,
+    decoy: Option<Socket>,
+    host: H,
     timer: Option<Pin<Box<Sleep>>>,
     wakers: Vec<Waker>,
+    /// The carrier came, went or changed its session: the others should look.
+    changed: bool,
 }
 
 /// A socket with what was already done to it.
@@ -207,68 +94,116 @@ impl From<TcpStream> for Socket {
 }
 
 impl<H: Host> Driver<H> {
-    pub(crate) fn new(shared: Arc<Shared>, peer: TcpStream, decoy: Option<TcpStream>, host: H) -> Self {
+    pub(crate) fn new(
+        core: Box<dyn Carrier + Send>,
+        peer: TcpStream,
+        decoy: Option<TcpStream>,
+        host: H,
+    ) -> Self {
         Self {
-            shared,
+            core,
+            shared: None,
+            progress: watch::Sender::new(Progress::Begun),
+            fate: None,
             peer: peer.into(),
             decoy: decoy.map(Into::into),
             host,
             timer: None,
             wakers: Vec::new(),
+            changed: false,
         }
+    }
+
+    /// How far it has come, and who decides what becomes of it.
+    pub(crate) fn watched(&mut self) -> (watch::Receiver<Progress>, oneshot::Sender<Fate>) {
+        let (sender, receiver) = oneshot::channel();
+        self.fate = Some(receiver);
+        (self.progress.subscribe(), sender)
     }
 
     /// Runs until the carrier is finished.
     pub(crate) async fn run(mut self) {
+        self.find_session(false);
         poll_fn(|cx| self.poll(cx)).await;
+        self.leave_session();
+    }
+
+    /// The sockets go on without users, or end.
+    fn leave_session(&mut self) {
+        if let Some((shared, number)) = self.shared.take() {
+            shared.leave(number);
+            shared.wake_all();
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let shared = Arc::clone(&self.shared);
-        let mut inner = shared.lock();
-        inner.driver = None;
-        inner.core.flush(now());
+        // Enlisted before looking: what is written from here on wakes this task.
+        if let Some((shared, number)) = &self.shared {
+            shared.register(*number, cx.waker());
+        }
+        self.poll_fate(cx);
+        self.core.flush(now());
         let mut rounds = 0;
-        loop {
-            let mut moved = self.step(Side::Peer, &mut inner, cx);
-            moved |= self.step(Side::Decoy, &mut inner, cx);
-            moved |= self.events(&mut inner, &shared);
-            moved |= self.poll_timer(&mut inner, cx);
-            if inner.core.finished() {
-                inner.progress = over(inner.progress, Ended::PeerClosed);
-                self.collect(&mut inner);
-                drop(inner);
-                self.wake_all();
-                return Poll::Ready(());
-            }
+        let finished = loop {
+            let mut moved = self.step(Side::Peer, cx);
+            moved |= self.step(Side::Decoy, cx);
+            moved |= self.events(cx);
+            moved |= self.poll_timer(cx);
             rounds += 1;
-            if !moved || rounds == ROUNDS {
-                if moved {
+            let finished = self.core.finished();
+            if finished || !moved || rounds == ROUNDS {
+                if moved && !finished {
                     cx.waker().wake_by_ref();
                 }
-                break;
+                break finished;
             }
+        };
+        self.tell();
+        if !finished {
+            return Poll::Pending;
         }
-        inner.driver = Some(cx.waker().clone());
-        self.collect(&mut inner);
-        drop(inner);
-        self.wake_all();
-        Poll::Pending
+        self.set_progress(Progress::Over(Ended::PeerClosed));
+        Poll::Ready(())
     }
 
-    fn collect(&mut self, inner: &mut Inner) {
-        inner.wakes(&mut self.wakers);
-        self.wakers.append(&mut inner.watchers);
+    fn poll_fate(&mut self, cx: &mut Context<'_>) {
+        let Some(fate) = &mut self.fate else { return };
+        let Poll::Ready(decided) = Pin::new(fate).poll(cx) else { return };
+        self.fate = None;
+        match decided {
+            Ok(Fate::Keep) => {}
+            Ok(Fate::LeaveOpen) => self.core.leave(now()),
+            Err(_) => self.core.close(now()),
+        }
     }
 
-    fn wake_all(&mut self) {
+    /// Wakes whom this carrier's work brought something.
+    fn tell(&mut self) {
+        let Some((shared, _)) = &self.shared else { return };
+        shared.collect(std::mem::take(&mut self.changed), &mut self.wakers);
         for waker in self.wakers.drain(..) {
             waker.wake();
         }
     }
 
+    /// Takes part in the session that the carrier carries now.
+    fn find_session(&mut self, established: bool) {
+        let Some(session) = self.core.session() else { return };
+        let found = self.host.shared(session, established);
+        self.changed = true;
+        if let Some((shared, number)) = &self.shared {
+            if Arc::ptr_eq(shared, &found) {
+                return;
+            }
+            shared.leave(*number);
+        }
+        let number = found.enter();
+        self.shared = Some((found, number));
+    }
+
     /// Writes, ends and reads one side as far as it goes without waiting.
-    fn step(&mut self, side: Side, inner: &mut Inner, cx: &mut Context<'_>) -> bool {
+    fn step(&mut self, side: Side, cx: &mut Context<'_>) -> bool {
+        let core = &mut *self.core;
         let socket = match side {
             Side::Peer => &mut self.peer,
             Side::Decoy => match &mut self.decoy {
@@ -277,49 +212,71 @@ impl<H: Host> Driver<H> {
             },
         };
         let result = socket
-            .write(side, inner, cx)
-            .and_then(|wrote| Ok(wrote | socket.end(side, inner)?))
+            .write(side, core, cx)
+            .and_then(|wrote| Ok(wrote | socket.end(side, core)?))
             // Before reading: a FIN just read goes on to the other side before the reset that follows it.
             .and_then(|moved| socket.watch(cx).map(|()| moved))
-            .and_then(|moved| Ok(moved | socket.read(side, inner, cx)?));
+            .and_then(|moved| Ok(moved | socket.read(side, core, cx)?));
         result.unwrap_or_else(|_| {
             if socket.reset {
                 return false;
             }
             // What came before a reset that only a write noticed was said all the same: a decoy's alert, as a rule.
-            socket.drain(side, inner);
+            socket.drain(side, core);
             (socket.reset, socket.read_ended, socket.watch) = (true, true, None);
-            inner.core.ended(side, Close::Reset, now());
+            core.ended(side, Close::Reset, now());
             true
         })
     }
 
-    fn events(&mut self, inner: &mut Inner, shared: &Arc<Shared>) -> bool {
+    fn events(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        while let Some(event) = inner.core.poll_event() {
+        while let Some(event) = self.core.poll_event() {
             moved = true;
             match event {
-                Event::Hello => inner.core.judge(self.host.allow()),
-                Event::Proved => inner.progress = Progress::Proved,
-                Event::Up => inner.progress = Progress::Up,
-                Event::GoingAway => inner.going_away = true,
-                Event::Ended(why) => inner.progress = over(inner.progress, why),
+                Event::Hello => self.core.judge(self.host.allow()),
+                Event::Proved => {
+                    self.join_users(false, cx);
+                    self.set_progress(Progress::Proved);
+                }
+                Event::Up => {
+                    self.join_users(true, cx);
+                    self.set_progress(Progress::Up);
+                }
+                Event::GoingAway => self.changed = true,
+                Event::Ended(why) => {
+                    self.set_progress(Progress::Over(why));
+                    self.leave_session();
+                }
             }
         }
-        while let Some(id) = inner.core.streams().and_then(qnet_proto::mux::Mux::accept) {
+        while let Some(stream) = self.shared.as_ref().and_then(|(shared, _)| shared.accept()) {
             moved = true;
-            inner.count_handle();
-            let stream = Stream::new(Arc::clone(shared), id, false);
-            if let Err(stream) = self.host.stream(stream) {
-                // Dropping it needs the lock that is held here.
-                stream.refuse(inner);
-            }
+            self.host.stream(stream);
         }
         moved
     }
 
-    fn poll_timer(&mut self, inner: &mut Inner, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = inner.core.deadline() else {
+    fn join_users(&mut self, established: bool, cx: &mut Context<'_>) {
+        self.find_session(established);
+        if let Some((shared, number)) = &self.shared {
+            shared.register(*number, cx.waker());
+        }
+        self.core.flush(now());
+    }
+
+    fn set_progress(&self, to: Progress) {
+        self.progress.send_if_modified(|known| {
+            let news = !matches!(known, Progress::Over(_)) && *known != to;
+            if news {
+                *known = to;
+            }
+            news
+        });
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = self.core.deadline() else {
             self.timer = None;
             return false;
         };
@@ -331,13 +288,9 @@ impl<H: Host> Driver<H> {
         if timer.as_mut().poll(cx).is_pending() {
             return false;
         }
-        inner.core.on_timer(now());
+        self.core.on_timer(now());
         true
     }
-}
-
-fn over(progress: Progress, why: Ended) -> Progress {
-    if let Progress::Over(_) = progress { progress } else { Progress::Over(why) }
 }
 
 /// Ends our direction of a socket.
@@ -355,15 +308,15 @@ pub(crate) fn end(tcp: &TcpStream, how: Close) -> io::Result<()> {
 }
 
 impl Socket {
-    fn write(&mut self, side: Side, inner: &mut Inner, cx: &mut Context<'_>) -> io::Result<bool> {
+    fn write(&mut self, side: Side, core: &mut dyn Carrier, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut moved = false;
-        while !self.reset && !inner.core.pending(side).is_empty() {
+        while !self.reset && !core.pending(side).is_empty() {
             if self.tcp.poll_write_ready(cx)?.is_pending() {
                 break;
             }
-            match self.tcp.try_write(inner.core.pending(side)) {
+            match self.tcp.try_write(core.pending(side)) {
                 Ok(n) => {
-                    inner.core.wrote(side, n, now());
+                    core.wrote(side, n, now());
                     moved = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -391,35 +344,35 @@ impl Socket {
         }
     }
 
-    fn end(&mut self, side: Side, inner: &mut Inner) -> io::Result<bool> {
-        match inner.core.shutdown(side) {
+    fn end(&mut self, side: Side, core: &mut dyn Carrier) -> io::Result<bool> {
+        match core.shutdown(side) {
             None => Ok(false),
             Some(how) => end(&self.tcp, how).map(|()| true),
         }
     }
 
     /// Takes what the kernel still holds, whether or not tokio has heard of it yet.
-    fn drain(&self, side: Side, inner: &mut Inner) {
-        while inner.core.wants(side) {
-            match (&*socket2::SockRef::from(&*self.tcp)).read(inner.core.space(side)) {
-                Ok(n) if n > 0 => inner.core.filled(side, n, now()),
+    fn drain(&self, side: Side, core: &mut dyn Carrier) {
+        while core.wants(side) {
+            match (&*socket2::SockRef::from(&*self.tcp)).read(core.space(side)) {
+                Ok(n) if n > 0 => core.filled(side, n, now()),
                 _ => return,
             }
         }
     }
 
-    fn read(&mut self, side: Side, inner: &mut Inner, cx: &mut Context<'_>) -> io::Result<bool> {
-        if self.read_ended || !inner.core.wants(side) || self.tcp.poll_read_ready(cx)?.is_pending() {
+    fn read(&mut self, side: Side, core: &mut dyn Carrier, cx: &mut Context<'_>) -> io::Result<bool> {
+        if self.read_ended || !core.wants(side) || self.tcp.poll_read_ready(cx)?.is_pending() {
             return Ok(false);
         }
-        match self.tcp.try_read(inner.core.space(side)) {
+        match self.tcp.try_read(core.space(side)) {
             Ok(0) => {
                 self.read_ended = true;
-                inner.core.ended(side, Close::Fin, now());
+                core.ended(side, Close::Fin, now());
                 Ok(true)
             }
             Ok(n) => {
-                inner.core.filled(side, n, now());
+                core.filled(side, n, now());
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),

@@ -16,7 +16,9 @@ pub mod connect;
 pub mod decoy;
 mod driver;
 mod seed;
+mod session;
 mod stream;
 pub mod tls;
 
+pub use qnet_proto::session::Profile;
 pub use stream::Stream;

@@ -10,8 +10,11 @@ use qnet_proto::bridge::{Bridge, BridgeConfig, DecoyFacts};
 use qnet_proto::carrier::{Carrier, Close, Event, Side};
 use qnet_proto::client::{Client, Start};
 use qnet_proto::knock::{Field, KnockedTokens};
+use qnet_proto::mux::Role;
+use qnet_proto::session::{Mode, Profile, Session, Sessions};
 use qnet_proto::tls::{Sealer, Secret, Suite};
 use qnet_proto::token::Token;
+use qnet_wire::key::IdentityKey;
 
 use crate::{hello, rng};
 
@@ -163,6 +166,8 @@ pub fn bridge(data: &[u8]) {
         invited: Vec::new(),
         facts: RwLock::new(DecoyFacts::default()),
         knocked: Mutex::new(KnockedTokens::new(16)),
+        sessions: Mutex::new(Sessions::new()),
+        profile: Profile::default(),
     };
     let now = Instant::now();
     let mut shell = Shell::new(Bridge::new(Arc::new(config), [7; 32]), now);
@@ -185,9 +190,13 @@ pub fn bridge(data: &[u8]) {
 pub fn client(data: &[u8]) {
     let suite = Suite::Aes128GcmSha256;
     let secret = |byte| Secret::new(suite, &[byte; 32]).expect("32 bytes");
+    let now = Instant::now();
     let start = Start {
         bridge: hello::identity().public(),
-        invitation: None,
+        client_key: IdentityKey::generate(&mut rng()),
+        invited: false,
+        session: Arc::new(Mutex::new(Session::new(Role::Client, Profile::default(), now))),
+        mode: Mode::Replace,
         token: Token::generate(&mut rng()),
         client_hello: vec![1; 300],
         server_hello: vec![2; 100],
@@ -207,7 +216,6 @@ pub fn client(data: &[u8]) {
         seed: [7; 32],
     };
     let mut sealer = Sealer::new(suite, secret(2), 2, 2);
-    let now = Instant::now();
     let mut shell = Shell::new(Client::new(start, now), now);
     shell.run(data, |bytes| {
         let (kind, content) = bytes.split_last().map_or((23, bytes), |(kind, content)| (*kind, content));

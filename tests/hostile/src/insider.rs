@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use qnet_proto::carrier::{Carrier, Close, Side};
 use qnet_proto::mux::{Read, StreamId};
+use qnet_proto::session::lock;
 
 use crate::puppet::{ALERT, FRAMES, NOISE, PuppetBridge, PuppetClient, Script, Stage, drain, start};
 
@@ -100,7 +101,8 @@ fn common(core: &mut dyn Carrier, action: u8, bytes: &[u8], streams: &mut Vec<St
 }
 
 fn use_streams(core: &mut dyn Carrier, bytes: &[u8], streams: &mut Vec<StreamId>) {
-    let Some(mux) = core.streams() else { return };
+    let Some(mut session) = core.session().map(lock) else { return };
+    let mux = session.streams();
     streams.extend(mux.accept());
     if streams.len() < 8 {
         streams.extend(mux.open());

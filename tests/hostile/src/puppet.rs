@@ -10,11 +10,13 @@ use qnet_proto::carrier::{Carrier, Event, Side};
 use qnet_proto::client::{Client, Start};
 use qnet_proto::frame::{Frame, Handover};
 use qnet_proto::knock::{Field, KnockKey, KnockedTokens, UpHash};
+use qnet_proto::mux::Role;
 use qnet_proto::noise::{
     Established, Initiator, MESSAGE1_MAX, MESSAGE2_LEN, MESSAGE3_LEN, MessageReader, Responder, framed,
     prologue,
 };
 use qnet_proto::record::{Cipher, RecordOpener, RecordSealer};
+use qnet_proto::session::{Mode, Profile, Session, Sessions};
 use qnet_proto::tls::{Sealer, Secret, Suite};
 use qnet_proto::token::Token;
 use qnet_wire::key::IdentityKey;
@@ -121,6 +123,15 @@ fn seal(sealer: &mut RecordSealer, kind: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A record's content that carries the next of a session's bytes: these frames of its streams.
+fn segment(position: &mut u64, frames: &[Frame<'_>]) -> Vec<u8> {
+    let (mut bytes, mut content) = (Vec::new(), Vec::new());
+    frames.iter().for_each(|frame| frame.encode(&mut bytes));
+    Frame::Segment { more: false, position: *position, bytes: &bytes }.encode(&mut content);
+    *position += bytes.len() as u64;
+    content
+}
+
 /// How far a puppet plays by the rules before it is let loose.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
@@ -174,6 +185,8 @@ pub struct PuppetClient {
     pub decoy: Sealer,
     /// What the bridge has said.
     pub events: Vec<Event>,
+    /// Where the next of the session's bytes stand.
+    pub position: u64,
     up: Sealer,
     now: Instant,
 }
@@ -188,12 +201,15 @@ impl PuppetClient {
             invited: script.invited.clone(),
             facts: RwLock::new(DecoyFacts::default()),
             knocked: Mutex::new(KnockedTokens::new(10)),
+            sessions: Mutex::new(Sessions::new()),
+            profile: Profile::default(),
         };
         let mut puppet = Self {
             bridge: Bridge::new(Arc::new(config), [1; 32]),
             sealer: None,
             decoy: Sealer::new(SUITE, secret(2), 1, 1),
             events: Vec::new(),
+            position: 0,
             up: Sealer::new(SUITE, secret(1), 1, 1),
             now,
         };
@@ -295,10 +311,16 @@ impl PuppetClient {
         self.peer(&record);
     }
 
-    /// A record with one frame.
+    /// A record with one frame of the carrier's.
     pub fn frame(&mut self, frame: &Frame<'_>) {
         let mut content = Vec::new();
         frame.encode(&mut content);
+        self.htx(FRAMES, &content);
+    }
+
+    /// A record with one frame of the session's streams.
+    pub fn stream_frame(&mut self, frame: &Frame<'_>) {
+        let content = segment(&mut self.position, std::slice::from_ref(frame));
         self.htx(FRAMES, &content);
     }
 
@@ -326,6 +348,8 @@ pub struct PuppetBridge {
     pub decoy: Sealer,
     /// What the client has said.
     pub events: Vec<Event>,
+    /// Where the next of the session's bytes stand.
+    pub position: u64,
     /// The time by which the client has come here.
     pub now: Instant,
     sent: Vec<u8>,
@@ -338,7 +362,10 @@ impl PuppetBridge {
         let finished = [record(20, &[1]), record(23, &[8; 53])].concat();
         let begin = Start {
             bridge: identity().public(),
-            invitation: None,
+            client_key: IdentityKey::generate(&mut rng()),
+            invited: false,
+            session: Arc::new(Mutex::new(Session::new(Role::Client, Profile::default(), now))),
+            mode: Mode::Replace,
             token: token(),
             client_hello: hello_message(),
             server_hello: server_hello(),
@@ -362,6 +389,7 @@ impl PuppetBridge {
             sealer: None,
             decoy: Sealer::new(SUITE, secret(2), 1, 1),
             events: Vec::new(),
+            position: 0,
             now,
             sent: finished,
         };
@@ -448,10 +476,16 @@ impl PuppetBridge {
         self.from_bridge(&record);
     }
 
-    /// A record with one frame.
+    /// A record with one frame of the carrier's.
     pub fn frame(&mut self, frame: &Frame<'_>) {
         let mut content = Vec::new();
         frame.encode(&mut content);
+        self.htx(FRAMES, &content);
+    }
+
+    /// A record with one frame of the session's streams.
+    pub fn stream_frame(&mut self, frame: &Frame<'_>) {
+        let content = segment(&mut self.position, std::slice::from_ref(frame));
         self.htx(FRAMES, &content);
     }
 

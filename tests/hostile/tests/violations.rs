@@ -5,6 +5,7 @@ use qnet_hostile::puppet::{ALERT, FRAMES, NOISE, PuppetBridge, PuppetClient, Scr
 use qnet_proto::Ended;
 use qnet_proto::carrier::{Carrier, Event, Side};
 use qnet_proto::frame::Frame;
+use qnet_proto::session::lock;
 use qnet_wire::key::IdentityKey;
 
 fn bridge(stage: Stage, script: Script) -> PuppetClient {
@@ -18,9 +19,9 @@ fn ended(events: &[Event]) -> Option<Ended> {
 #[test]
 fn a_puppet_client_gets_a_tunnel() {
     let mut puppet = bridge(Stage::Up, Script::default());
-    puppet.frame(&Frame::Stream { id: 1, data: b"bread" });
+    puppet.stream_frame(&Frame::Stream { id: 1, data: b"bread" });
     assert_eq!(puppet.events, [Event::Hello, Event::Proved, Event::Up]);
-    assert!(puppet.bridge.streams().is_some_and(|mux| mux.acceptable()));
+    assert!(puppet.bridge.session().is_some_and(|session| lock(session).streams().acceptable()));
 }
 
 #[test]
@@ -61,8 +62,14 @@ fn frames_where_they_may_not_stand_end_the_tunnel() {
         (Stage::Third, Frame::KeyUpdate),
         (Stage::Third, Frame::Decoy(b"x")),
         (Stage::Up, Frame::Decoy(b"x")),
-        (Stage::Up, Frame::Stream { id: 2, data: b"x" }),
-        (Stage::Up, Frame::Stream { id: 0, data: b"x" }),
+        (Stage::Up, Frame::Stream { id: 1, data: b"x" }),
+        (Stage::Up, Frame::WindowUpdate { id: 0, increment: 1 }),
+        (Stage::Up, Frame::Close { id: 1, code: 1 }),
+        (Stage::Up, Frame::Refused),
+        (Stage::Third, Frame::Segment { more: false, position: 0, bytes: b"" }),
+        (Stage::Up, Frame::Segment { more: false, position: 0, bytes: &[0, 0, 1, 1, 2] }),
+        (Stage::Up, Frame::Segment { more: false, position: 0, bytes: &[0, 0, 1, 1, 0] }),
+        (Stage::Up, Frame::Ack { position: 1 }),
         (Stage::Proved, Frame::Decoy(b"no TLS")),
     ] {
         let mut puppet = bridge(stage, Script::default());
@@ -105,7 +112,7 @@ fn a_second_handover_or_message_ends_the_tunnel() {
 fn a_client_may_claim_any_number_of_requests() {
     for requests in [0, 999, 1_000, u32::MAX - 1, u32::MAX] {
         let mut puppet = bridge(Stage::Up, Script { requests, ..Script::default() });
-        puppet.frame(&Frame::Stream { id: 1, data: b"x" });
+        puppet.stream_frame(&Frame::Stream { id: 1, data: b"x" });
         puppet.bridge.flush(start());
         let mut now = start();
         for _ in 0..50 {
@@ -117,19 +124,22 @@ fn a_client_may_claim_any_number_of_requests() {
 }
 
 #[test]
-fn early_data_is_streams_alone() {
+fn early_data_is_one_segment_alone() {
     let encode = |frames: &[Frame<'_>]| {
         let mut out = Vec::new();
         frames.iter().for_each(|frame| frame.encode(&mut out));
         out
     };
-    let stream = Frame::Stream { id: 1, data: b"early" };
-    let good = encode(&[stream.clone(), Frame::Close { id: 1, code: 0 }]);
-    let mut puppet = bridge(Stage::Second, Script { early: good, ..Script::default() });
+    let streams = encode(&[Frame::Stream { id: 1, data: b"early" }, Frame::Close { id: 1, code: 0 }]);
+    let stream = Frame::Segment { more: false, position: 0, bytes: &streams };
+    let good = encode(std::slice::from_ref(&stream));
+    let puppet = bridge(Stage::Second, Script { early: good, ..Script::default() });
     assert_eq!(ended(&puppet.events), None);
-    assert!(puppet.bridge.streams().is_some_and(|mux| mux.acceptable()));
+    assert!(puppet.bridge.session().is_some_and(|session| lock(session).streams().acceptable()));
     for bad in [
         encode(&[Frame::Close { id: 0, code: 0 }]),
+        encode(&[Frame::Stream { id: 1, data: b"bare" }]),
+        encode(&[Frame::Segment { more: false, position: 9, bytes: &streams }]),
         encode(&[stream.clone(), Frame::KeyUpdate]),
         encode(&[Frame::Decoy(b"x")]),
         encode(&[Frame::Ping { answer: false, data: [0; 8] }]),
@@ -149,7 +159,10 @@ fn a_bridge_that_breaks_the_rules_loses_its_client() {
         (Stage::Second, stream),
         (Stage::Second, Frame::Decoy(b"no TLS")),
         (Stage::Up, Frame::Decoy(&[23, 3, 3, 0, 30])),
-        (Stage::Up, Frame::Stream { id: 1, data: b"never opened" }),
+        (Stage::Up, Frame::Stream { id: 2, data: b"x" }),
+        (Stage::Up, Frame::Segment { more: false, position: 0, bytes: &[0, 0, 2, 1, 1, 7] }),
+        (Stage::Up, Frame::Refused),
+        (Stage::Up, Frame::Ack { position: 1 << 40 }),
     ] {
         let mut puppet = PuppetBridge::new(stage, false, start());
         puppet.frame(&frame);

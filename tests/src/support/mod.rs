@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod ca;
+pub mod censor;
 pub mod decoy;
 pub mod flow;
 pub mod front;

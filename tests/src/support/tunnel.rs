@@ -38,6 +38,7 @@ pub async fn echo_bridge_before(decoy: SocketAddr, name: &str) -> Result<(Socket
         names: vec![name.parse()?],
         invited: Vec::new(),
         connect: Connect::default(),
+        profile: qnet_transport::Profile::default(),
     })?;
     let address = listener.local_addr();
     tokio::spawn(async move {

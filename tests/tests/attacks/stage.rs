@@ -93,6 +93,7 @@ impl Stage {
             names: vec![decoy.name().parse()?],
             invited: Vec::new(),
             connect: Connect::default(),
+            profile: qnet_transport::Profile::default(),
         })?;
         let bridge = listener.local_addr();
         let front = Link::start(bridge, Duration::ZERO)?;

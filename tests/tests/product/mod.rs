@@ -36,6 +36,7 @@ impl Bridge {
             names: vec![decoy.name().parse()?],
             invited: Vec::new(),
             connect: Connect::default(),
+            profile: qnet_transport::Profile::default(),
         };
         let listener = runtime.block_on(async { Listener::bind(config) })?;
         Ok(Self { listener, runtime, key })

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::mux::Mux;
+use crate::session::SharedSession;
 
 /// A socket of a carrier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -30,11 +30,11 @@ pub enum Event {
     Hello,
     /// Client: the bridge has proved itself; data written from here on may go as early data where that is on.
     Proved,
-    /// The inner handshake is complete; streams carry data under keys of its own.
+    /// The inner handshake is complete and the carrier carries [`Carrier::session`], on a bridge perhaps another than before.
     Up,
-    /// No new streams; those that are open go on until the carrier ends.
+    /// The carrier will end soon.
     GoingAway,
-    /// The tunnel is no more. The sockets may go on for a while, as a browser's or a visitor's.
+    /// This carrier carries nothing any more. The sockets may go on for a while, as a browser's or a visitor's.
     Ended(crate::Ended),
 }
 
@@ -47,7 +47,10 @@ pub enum Event {
 /// 2. After every call that takes `&mut self`: take [`Carrier::poll_event`] until `None`, write [`Carrier::pending`] of each
 ///    side and report it with [`Carrier::wrote`]; when nothing is pending, end the side as [`Carrier::shutdown`] says.
 /// 3. Call [`Carrier::on_timer`] when [`Carrier::deadline`] has passed.
-/// 4. After using [`Carrier::streams`], call [`Carrier::flush`].
+/// 4. After anybody used the session's streams, and when another of its carriers came or went, call [`Carrier::flush`] of
+///    each carrier.
+///
+/// The session is shared behind a lock that every call here may take: never call with it held.
 /// 5. When [`Carrier::finished`], drop both sockets and the core.
 ///
 /// `now` never goes back. No call blocks, and none panics whatever the bytes.
@@ -72,8 +75,8 @@ pub trait Carrier {
     fn on_timer(&mut self, now: Instant);
     /// The next event.
     fn poll_event(&mut self) -> Option<Event>;
-    /// The streams, from the proof on. When the tunnel has ended, what they had received may still be read.
-    fn streams(&mut self) -> Option<&mut Mux>;
+    /// The session: a client's from the start, a bridge's from the proof on.
+    fn session(&self) -> Option<&SharedSession>;
     /// The streams were used: seal what they have to send.
     fn flush(&mut self, now: Instant);
     /// Opens the token of the hello that [`Event::Hello`] told of; `allowed`: whether the budget for openings permits it. Without

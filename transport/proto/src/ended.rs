@@ -32,6 +32,12 @@ pub enum Ended {
     /// The inner handshake failed.
     #[error("the inner handshake failed")]
     Handshake,
+    /// The bridge no longer knows the session: it was away for too long, or the bridge was started anew.
+    #[error("the bridge has forgotten this session")]
+    Forgotten,
+    /// No new connection to the bridge was made in time.
+    #[error("the bridge could not be reached again")]
+    Unreachable,
     /// A bug here.
     #[error("internal error")]
     Internal,
@@ -44,7 +50,12 @@ impl Ended {
         match self {
             Self::Closed => Kind::Misuse,
             Self::NoProof | Self::Load => Kind::PeerIncompatible,
-            Self::DecoyEnded | Self::PeerClosed | Self::Reset | Self::Tampered => Kind::Network,
+            Self::DecoyEnded
+            | Self::PeerClosed
+            | Self::Reset
+            | Self::Tampered
+            | Self::Forgotten
+            | Self::Unreachable => Kind::Network,
             Self::Violation | Self::Handshake => Kind::PeerMisbehaved,
             Self::Internal => Kind::Bug,
         }
@@ -54,8 +65,8 @@ impl Ended {
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
-            Self::DecoyEnded | Self::PeerClosed | Self::Reset => Retry::Now,
-            Self::NoProof | Self::Load | Self::Tampered | Self::Handshake => Retry::Later,
+            Self::DecoyEnded | Self::PeerClosed | Self::Reset | Self::Forgotten => Retry::Now,
+            Self::Unreachable | Self::NoProof | Self::Load | Self::Tampered | Self::Handshake => Retry::Later,
             Self::Closed | Self::Violation | Self::Internal => Retry::Never,
         }
     }

@@ -35,6 +35,17 @@ const KEY_UPDATE: u8 = 4;
 const CLOSE: u8 = 5;
 const DECOY: u8 = 6;
 const HANDOVER: u8 = 7;
+const SEGMENT: u8 = 8;
+const ACK: u8 = 9;
+const JOIN: u8 = 10;
+const REFUSED: u8 = 11;
+const END: u8 = 12;
+
+/// SEGMENT's flag: more follows right behind.
+const MORE: u8 = 1;
+
+/// The longest SEGMENT prefix: header, flags and an 8-byte position.
+pub const MAX_SEGMENT_OVERHEAD: usize = HEADER_LEN + 1 + 8;
 
 /// One frame. Slices borrow from the record it was read from, or from what is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +86,80 @@ pub enum Frame<'a> {
     Decoy(&'a [u8]),
     /// The client's TLS session with the decoy.
     Handover(Handover),
+    /// A piece of the session's bytes.
+    Segment {
+        /// The sender has more to send right behind this.
+        more: bool,
+        /// Where the first of the bytes stands, at most [`MAX_VARINT`].
+        position: u64,
+        /// The bytes, perhaps none.
+        bytes: &'a [u8],
+    },
+    /// The session's bytes below this position have arrived.
+    Ack {
+        /// At most [`MAX_VARINT`].
+        position: u64,
+    },
+    /// A carrier asks to carry a session that is older than it, or is accepted.
+    Join(Join),
+    /// The answer to a JOIN that is not accepted.
+    Refused,
+    /// The session is over.
+    End,
+}
+
+/// Bytes of a session's id.
+pub const SESSION_ID_LEN: usize = 16;
+
+/// A JOIN's content (docs/protocol.md, section 16).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Join {
+    /// How the carrier joins.
+    pub mode: u8,
+    /// The session.
+    pub id: [u8; SESSION_ID_LEN],
+    /// The carrier's number, at most [`MAX_VARINT`].
+    pub carrier: u64,
+    /// The position the sender expects next, at most [`MAX_VARINT`].
+    pub next: u64,
+    /// Proves that the sender has the session's secret and that this is its carrier.
+    pub mac: [u8; 32],
+}
+
+/// Nobody else's business.
+impl fmt::Debug for Join {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Join")
+            .field("mode", &self.mode)
+            .field("carrier", &self.carrier)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Join {
+    fn decode(mut body: &[u8]) -> Option<Self> {
+        let [mode] = take(&mut body)?;
+        let join = Self {
+            mode,
+            id: take(&mut body)?,
+            carrier: take_varint(&mut body)?,
+            next: take_varint(&mut body)?,
+            mac: take(&mut body)?,
+        };
+        body.is_empty().then_some(join)
+    }
+
+    fn body_len(&self) -> usize {
+        1 + SESSION_ID_LEN + varint_len(self.carrier) + varint_len(self.next) + self.mac.len()
+    }
+
+    /// What the MAC covers of it: all that stands before the MAC.
+    pub(crate) fn encode_fields(&self, out: &mut Vec<u8>) {
+        out.push(self.mode);
+        out.extend_from_slice(&self.id);
+        put_varint(self.carrier, out);
+        put_varint(self.next, out);
+    }
 }
 
 /// What the bridge needs to go on with the client's TLS connection to the decoy (docs/protocol.md, section 10).
@@ -237,7 +322,7 @@ impl<'a> Frames<'a> {
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         let (body, rest) = self.rest.split_at_checked(length).ok_or(FrameError::Truncated)?;
         self.rest = rest;
-        if kind > HANDOVER {
+        if kind > END {
             return Err(FrameError::UnknownType(kind));
         }
         if kind == KEY_UPDATE && !rest.is_empty() {
@@ -265,6 +350,18 @@ fn decode_body(kind: u8, mut body: &[u8]) -> Option<Frame<'_>> {
             Frame::Ping { answer, data: take(&mut body)? }
         }
         KEY_UPDATE => Frame::KeyUpdate,
+        REFUSED => Frame::Refused,
+        END => Frame::End,
+        ACK => Frame::Ack { position: take_varint(&mut body)? },
+        JOIN => return Join::decode(body).map(Frame::Join),
+        SEGMENT => {
+            let more = match take(&mut body)? {
+                [0] => false,
+                [MORE] => true,
+                _ => return None,
+            };
+            return Some(Frame::Segment { more, position: take_varint(&mut body)?, bytes: body });
+        }
         CLOSE => {
             let id = take_varint(&mut body)?;
             let [code] = take(&mut body)?;
@@ -284,7 +381,10 @@ impl Frame<'_> {
 
     fn body_len(&self) -> usize {
         match self {
-            Self::Padding | Self::KeyUpdate => 0,
+            Self::Padding | Self::KeyUpdate | Self::Refused | Self::End => 0,
+            Self::Segment { position, bytes, .. } => 1 + varint_len(*position) + bytes.len(),
+            Self::Ack { position } => varint_len(*position),
+            Self::Join(join) => join.body_len(),
             Self::Stream { id, data } => varint_len(*id) + data.len(),
             Self::WindowUpdate { id, increment } => varint_len(*id) + varint_len(*increment),
             Self::Ping { .. } => 1 + 8,
@@ -299,7 +399,17 @@ impl Frame<'_> {
     pub fn encode(&self, out: &mut Vec<u8>) {
         put_header(self.type_byte(), self.body_len(), out);
         match self {
-            Self::Padding | Self::KeyUpdate => {}
+            Self::Padding | Self::KeyUpdate | Self::Refused | Self::End => {}
+            Self::Segment { more, position, bytes } => {
+                out.push(u8::from(*more) * MORE);
+                put_varint(*position, out);
+                out.extend_from_slice(bytes);
+            }
+            Self::Ack { position } => put_varint(*position, out),
+            Self::Join(join) => {
+                join.encode_fields(out);
+                out.extend_from_slice(&join.mac);
+            }
             Self::Stream { id, data } => {
                 put_varint(*id, out);
                 out.extend_from_slice(data);
@@ -331,6 +441,11 @@ impl Frame<'_> {
             Self::Close { .. } => CLOSE,
             Self::Decoy(_) => DECOY,
             Self::Handover(_) => HANDOVER,
+            Self::Segment { .. } => SEGMENT,
+            Self::Ack { .. } => ACK,
+            Self::Join(_) => JOIN,
+            Self::Refused => REFUSED,
+            Self::End => END,
         }
     }
 }
@@ -353,6 +468,27 @@ pub(crate) fn stream_overhead(id: u64) -> usize {
 pub(crate) fn put_stream_prefix(id: u64, length: usize, out: &mut Vec<u8>) {
     put_header(STREAM, varint_len(id) + length, out);
     put_varint(id, out);
+}
+
+/// Bytes a SEGMENT frame has besides the session's.
+pub(crate) fn segment_overhead(position: u64) -> usize {
+    HEADER_LEN + 1 + varint_len(position)
+}
+
+/// Appends a SEGMENT frame up to its bytes; the caller appends those and calls [`finish_segment`].
+pub(crate) fn put_segment_prefix(position: u64, out: &mut Vec<u8>) {
+    put_header(SEGMENT, 0, out);
+    out.push(0);
+    put_varint(position, out);
+}
+
+/// Completes the SEGMENT frame that begins at `start` and ends `out`.
+pub(crate) fn finish_segment(start: usize, more: bool, out: &mut [u8]) {
+    let body = out.len() - start - HEADER_LEN;
+    debug_assert!(body <= MAX_BODY);
+    let [.., a, b, c] = body.to_be_bytes();
+    out[start..start + 3].copy_from_slice(&[a, b, c]);
+    out[start + HEADER_LEN] = u8::from(more) * MORE;
 }
 
 fn put_header(kind: u8, body: usize, out: &mut Vec<u8>) {

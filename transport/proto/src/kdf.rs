@@ -30,6 +30,17 @@ where
     finish(mac, out);
 }
 
+/// HMAC-SHA256 over the concatenation of pieces.
+pub(crate) fn mac(key: &[u8; 32], pieces: &[&[u8]]) -> [u8; 32] {
+    let mut mac = keyed::<Sha256>(key);
+    for piece in pieces {
+        mac.update(piece);
+    }
+    let mut out = [0; 32];
+    finish(mac, &mut out);
+    out
+}
+
 /// HMAC with a key of at most one block.
 fn keyed<D: EagerHash>(key: &[u8]) -> Hmac<D>
 where

@@ -17,6 +17,7 @@
 //! | [`record`] | HTX records |
 //! | [`frame`] | frames |
 //! | [`mux`] | streams with flow control |
+//! | [`session`] | what outlives carriers: positions, acknowledgements, who carries what |
 //! | [`client`] | the client's carrier |
 //! | [`bridge`] | the bridge's carrier |
 //! | [`websocket`] | websockets as Chrome opens them, and as a bridge takes them |
@@ -40,6 +41,7 @@ pub mod mux;
 pub mod noise;
 pub mod record;
 mod scan;
+pub mod session;
 mod sizes;
 pub mod tls;
 pub mod token;

@@ -130,6 +130,11 @@ impl DirectionSecret {
         Self(secret)
     }
 
+    /// The secret itself, to derive from.
+    pub(crate) fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The keys under this secret; both ciphers' keys have one length.
     pub fn keys(&self) -> DirectionKeys {
         let mut keys = DirectionKeys { key: Zeroizing::new([0; 32]), iv: [0; 12] };

@@ -1,4 +1,4 @@
-//! One carrier's HTX: records under their keys, frames, and the streams above them. Both roles use it.
+//! One carrier's HTX: records under their keys, the carrier's own frames, and its place in a session. Both roles use it.
 
 use std::{
     collections::VecDeque,
@@ -8,10 +8,12 @@ use std::{
 use rand_core::Rng;
 
 use crate::{
-    frame::Frame,
-    mux::{Mux, Role, Violation},
+    Ended,
+    frame::{Frame, frames},
+    mux::{Role, Violation},
     noise::{self, Established},
     record::{Cipher, DirectionSecret, KeyClock, RecordOpener, RecordSealer},
+    session::{CarrierNumber, CarrierState, Join, Mode, SharedSession, Statics, lock},
     sizes::{Lengths, control_length},
 };
 
@@ -29,9 +31,14 @@ const KEY_UPDATE_LEN: usize = 4;
 /// what a broken tunnel still sends looks like a server's socket buffer.
 pub(crate) const BACKLOG: usize = 64 * 1024;
 
-/// Record layer and streams of one carrier.
+/// Record layer of one carrier, and the session it carries.
 pub(crate) struct Tunnel {
-    pub(crate) mux: Mux,
+    session: SharedSession,
+    place: Place,
+    /// What a JOIN is bound to, from message 3 on.
+    handshake: Option<Handshake>,
+    /// Encoded frames of the carrier's own that wait: JOIN, REFUSED, CLOSE.
+    control: Vec<u8>,
     pub(crate) sealer: RecordSealer,
     pub(crate) opener: RecordOpener,
     cipher: Cipher,
@@ -44,6 +51,23 @@ pub(crate) struct Tunnel {
     switch_due: bool,
     pongs: VecDeque<[u8; 8]>,
     max_content: usize,
+}
+
+/// What this carrier is to its session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Not in it, not yet or no more.
+    Outside,
+    /// The client has asked to join under this number.
+    Asked(CarrierNumber),
+    /// It carries the session.
+    Inside(CarrierNumber),
+}
+
+/// What a finished inner handshake leaves for a JOIN.
+struct Handshake {
+    hash: [u8; 32],
+    statics: Statics,
 }
 
 /// A frame that is not the tunnel's own business.
@@ -60,9 +84,17 @@ pub(crate) enum Meant {
 
 impl Tunnel {
     /// Begins under the handshake keys.
-    pub(crate) fn new(role: Role, sealer: RecordSealer, opener: RecordOpener, max_content: usize) -> Self {
+    pub(crate) fn new(
+        session: SharedSession,
+        sealer: RecordSealer,
+        opener: RecordOpener,
+        max_content: usize,
+    ) -> Self {
         Self {
-            mux: Mux::new(role),
+            session,
+            place: Place::Outside,
+            handshake: None,
+            control: Vec::new(),
             sealer,
             opener,
             cipher: Cipher::ChaCha20Poly1305,
@@ -76,9 +108,20 @@ impl Tunnel {
         }
     }
 
+    /// The session.
+    pub(crate) fn session(&self) -> &SharedSession {
+        &self.session
+    }
+
     /// Noise is done. The client sends under the new keys from its next record on and receives under them after a
-    /// KEY_UPDATE; the bridge the other way round.
-    pub(crate) fn establish(&mut self, role: Role, established: Established, now: Instant) {
+    /// KEY_UPDATE; the bridge the other way round. `statics`: both sides' static keys.
+    pub(crate) fn establish(&mut self, role: Role, established: Established, statics: Statics, now: Instant) {
+        self.handshake = Some(Handshake { hash: established.handshake_hash, statics });
+        let mut session = lock(&self.session);
+        if session.id().is_none() {
+            self.place = Place::Inside(session.establish(&established, statics, now));
+        }
+        drop(session);
         self.cipher = established.cipher;
         self.clock = Some(KeyClock::new(now));
         match role {
@@ -94,6 +137,120 @@ impl Tunnel {
                 self.switch_due = true;
             }
         }
+    }
+
+    /// Client, after [`Tunnel::establish`]: the frame that asks to carry a session which is older than this carrier.
+    pub(crate) fn ask_to_join(&mut self, mode: Mode, now: Instant) -> Option<Join> {
+        let handshake = self.handshake.as_ref().filter(|_| self.place == Place::Outside)?;
+        let (number, join) = lock(&self.session).join(&handshake.hash, mode, now);
+        self.place = Place::Asked(number);
+        Some(join)
+    }
+
+    /// Client: the bridge's answer to the JOIN. False: it is none.
+    pub(crate) fn joined(&mut self, answer: &Join, now: Instant) -> bool {
+        let (Place::Asked(number), Some(handshake)) = (self.place, &self.handshake) else { return false };
+        let joined = lock(&self.session).joined(answer, &handshake.hash, now).is_ok();
+        if joined {
+            self.place = Place::Inside(number);
+            self.tell_round_trip();
+        }
+        joined
+    }
+
+    /// Client: the bridge does not know the session.
+    pub(crate) fn refused(&mut self, now: Instant) -> bool {
+        let asked = matches!(self.place, Place::Asked(_));
+        if asked {
+            self.place = Place::Outside;
+            lock(&self.session).refused(now);
+        }
+        asked
+    }
+
+    /// Bridge: this carrier asks to carry `session`, if there is one, instead of a session of its own. Answers it.
+    pub(crate) fn admit(&mut self, session: Option<SharedSession>, join: &Join, now: Instant) -> bool {
+        self.place = Place::Outside;
+        let admitted = session.zip(self.handshake.as_ref()).and_then(|(session, handshake)| {
+            let admitted =
+                lock(&session).admit(join, &handshake.hash, &handshake.statics.client, now).ok()?;
+            self.session = session;
+            Some(admitted)
+        });
+        let Some((number, answer)) = admitted else {
+            Frame::Refused.encode(&mut self.control);
+            return false;
+        };
+        self.place = Place::Inside(number);
+        self.tell_round_trip();
+        Frame::Join(answer).encode(&mut self.control);
+        true
+    }
+
+    /// Whether this carrier carries the session.
+    pub(crate) fn is_inside(&self) -> bool {
+        matches!(self.place, Place::Inside(_))
+    }
+
+    /// Whether the session goes on without this carrier, or is over and has said so: it may close.
+    pub(crate) fn is_done(&self) -> bool {
+        let Place::Inside(number) = self.place else { return false };
+        let session = lock(&self.session);
+        let said = self.control.is_empty() && !session.wants_to_send(number);
+        session.state_of(number) == CarrierState::Retired || session.ended().is_some() && said
+    }
+
+    /// The carrier is over, for this reason: the session goes on without it, or ends if it never began.
+    pub(crate) fn leave(&mut self, why: Ended, now: Instant) {
+        let mut session = lock(&self.session);
+        match std::mem::replace(&mut self.place, Place::Outside) {
+            Place::Inside(number) | Place::Asked(number) => session.lost(number, now),
+            Place::Outside if session.id().is_none() => session.fail(why),
+            Place::Outside => {}
+        }
+    }
+
+    /// The peer or the decoy has announced the carrier's end.
+    pub(crate) fn going_away(&mut self, now: Instant) {
+        if let Place::Inside(number) = self.place {
+            lock(&self.session).going_away(number, now);
+        }
+    }
+
+    /// Announces the carrier's end to the peer.
+    pub(crate) fn announce_end(&mut self) {
+        Frame::Close { id: 0, code: 0 }.encode(&mut self.control);
+    }
+
+    /// When [`Tunnel::on_timer`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.is_inside().then(|| lock(&self.session).deadline()).flatten()
+    }
+
+    /// Time has passed for the session.
+    pub(crate) fn on_timer(&mut self, now: Instant) {
+        if self.is_inside() {
+            lock(&self.session).on_timer(now);
+        }
+    }
+
+    /// Early data for message 1, at most `room` bytes.
+    pub(crate) fn pack_early(&mut self, room: usize, out: &mut Vec<u8>) {
+        lock(&self.session).pack_early(room, out);
+    }
+
+    /// Takes the early data of message 1: at most one segment, the first.
+    ///
+    /// # Errors
+    ///
+    /// It is anything else.
+    pub(crate) fn take_early(&mut self, early: &[u8], now: Instant) -> Result<(), Violation> {
+        let mut session = lock(&self.session);
+        for frame in frames(early) {
+            let frame = frame.map_err(|_| Violation::Misplaced)?;
+            session.on_early(&frame, now)?;
+        }
+        Ok(())
     }
 
     /// Seals a Noise message as records of type 22 with the lengths of this direction's page load.
@@ -115,10 +272,12 @@ impl Tunnel {
         }
     }
 
-    /// Seals one record with this frame alone, to the wanted length where it fits.
-    pub(crate) fn seal_frame(&mut self, frame: &Frame<'_>, length: Option<usize>, out: &mut Vec<u8>) {
+    /// Seals one record with these frames alone, to the wanted length where they fit.
+    pub(crate) fn seal_frames(&mut self, frames: &[Frame<'_>], length: Option<usize>, out: &mut Vec<u8>) {
         let start = self.sealer.begin(out);
-        frame.encode(out);
+        for frame in frames {
+            frame.encode(out);
+        }
         self.sealer.finish(out, start, FRAMES, length);
     }
 
@@ -131,10 +290,14 @@ impl Tunnel {
 
     /// Whether [`Tunnel::pack`] would seal something.
     pub(crate) fn wants_to_send(&self) -> bool {
-        !self.pongs.is_empty() || self.mux.wants_to_send()
+        let session = || match self.place {
+            Place::Inside(number) => lock(&self.session).wants_to_send(number),
+            _ => false,
+        };
+        !self.pongs.is_empty() || !self.control.is_empty() || session()
     }
 
-    /// Seals what streams and control have to send until `backlog` sealed bytes wait. True if it sealed anything.
+    /// Seals what session and carrier have to send until `backlog` sealed bytes wait. True if it sealed anything.
     pub(crate) fn pack(&mut self, out: &mut Vec<u8>, already: usize, now: Instant) -> bool {
         let mut waiting = already;
         let mut sealed = false;
@@ -156,11 +319,14 @@ impl Tunnel {
     fn pack_one(&mut self, out: &mut Vec<u8>, now: Instant) -> bool {
         let start = self.sealer.begin(out);
         let content = out.len();
+        out.append(&mut self.control);
         while let Some(data) = self.pongs.pop_front() {
             Frame::Ping { answer: true, data }.encode(out);
         }
         let room = self.max_content.saturating_sub(out.len() - content + KEY_UPDATE_LEN);
-        self.mux.pack(room, out);
+        if let Place::Inside(number) = self.place {
+            lock(&self.session).pack(number, room, out, now);
+        }
         let len = out.len() - content;
         if len == 0 {
             out.truncate(start);
@@ -182,7 +348,7 @@ impl Tunnel {
     }
 
     fn seal_key_update(&mut self, out: &mut Vec<u8>, now: Instant) {
-        self.seal_frame(&Frame::KeyUpdate, control_length(KEY_UPDATE_LEN), out);
+        self.seal_frames(&[Frame::KeyUpdate], control_length(KEY_UPDATE_LEN), out);
         if let Some(secret) = &self.send_secret {
             rekey_sealer(&mut self.sealer, self.cipher, secret);
         }
@@ -203,13 +369,25 @@ impl Tunnel {
     /// # Errors
     ///
     /// The peer broke the protocol.
-    pub(crate) fn on_frame(&mut self, frame: &Frame<'_>, first_keys: bool) -> Result<Meant, Violation> {
+    pub(crate) fn on_frame(
+        &mut self,
+        frame: &Frame<'_>,
+        first_keys: bool,
+        now: Instant,
+    ) -> Result<Meant, Violation> {
         match *frame {
             Frame::Padding => Ok(Meant::Done),
+            Frame::Close { id: 0, code } => Ok(Meant::Carrier(code)),
+            // Streams' own frames come inside segments.
             Frame::Stream { .. } | Frame::WindowUpdate { .. } | Frame::Close { .. } => {
-                self.mux.on_frame(frame)?;
-                Ok(if let Frame::Close { id: 0, code } = *frame { Meant::Carrier(code) } else { Meant::Done })
+                Err(Violation::Misplaced)
             }
+            Frame::Segment { .. } | Frame::Ack { .. } | Frame::End { .. } => match self.place {
+                Place::Inside(number) => {
+                    lock(&self.session).on_frame(number, frame, now).map(|()| Meant::Done)
+                }
+                _ => Err(Violation::Misplaced),
+            },
             Frame::Ping { answer: false, data } => {
                 if self.pongs.len() == MAX_PONGS {
                     self.pongs.pop_front();
@@ -219,7 +397,7 @@ impl Tunnel {
             }
             Frame::Ping { answer: true, .. } => Ok(Meant::Done),
             Frame::KeyUpdate => self.on_key_update(first_keys),
-            Frame::Decoy(_) | Frame::Handover(_) => Ok(Meant::Role),
+            Frame::Decoy(_) | Frame::Handover(_) | Frame::Join(_) | Frame::Refused => Ok(Meant::Role),
         }
     }
 
@@ -235,13 +413,33 @@ impl Tunnel {
     /// The path's round trip, once known.
     pub(crate) fn set_round_trip(&mut self, round_trip: Duration) {
         self.round_trip = Some(round_trip);
+        self.tell_round_trip();
+    }
+
+    fn tell_round_trip(&mut self) {
+        if let (Some(round_trip), Place::Inside(number)) = (self.round_trip, self.place) {
+            lock(&self.session).set_round_trip(number, round_trip);
+        }
     }
 
     /// Tells the streams the time: before frames are taken in or packed.
     pub(crate) fn tick(&mut self, now: Instant) {
-        if let Some(round_trip) = self.round_trip {
-            self.mux.tick(now, round_trip);
-        }
+        lock(&self.session).tick(now);
+    }
+
+    /// Bytes allocated for the session's queues.
+    pub(crate) fn held(&self) -> usize {
+        lock(&self.session).held()
+    }
+
+    /// Gives spare memory back.
+    pub(crate) fn trim(&mut self) {
+        lock(&self.session).trim();
+    }
+
+    /// Whether data waits to be sent.
+    pub(crate) fn has_unsent(&self) -> bool {
+        lock(&self.session).streams().unsent() > 0
     }
 
     /// See [`Tunnel::limit_content`].

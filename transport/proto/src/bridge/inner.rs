@@ -1,6 +1,9 @@
 //! From the proof on: HTX with the client, TLS with the decoy.
 
-use std::time::Instant;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use qnet_wire::name::ServerName;
 use rand_chacha::{ChaCha20Rng, rand_core::Rng};
@@ -18,6 +21,7 @@ use crate::{
     noise::{self, AwaitMessage3, MESSAGE1_MAX, MessageReader, Responder, SendMessage2},
     record::{Cipher, MAX_CONTENT, MAX_LENGTH, RecordOpener, RecordSealer},
     scan::{self, APPLICATION_DATA, HEADER_LEN, Head, head, protected_head},
+    session::{Join, Session, Statics},
     sizes::Lengths,
     tunnel::{ALERT, FRAMES, Meant, NOISE, Tunnel},
 };
@@ -37,7 +41,8 @@ enum Phase {
     One(Box<Responder>),
     /// Since when message 2 is on its way.
     Three(Box<AwaitMessage3>, Instant),
-    Handover,
+    /// Message 3 is in; the client may have asked to carry a session it has.
+    Handover(Option<Box<Join>>),
     Up(Box<Keeping>),
     /// Between two phases, and after a peer that is authentic broke the protocol.
     Spent,
@@ -89,6 +94,7 @@ impl Inner {
         facts: &DecoyFacts,
         rng: &mut ChaCha20Rng,
         out: &mut Vec<u8>,
+        now: Instant,
     ) -> Option<Self> {
         let Knocked { before, knock, .. } = knocked;
         let name = before.name()?;
@@ -108,8 +114,9 @@ impl Inner {
             noise::prologue(knock.key.salt(), knock.token.as_bytes(), &knock.record, &out[start..]);
         let responder = Responder::new(rng, &config.identity, &prologue);
         let counts = Counts { up: before.up_protected, down: before.down.protected };
+        let session = Arc::new(Mutex::new(Session::new(Role::Bridge, config.profile.clone(), now)));
         let mut inner = Self {
-            tunnel: Tunnel::new(Role::Bridge, sealer, opener, LEAST_CONTENT),
+            tunnel: Tunnel::new(session, sealer, opener, LEAST_CONTENT),
             phase: Phase::One(Box::new(responder)),
             name,
             invited: knock.invited,
@@ -212,13 +219,7 @@ impl Inner {
             Phase::One(responder) => {
                 let (first, send): (_, SendMessage2) =
                     responder.read1(message).map_err(|_| Ended::Handshake)?;
-                for frame in frames(&first.early) {
-                    let frame = frame.map_err(|_| Ended::Violation)?;
-                    if !matches!(frame, Frame::Stream { .. } | Frame::Close { id: 1.., .. }) {
-                        return Err(Ended::Violation);
-                    }
-                    self.tunnel.mux.on_frame(&frame).map_err(|_: Violation| Ended::Violation)?;
-                }
+                self.tunnel.take_early(&first.early, context.now).map_err(|_: Violation| Ended::Violation)?;
                 let (second, next) = send.write().map_err(|_| Ended::Handshake)?;
                 self.release(to_client, context.rng);
                 self.tunnel.seal_noise(&second, &self.down_lengths, context.rng, to_client.tail());
@@ -230,12 +231,14 @@ impl Inner {
                 if self.invited.is_some_and(|key| key != established.peer_static) {
                     return Err(Ended::Handshake);
                 }
-                self.tunnel.establish(Role::Bridge, established, context.now);
+                let statics =
+                    Statics { client: established.peer_static, bridge: context.config.identity.public().0 };
+                self.tunnel.establish(Role::Bridge, established, statics, context.now);
                 self.tunnel.set_round_trip(context.now.saturating_duration_since(since));
-                self.phase = Phase::Handover;
+                self.phase = Phase::Handover(None);
                 Ok(())
             }
-            Phase::Handover | Phase::Up(_) | Phase::Spent => Err(Ended::Violation),
+            Phase::Handover(_) | Phase::Up(_) | Phase::Spent => Err(Ended::Violation),
         }
     }
 
@@ -248,8 +251,12 @@ impl Inner {
         let mut rest = frames(content);
         while let Some(frame) = rest.next() {
             let frame = frame.map_err(|_| Ended::Violation)?;
-            let frame = match (&self.phase, frame) {
-                (Phase::Handover, Frame::Handover(handover)) => {
+            let frame = match (&mut self.phase, frame) {
+                (Phase::Handover(asked @ None), Frame::Join(join)) => {
+                    *asked = Some(Box::new(join));
+                    continue;
+                }
+                (Phase::Handover(_), Frame::Handover(handover)) => {
                     self.hand_over(&handover, to_decoy, context)?;
                     continue;
                 }
@@ -261,7 +268,7 @@ impl Inner {
                 (Phase::Up(_), frame) => frame,
                 _ => return Err(Ended::Violation),
             };
-            match self.tunnel.on_frame(&frame, false).map_err(|_: Violation| Ended::Violation)? {
+            match self.tunnel.on_frame(&frame, false, context.now).map_err(|_: Violation| Ended::Violation)? {
                 Meant::Done | Meant::Carrier(_) => {}
                 Meant::KeysChanged if rest.next().is_none() => {}
                 Meant::KeysChanged | Meant::Role => return Err(Ended::Violation),
@@ -285,9 +292,22 @@ impl Inner {
         let mut random = [0; 8];
         context.rng.fill_bytes(&mut random);
         keeping.find_frames(random, to_decoy.tail());
-        self.phase = Phase::Up(Box::new(keeping));
-        self.news.up = true;
+        if let Phase::Handover(asked) = std::mem::replace(&mut self.phase, Phase::Up(Box::new(keeping))) {
+            self.news.up = self.begin_session(asked, context);
+        }
         Ok(())
+    }
+
+    /// Enters the client's new session in the table, or puts this carrier into the one it asks for.
+    fn begin_session(&mut self, asked: Option<Box<Join>>, context: &Context<'_>) -> bool {
+        let mut sessions = context.config.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked {
+            Some(join) => self.tunnel.admit(sessions.get(&join.id), &join, context.now),
+            None => {
+                sessions.insert(self.tunnel.session());
+                true
+            }
+        }
     }
 
     /// Only whole TLS records go to the decoy, so that what follows raw begins at a boundary.
@@ -348,7 +368,11 @@ impl Inner {
             match word {
                 Word::Nothing => {}
                 Word::GoAway(length) => {
-                    self.tunnel.seal_frame(&Frame::Close { id: 0, code: 1 }, Some(length), to_client.tail());
+                    self.tunnel.seal_frames(
+                        &[Frame::Close { id: 0, code: 1 }],
+                        Some(length),
+                        to_client.tail(),
+                    );
                 }
                 Word::Alert(alert) => {
                     self.tunnel.seal_alert(alert, to_client.tail());
@@ -395,7 +419,7 @@ impl Inner {
         if !self.announced && keeping.nearly_over(context.facts) {
             self.announced = true;
             self.news.going_away = true;
-            self.tunnel.mux.go_away();
+            self.tunnel.announce_end();
         }
         let waiting = to_client.len();
         self.tunnel.tick(context.now);
@@ -406,16 +430,18 @@ impl Inner {
 
     /// Whether data waits for the client.
     fn stalled(&self, to_client: &Outbox) -> bool {
-        !to_client.is_empty() || self.tunnel.mux.unsent() > 0
+        !to_client.is_empty() || self.tunnel.has_unsent()
     }
 
     /// When [`Inner::on_timer`] has something to do.
     pub(super) fn deadline(&self, to_client: &Outbox, facts: &DecoyFacts) -> Option<Instant> {
         let Phase::Up(keeping) = &self.phase else { return None };
-        keeping.deadline(facts, self.stalled(to_client))
+        let keep = keeping.deadline(facts, self.stalled(to_client));
+        [keep, self.tunnel.deadline()].into_iter().flatten().min()
     }
 
     pub(super) fn on_timer(&mut self, to_client: &Outbox, to_decoy: &mut Outbox, context: &Context<'_>) {
+        self.tunnel.on_timer(context.now);
         let stalled = self.stalled(to_client);
         if let Phase::Up(keeping) = &mut self.phase {
             keeping.on_timer(context.facts, stalled, context.now, to_decoy.tail());
@@ -423,15 +449,12 @@ impl Inner {
     }
 
     pub(super) fn held(&self) -> usize {
-        self.tunnel.mux.allocated()
-            + self.scratch.0.capacity()
-            + self.decoy_up.capacity()
-            + self.decoy_down.capacity()
+        self.tunnel.held() + self.scratch.0.capacity() + self.decoy_up.capacity() + self.decoy_down.capacity()
     }
 
     pub(super) fn shrink(&mut self) {
         self.scratch.shrink();
-        self.tunnel.mux.trim();
+        self.tunnel.trim();
         self.decoy_up.shrink_to_fit();
         if let Phase::Up(keeping) = &mut self.phase {
             keeping.shrink();
@@ -441,6 +464,7 @@ impl Inner {
 
 /// What a step needs besides the buffers.
 pub(super) struct Context<'a> {
+    pub(super) config: &'a BridgeConfig,
     pub(super) facts: &'a DecoyFacts,
     pub(super) rng: &'a mut ChaCha20Rng,
     pub(super) now: Instant,

@@ -27,7 +27,7 @@ use crate::{
     buffer::{Inbox, Outbox},
     carrier::{Carrier, Close, Event, Side},
     knock::KnockedTokens,
-    mux::Mux,
+    session::{Profile, Sessions, SharedSession},
 };
 use before::{Answer, Before, Knocked, Seen};
 use decoy::Word;
@@ -73,6 +73,10 @@ pub struct BridgeConfig {
     pub facts: RwLock<DecoyFacts>,
     /// Tokens that knocked.
     pub knocked: Mutex<KnockedTokens>,
+    /// The sessions, with a carrier and without.
+    pub sessions: Mutex<Sessions>,
+    /// How sessions behave.
+    pub profile: Profile,
 }
 
 enum State {
@@ -162,9 +166,12 @@ impl Bridge {
         }
     }
 
-    fn over(&mut self, why: Ended) {
+    fn over(&mut self, why: Ended, now: Instant) {
         if !self.told_end {
             self.told_end = true;
+            if let State::Inner(inner) = &mut self.state {
+                inner.tunnel.leave(why, now);
+            }
             self.events.push_back(Event::Ended(why));
         }
     }
@@ -207,7 +214,7 @@ impl Bridge {
     fn client_htx(&mut self, now: Instant) {
         let facts = self.facts();
         let State::Inner(inner) = &mut self.state else { return };
-        let mut context = Context { facts: &facts, rng: &mut self.rng, now };
+        let mut context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, now };
         let outcome = inner.client_records(
             &mut self.client.inbox,
             &mut self.client.outbox,
@@ -219,15 +226,15 @@ impl Bridge {
         match outcome {
             Outcome::Waiting => {}
             Outcome::Foreign => {
-                self.untunnel(Ended::Tampered);
+                self.untunnel(Ended::Tampered, now);
                 pass(&mut self.client.inbox, &mut self.decoy.outbox);
             }
             Outcome::Alerted => {
-                self.untunnel(Ended::PeerClosed);
+                self.untunnel(Ended::PeerClosed, now);
                 pass(&mut self.client.inbox, &mut self.decoy.outbox);
             }
             Outcome::Ended(why) => {
-                self.over(why);
+                self.over(why, now);
                 self.state = State::Deaf;
                 self.client.inbox.consume(usize::MAX);
                 self.decoy.close.get_or_insert(Close::Fin);
@@ -248,8 +255,8 @@ impl Bridge {
 
     /// From here on the client's bytes go to the decoy as they are. Before HANDOVER so do the decoy's; after it the
     /// direction down stays HTX, because the client's keys for it do.
-    fn untunnel(&mut self, why: Ended) {
-        self.over(why);
+    fn untunnel(&mut self, why: Ended, now: Instant) {
+        self.over(why, now);
         self.state = match std::mem::replace(&mut self.state, State::Visitor) {
             State::Inner(inner) if inner.handed_over() => State::Over(inner),
             State::Over(inner) => State::Over(inner),
@@ -270,7 +277,7 @@ impl Bridge {
                 }
                 State::Visitor | State::Deaf => return pass(&mut self.decoy.inbox, &mut self.client.outbox),
                 State::Knocked(_) => {
-                    if !self.answer() {
+                    if !self.answer(now) {
                         return;
                     }
                 }
@@ -280,7 +287,7 @@ impl Bridge {
     }
 
     /// One step of the answer to the knock's request. False: nothing left to look at.
-    fn answer(&mut self) -> bool {
+    fn answer(&mut self, now: Instant) -> bool {
         let State::Knocked(knocked) = &mut self.state else { return true };
         if self.decoy.inbox.len() == 0 {
             return false;
@@ -300,6 +307,7 @@ impl Bridge {
                         &facts,
                         &mut self.rng,
                         self.client.outbox.tail(),
+                        now,
                     )
                 {
                     self.state = State::Inner(Box::new(inner));
@@ -315,16 +323,16 @@ impl Bridge {
         let facts = self.facts();
         let over = matches!(self.state, State::Over(_)) || self.client.ended;
         let (State::Inner(inner) | State::Over(inner)) = &mut self.state else { return };
-        let mut context = Context { facts: &facts, rng: &mut self.rng, now };
+        let mut context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, now };
         let (inbox, to_client, to_decoy) =
             (&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox);
         let word = inner.decoy_records(inbox, to_client, to_decoy, over, &mut context);
         match word {
             Word::Nothing | Word::GoAway(_) => {}
-            Word::Alert(_) => self.untunnel(Ended::DecoyEnded),
+            Word::Alert(_) => self.untunnel(Ended::DecoyEnded, now),
             // A decoy that no longer speaks TLS: there is nothing to hide behind.
             Word::Broken => {
-                self.over(Ended::DecoyEnded);
+                self.over(Ended::DecoyEnded, now);
                 self.state = State::Deaf;
                 self.decoy.inbox.consume(usize::MAX);
                 self.client.close.get_or_insert(Close::Fin);
@@ -382,7 +390,7 @@ impl Carrier for Bridge {
         }
         match (side, how) {
             (_, Close::Reset) => {
-                self.over(Ended::Reset);
+                self.over(Ended::Reset, now);
                 self.state = State::Visitor;
                 self.client.close = Some(Close::Reset);
                 self.decoy.close = Some(Close::Reset);
@@ -391,14 +399,14 @@ impl Carrier for Bridge {
             // A record begun before the client's FIN goes on with it, as it would have on a plain wire.
             (Side::Peer, Close::Fin) => match self.state {
                 State::Inner(_) => {
-                    self.untunnel(Ended::PeerClosed);
+                    self.untunnel(Ended::PeerClosed, now);
                     pass(&mut self.client.inbox, &mut self.decoy.outbox);
                 }
                 State::Knocked(_) => self.state = State::Visitor,
                 _ => {}
             },
             (Side::Decoy, Close::Fin) => match self.state {
-                State::Inner(_) => self.untunnel(Ended::DecoyEnded),
+                State::Inner(_) => self.untunnel(Ended::DecoyEnded, now),
                 State::Knocked(_) => self.state = State::Visitor,
                 _ => {}
             },
@@ -452,9 +460,10 @@ impl Carrier for Bridge {
         }
         let facts = self.facts();
         if let State::Inner(inner) = &mut self.state {
-            let context = Context { facts: &facts, rng: &mut self.rng, now };
+            let context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, now };
             inner.on_timer(&self.client.outbox, &mut self.decoy.outbox, &context);
         }
+        self.flush(now);
         if self.shrink_at.is_some_and(|at| at <= now) {
             self.shrink_at = None;
             for end in [&mut self.client, &mut self.decoy] {
@@ -471,9 +480,9 @@ impl Carrier for Bridge {
         self.events.pop_front()
     }
 
-    fn streams(&mut self) -> Option<&mut Mux> {
-        match &mut self.state {
-            State::Inner(inner) | State::Over(inner) => Some(&mut inner.tunnel.mux),
+    fn session(&self) -> Option<&SharedSession> {
+        match &self.state {
+            State::Inner(inner) | State::Over(inner) => Some(inner.tunnel.session()),
             _ => None,
         }
     }
@@ -481,7 +490,7 @@ impl Carrier for Bridge {
     fn flush(&mut self, now: Instant) {
         let facts = self.facts();
         if let State::Inner(inner) = &mut self.state {
-            let context = Context { facts: &facts, rng: &mut self.rng, now };
+            let context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, now };
             inner.flush(&mut self.client.outbox, &context);
         }
         self.tell_news();
@@ -495,8 +504,8 @@ impl Carrier for Bridge {
         }
     }
 
-    fn close(&mut self, _now: Instant) {
-        self.untunnel(Ended::Closed);
+    fn close(&mut self, now: Instant) {
+        self.untunnel(Ended::Closed, now);
         self.decoy.close.get_or_insert(Close::Fin);
     }
 
@@ -520,6 +529,8 @@ mod tests {
             invited: Vec::new(),
             facts: RwLock::default(),
             knocked: Mutex::new(KnockedTokens::new(8)),
+            sessions: Mutex::default(),
+            profile: Profile::default(),
         };
         Bridge::new(Arc::new(config), [1; 32])
     }

@@ -15,6 +15,7 @@ use crate::{
     noise::{AwaitMessage2, Initiator, MESSAGE2_LEN, MessageReader},
     record::Cipher,
     scan::{APPLICATION_DATA, HEADER_LEN, Head, head},
+    session::{Mode, Statics, lock},
     sizes::Lengths,
     tls::MAX_CONTENT,
     tunnel::{ALERT, BACKLOG, FRAMES, Meant, NOISE, Tunnel},
@@ -60,7 +61,10 @@ pub(super) struct Inner {
     up_lengths: Lengths,
     scratch: Scratch,
     early_scratch: Scratch,
-    pub(super) up: bool,
+    mode: Mode,
+    statics: Statics,
+    /// HANDOVER was sent.
+    up: bool,
     pub(super) going_away: bool,
 }
 
@@ -87,11 +91,12 @@ impl Inner {
         let requests = h2.requests();
         // No more requests; what is owed is still paid.
         h2.give_up();
+        let early = options.early && lock(tunnel.session()).id().is_none();
         Self {
             tunnel,
             phase: Phase::One(
                 Box::new(initiator),
-                options.now + if options.early { EARLY_WAIT } else { Duration::ZERO },
+                options.now + if early { EARLY_WAIT } else { Duration::ZERO },
             ),
             cipher: Cipher::preferred(options.aes_hardware),
             reader: MessageReader::new(MESSAGE2_LEN),
@@ -106,18 +111,17 @@ impl Inner {
             up_lengths,
             scratch: Scratch::default(),
             early_scratch: Scratch::default(),
+            mode: options.mode,
+            statics: options.statics,
             up: false,
             going_away: false,
         }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        if let Phase::One(_, until) = &self.phase
-            && !self.raw
-        {
-            Some(*until)
-        } else {
-            None
+        match &self.phase {
+            Phase::One(_, until) if !self.raw => Some(*until),
+            _ => self.tunnel.deadline(),
         }
     }
 
@@ -128,7 +132,7 @@ impl Inner {
             return;
         }
         match &self.phase {
-            Phase::One(_, until) if *until <= now || self.tunnel.mux.buffered() > 0 => {
+            Phase::One(_, until) if *until <= now || self.tunnel.has_unsent() => {
                 self.message1(out, rng, *until > now);
             }
             Phase::Two(_) => self.pay(out, now),
@@ -146,7 +150,7 @@ impl Inner {
             self.tls.sealer.seal(APPLICATION_DATA, &content, &mut self.owed);
         }
         for piece in std::mem::take(&mut self.owed).chunks(MAX_CONTENT - HEADER_LEN) {
-            self.tunnel.seal_frame(&Frame::Decoy(piece), None, out);
+            self.tunnel.seal_frames(&[Frame::Decoy(piece)], None, out);
         }
     }
 
@@ -154,7 +158,7 @@ impl Inner {
         if let Phase::One(initiator, _) = std::mem::replace(&mut self.phase, Phase::Spent) {
             let mut early = Vec::new();
             if early_allowed {
-                self.tunnel.mux.pack(MAX_EARLY, &mut early);
+                self.tunnel.pack_early(MAX_EARLY, &mut early);
             }
             if let Ok((message, next)) = initiator.message1(self.cipher, &early) {
                 self.tunnel.seal_noise(&message, &self.up_lengths, rng, out);
@@ -244,10 +248,15 @@ impl Inner {
         };
         let Ok((third, established)) = wait.read(&message) else { return Heard::Fails(Ended::Handshake) };
         self.tunnel.seal_noise(&third, &self.up_lengths, rng, out);
-        self.tunnel.establish(Role::Client, established, now);
-        let handover = Frame::Handover(self.tls.handover(self.requests));
-        let length = self.up_lengths.draw(handover.encoded_len() + OVERHEAD, rng);
-        self.tunnel.seal_frame(&handover, Some(length), out);
+        self.tunnel.establish(Role::Client, established, self.statics, now);
+        let mut last = Vec::new();
+        if let Some(join) = self.tunnel.ask_to_join(self.mode, now) {
+            last.push(Frame::Join(join));
+        }
+        last.push(Frame::Handover(self.tls.handover(self.requests)));
+        let content: usize = last.iter().map(Frame::encoded_len).sum();
+        let length = self.up_lengths.draw(content + OVERHEAD, rng);
+        self.tunnel.seal_frames(&last, Some(length), out);
         self.tunnel.limit_content(MAX_CONTENT);
         self.phase = Phase::Up;
         self.up = true;
@@ -272,12 +281,21 @@ impl Inner {
             {
                 return Heard::Fails(Ended::Violation);
             }
-            match self.tunnel.on_frame(&frame, self.first_keys) {
-                Ok(Meant::Done) => {}
-                Ok(Meant::Carrier(0)) => self.going_away = true,
-                Ok(Meant::Carrier(_)) => return Heard::Ends,
-                Ok(Meant::KeysChanged) if rest.next().is_none() => self.alone_with_bridge(),
-                Ok(Meant::KeysChanged | Meant::Role) | Err(_) => return Heard::Fails(Ended::Violation),
+            match (self.tunnel.on_frame(&frame, self.first_keys, now), &frame) {
+                (Ok(Meant::Done), _) => {}
+                (Ok(Meant::Role), Frame::Join(answer)) if self.tunnel.joined(answer, now) => {}
+                (Ok(Meant::Role), Frame::Refused) if self.tunnel.refused(now) => {
+                    return Heard::Fails(Ended::Forgotten);
+                }
+                (Ok(Meant::Carrier(0)), _) => {
+                    self.going_away = true;
+                    self.tunnel.going_away(now);
+                }
+                (Ok(Meant::Carrier(_)), _) => return Heard::Ends,
+                (Ok(Meant::KeysChanged), _) if rest.next().is_none() => self.alone_with_bridge(),
+                (Ok(Meant::KeysChanged | Meant::Role) | Err(_), _) => {
+                    return Heard::Fails(Ended::Violation);
+                }
             }
         }
         Heard::Nothing
@@ -340,7 +358,7 @@ impl Inner {
         if let Ok(alert) = <[u8; 2]>::try_from(content) {
             goodbye(alert, |content| {
                 let length = content.len() + OVERHEAD;
-                self.tunnel.seal_frame(&Frame::Close { id: 0, code: 1 }, Some(length), out);
+                self.tunnel.seal_frames(&[Frame::Close { id: 0, code: 1 }], Some(length), out);
             });
         }
         Heard::Ends
@@ -356,13 +374,13 @@ impl Inner {
     }
 
     pub(super) fn held(&self) -> usize {
-        self.tunnel.mux.allocated() + self.scratch.0.capacity() + self.decoy_down.capacity()
+        self.tunnel.held() + self.scratch.0.capacity() + self.decoy_down.capacity()
     }
 
     pub(super) fn shrink(&mut self) {
         self.scratch.shrink();
         self.early_scratch.shrink();
-        self.tunnel.mux.trim();
+        self.tunnel.trim();
         self.decoy_down.shrink_to_fit();
     }
 }
@@ -372,6 +390,8 @@ pub(super) struct Options {
     pub(super) early: bool,
     pub(super) aes_hardware: bool,
     pub(super) round_trip: Duration,
+    pub(super) mode: Mode,
+    pub(super) statics: Statics,
     pub(super) now: Instant,
 }
 

@@ -9,12 +9,11 @@ use crate::{
     http2::{Output, PageLoad},
     knock::{Field, KnockKey, UpHash},
     noise,
-    record::{Cipher, RecordOpener},
+    record::{Cipher, RecordOpener, RecordSealer},
     scan::{APPLICATION_DATA, HEADER_LEN},
     sizes::Lengths,
     tls::{Opener, Sealer},
     token::Token,
-    tunnel::Tunnel,
 };
 
 /// Beyond two round trips, how long after the answer's end a proof may come.
@@ -56,7 +55,8 @@ pub(super) enum Read {
 
 /// The keys after the proof.
 pub(super) struct Proof {
-    pub(super) tunnel: Tunnel,
+    pub(super) sealer: RecordSealer,
+    pub(super) opener: RecordOpener,
     pub(super) prologue: Vec<u8>,
 }
 
@@ -164,9 +164,9 @@ impl Load {
             return Read::Tampered;
         }
         let up_index = self.tls.sealer.next_index();
-        let tunnel = super::new_tunnel(&up, opener, up_index);
+        let sealer = RecordSealer::new(Cipher::ChaCha20Poly1305, &up.key, up.iv, up_index);
         let prologue = noise::prologue(self.key.salt(), self.token.as_bytes(), &sent.record, record);
-        Read::Proof(Box::new(Proof { tunnel, prologue }))
+        Read::Proof(Box::new(Proof { sealer, opener, prologue }))
     }
 
     /// When [`Load::send`] has something to do.

@@ -13,6 +13,7 @@ mod load;
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -29,11 +30,11 @@ use crate::{
     Ended,
     buffer::{Inbox, Outbox, Scratch},
     carrier::{Carrier, Close, Event, Side},
-    knock::{DirectionKeys, Field, KnockKey},
-    mux::{Mux, Role},
+    knock::{Field, KnockKey},
     noise::Initiator,
-    record::{Cipher, MAX_CONTENT, RecordOpener, RecordSealer},
+    record::MAX_CONTENT,
     scan::APPLICATION_DATA,
+    session::{Mode, SharedSession, Statics},
     tls::{Secret, Suite},
     token::Token,
     tunnel::Tunnel,
@@ -54,8 +55,14 @@ const SHRINK_AFTER: Duration = Duration::from_secs(1);
 pub struct Start {
     /// The bridge's key.
     pub bridge: BridgeKey,
-    /// The client's key on a bridge by invitation. Otherwise one is made for this carrier alone.
-    pub invitation: Option<IdentityKey>,
+    /// The client's static key: the same on all carriers of a session, and of no other session unless by invitation.
+    pub client_key: IdentityKey,
+    /// Whether the bridge invites that key.
+    pub invited: bool,
+    /// The session this carrier begins, if it is not established, or joins.
+    pub session: SharedSession,
+    /// How it joins.
+    pub mode: Mode,
     /// The token in the ClientHello.
     pub token: Token,
     /// The ClientHello as sent, a handshake message with its 4-byte header.
@@ -95,8 +102,7 @@ pub struct Start {
 enum State {
     Load(Box<Load>),
     Inner(Box<Inner>),
-    /// What the streams had received may still be read.
-    Done(Option<Box<Mux>>),
+    Done,
 }
 
 /// One carrier on a client. See [`Carrier`] for the call contract; [`Side::Decoy`] does not exist here.
@@ -104,7 +110,9 @@ pub struct Client {
     state: State,
     rng: ChaCha20Rng,
     bridge: BridgeKey,
-    invitation: Option<IdentityKey>,
+    client_key: IdentityKey,
+    session: SharedSession,
+    mode: Mode,
     early_data: bool,
     aes_hardware: bool,
     inbox: Inbox,
@@ -128,13 +136,15 @@ impl Client {
         let mut rng = ChaCha20Rng::from_seed(start.seed);
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
-        let shared = start.invitation.as_ref().and_then(|key| key.diffie_hellman(&start.bridge.0));
+        let shared = start.invited.then(|| start.client_key.diffie_hellman(&start.bridge.0)).flatten();
         let key = KnockKey::derive(&start.token, shared.as_deref(), &start.client_hello, &start.server_hello);
         let mut client = Self {
             state: State::Load(Box::new(Load::new(&start, key, seed))),
             rng,
             bridge: start.bridge,
-            invitation: start.invitation,
+            client_key: start.client_key,
+            session: start.session,
+            mode: start.mode,
             early_data: start.early_data,
             aes_hardware: start.aes_hardware,
             inbox: Inbox::default(),
@@ -159,37 +169,35 @@ impl Client {
     #[must_use]
     pub fn held(&self) -> usize {
         let streams = match &self.state {
-            State::Load(_) => 0,
             State::Inner(inner) => inner.held(),
-            State::Done(streams) => streams.as_ref().map_or(0, |mux| mux.allocated()),
+            State::Load(_) | State::Done => 0,
         };
         self.inbox.allocated() + self.outbox.allocated() + self.scratch.0.capacity() + streams
     }
 
-    fn over(&mut self, why: Ended) {
+    fn over(&mut self, why: Ended, now: Instant) {
         if !self.told_end {
             self.told_end = true;
+            if let State::Inner(inner) = &mut self.state {
+                inner.tunnel.leave(why, now);
+            }
             self.events.push_back(Event::Ended(why));
         }
     }
 
     /// Closes as a browser does: what is pending, then FIN.
-    fn finish(&mut self, why: Ended) {
-        self.over(why);
-        self.state = match std::mem::replace(&mut self.state, State::Done(None)) {
-            State::Inner(inner) => State::Done(Some(Box::new(inner.tunnel.mux))),
-            State::Done(streams) => State::Done(streams),
-            State::Load(_) => State::Done(None),
-        };
+    fn finish(&mut self, why: Ended, now: Instant) {
+        self.over(why, now);
+        self.state = State::Done;
         self.inbox.consume(usize::MAX);
         self.close.get_or_insert(Close::Fin);
     }
 
     fn records(&mut self, now: Instant) {
-        while !matches!(self.state, State::Done(_)) {
+        while !matches!(self.state, State::Done) {
             let (outer, total) = match whole(self.inbox.data()) {
                 None => return,
-                Some(Err(())) => return self.tampered(),
+                Some(Err(())) => return self.tampered(now),
                 Some(Ok(found)) => found,
             };
             let index = self.down;
@@ -197,7 +205,7 @@ impl Client {
             match &mut self.state {
                 State::Load(_) => self.load_record(outer, total, index, now),
                 State::Inner(_) => self.inner_record(outer, total, now),
-                State::Done(_) => return,
+                State::Done => return,
             }
             self.inbox.consume(total);
         }
@@ -211,34 +219,36 @@ impl Client {
             Read::Proof(proof) => self.proved(*proof, now),
             Read::Ends => {
                 let why = if load.knocked() { Ended::NoProof } else { Ended::DecoyEnded };
-                self.finish(why);
+                self.finish(why, now);
             }
-            Read::Tampered => self.tampered(),
-            Read::Fails(why) => self.alone(why),
+            Read::Tampered => self.tampered(now),
+            Read::Fails(why) => self.alone(why, now),
         }
     }
 
     /// No tunnel: tell the user, and go on as a browser that has loaded its page.
-    fn alone(&mut self, why: Ended) {
-        self.over(why);
+    fn alone(&mut self, why: Ended, now: Instant) {
+        self.over(why, now);
         if let State::Load(load) = &mut self.state {
             load.leave_alone();
         }
     }
 
     fn proved(&mut self, proof: Proof, now: Instant) {
-        let key = self.invitation.take().unwrap_or_else(|| IdentityKey::generate(&mut self.rng));
-        let initiator = Initiator::new(&mut self.rng, &self.bridge, &key, &proof.prologue);
-        let State::Load(load) = std::mem::replace(&mut self.state, State::Done(None)) else {
-            return self.finish(Ended::Internal);
+        let initiator = Initiator::new(&mut self.rng, &self.bridge, &self.client_key, &proof.prologue);
+        let State::Load(load) = std::mem::replace(&mut self.state, State::Done) else {
+            return self.finish(Ended::Internal, now);
         };
         let options = Options {
             early: self.early_data,
             aes_hardware: self.aes_hardware,
             round_trip: load.round_trip,
+            mode: self.mode,
+            statics: Statics { client: self.client_key.public().0, bridge: self.bridge.0 },
             now,
         };
-        let inner = Inner::new(proof.tunnel, initiator, load.tls, load.h2, load.up_lengths, &options);
+        let tunnel = Tunnel::new(Arc::clone(&self.session), proof.sealer, proof.opener, MAX_CONTENT);
+        let inner = Inner::new(tunnel, initiator, load.tls, load.h2, load.up_lengths, &options);
         self.state = State::Inner(Box::new(inner));
         self.events.push_back(Event::Proved);
     }
@@ -255,24 +265,24 @@ impl Client {
             self.events.push_back(Event::GoingAway);
         }
         match heard {
-            None => self.tampered(),
+            None => self.tampered(now),
             Some(Heard::Nothing) => {}
-            Some(Heard::LetGo) => self.over(Ended::Tampered),
-            Some(Heard::Ends) => self.finish(Ended::DecoyEnded),
-            Some(Heard::Fails(why)) => self.finish(why),
+            Some(Heard::LetGo) => self.over(Ended::Tampered, now),
+            Some(Heard::Ends) => self.finish(Ended::DecoyEnded, now),
+            Some(Heard::Fails(why)) => self.finish(why, now),
         }
     }
 
     /// A record that does not open: an encrypted alert and FIN, as Chrome does.
-    fn tampered(&mut self) {
+    fn tampered(&mut self, now: Instant) {
         match &mut self.state {
             State::Load(load) => {
                 load.tls.sealer.seal(crate::scan::ALERT, &BAD_RECORD_MAC, self.outbox.tail());
             }
             State::Inner(inner) => inner.bad_record(self.outbox.tail()),
-            State::Done(_) => return,
+            State::Done => return,
         }
-        self.finish(Ended::Tampered);
+        self.finish(Ended::Tampered, now);
     }
 
     fn send(&mut self, now: Instant) {
@@ -280,18 +290,21 @@ impl Client {
             State::Load(load) => {
                 load.send(self.outbox.tail(), now);
                 if load.has_failed() {
-                    self.alone(Ended::Load);
+                    self.alone(Ended::Load, now);
                 }
             }
             State::Inner(inner) => {
                 let waiting = self.outbox.len();
                 inner.flush(self.outbox.tail(), waiting, &mut self.rng, now);
-                if inner.up && !self.told_up {
+                if inner.tunnel.is_inside() && !self.told_up {
                     self.told_up = true;
                     self.events.push_back(Event::Up);
                 }
+                if inner.tunnel.is_done() {
+                    self.finish(Ended::Closed, now);
+                }
             }
-            State::Done(_) => {}
+            State::Done => {}
         }
     }
 
@@ -299,11 +312,6 @@ impl Client {
     fn touched(&mut self, now: Instant) {
         self.shrink_at = Some(now + SHRINK_AFTER);
     }
-}
-
-fn new_tunnel(up: &DirectionKeys, opener: RecordOpener, up_index: u64) -> Tunnel {
-    let sealer = RecordSealer::new(Cipher::ChaCha20Poly1305, &up.key, up.iv, up_index);
-    Tunnel::new(Role::Client, sealer, opener, MAX_CONTENT)
 }
 
 /// What Chrome does with the decoy's alert: a GOAWAY for a fatal one, nothing for close_notify.
@@ -331,20 +339,20 @@ impl Carrier for Client {
         self.inbox.filled(n);
         self.touched(now);
         self.records(now);
-        if matches!(self.state, State::Done(_)) {
+        if matches!(self.state, State::Done) {
             self.inbox.consume(usize::MAX);
         }
         self.send(now);
     }
 
-    fn ended(&mut self, _side: Side, how: Close, _now: Instant) {
+    fn ended(&mut self, _side: Side, how: Close, now: Instant) {
         self.peer_ended = true;
         let knocked = matches!(&self.state, State::Load(load) if load.knocked());
         match how {
-            Close::Fin if knocked => self.finish(Ended::NoProof),
-            Close::Fin => self.finish(Ended::PeerClosed),
+            Close::Fin if knocked => self.finish(Ended::NoProof, now),
+            Close::Fin => self.finish(Ended::PeerClosed, now),
             Close::Reset => {
-                self.finish(Ended::Reset);
+                self.finish(Ended::Reset, now);
                 self.close = Some(Close::Reset);
             }
         }
@@ -373,19 +381,18 @@ impl Carrier for Client {
         let state = match &self.state {
             State::Load(load) => load.deadline(),
             State::Inner(inner) => inner.deadline(),
-            State::Done(_) => None,
+            State::Done => None,
         };
         [state, self.shrink_at].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self, now: Instant) {
         let shrink = self.shrink_at.is_some_and(|at| at <= now);
-        if let State::Load(load) = &self.state {
-            if load.overdue(now) {
-                self.alone(Ended::NoProof);
-            } else if load.idled_out(now) {
-                self.finish(Ended::Closed);
-            }
+        match &mut self.state {
+            State::Load(load) if load.overdue(now) => self.alone(Ended::NoProof, now),
+            State::Load(load) if load.idled_out(now) => self.finish(Ended::Closed, now),
+            State::Inner(inner) => inner.tunnel.on_timer(now),
+            State::Load(_) | State::Done => {}
         }
         self.send(now);
         if shrink {
@@ -403,12 +410,8 @@ impl Carrier for Client {
         self.events.pop_front()
     }
 
-    fn streams(&mut self) -> Option<&mut Mux> {
-        match &mut self.state {
-            State::Inner(inner) => Some(&mut inner.tunnel.mux),
-            State::Done(streams) => streams.as_deref_mut(),
-            State::Load(_) => None,
-        }
+    fn session(&self) -> Option<&SharedSession> {
+        Some(&self.session)
     }
 
     fn flush(&mut self, now: Instant) {
@@ -417,13 +420,13 @@ impl Carrier for Client {
 
     fn judge(&mut self, _allowed: bool) {}
 
-    fn close(&mut self, _now: Instant) {
-        self.finish(Ended::Closed);
+    fn close(&mut self, now: Instant) {
+        self.finish(Ended::Closed, now);
     }
 
     fn leave(&mut self, now: Instant) {
         if matches!(self.state, State::Load(_)) {
-            self.alone(Ended::NoProof);
+            self.alone(Ended::NoProof, now);
         } else {
             self.close(now);
         }

@@ -22,6 +22,11 @@ enum Recipe {
     Close(u64, u8),
     Decoy(Vec<u8>),
     Handover(Handover),
+    Segment(bool, u64, Vec<u8>),
+    Ack(u64),
+    Join(Join),
+    Refused,
+    End,
 }
 
 impl Recipe {
@@ -34,6 +39,13 @@ impl Recipe {
             Self::Close(id, code) => Frame::Close { id: *id, code: *code },
             Self::Decoy(data) => Frame::Decoy(data),
             Self::Handover(handover) => Frame::Handover(handover.clone()),
+            Self::Segment(more, position, bytes) => {
+                Frame::Segment { more: *more, position: *position, bytes }
+            }
+            Self::Ack(position) => Frame::Ack { position: *position },
+            Self::Join(join) => Frame::Join(join.clone()),
+            Self::Refused => Frame::Refused,
+            Self::End => Frame::End,
         }
     }
 }
@@ -57,6 +69,11 @@ fn handover() -> impl Strategy<Value = Handover> {
     )
 }
 
+fn join() -> impl Strategy<Value = Join> {
+    (any::<u8>(), any::<[u8; 16]>(), varint(), varint(), any::<[u8; 32]>())
+        .prop_map(|(mode, id, carrier, next, mac)| Join { mode, id, carrier, next, mac })
+}
+
 /// Varints of every length, ends included.
 fn varint() -> impl Strategy<Value = u64> {
     prop_oneof![
@@ -78,6 +95,12 @@ fn recipe() -> impl Strategy<Value = Recipe> {
         (varint(), any::<u8>()).prop_map(|(id, code)| Recipe::Close(id, code)),
         bytes().prop_map(Recipe::Decoy),
         handover().prop_map(Recipe::Handover),
+        (any::<bool>(), varint(), bytes())
+            .prop_map(|(more, position, bytes)| Recipe::Segment(more, position, bytes)),
+        varint().prop_map(Recipe::Ack),
+        join().prop_map(Recipe::Join),
+        Just(Recipe::Refused),
+        Just(Recipe::End),
     ]
 }
 
@@ -134,7 +157,8 @@ proptest! {
 /// The wire, byte for byte.
 #[test]
 fn pinned_bytes() {
-    let cases: [(Frame<'_>, &[u8]); 8] = [
+    let join = Join { mode: 1, id: *b"0123456789abcdef", carrier: 3, next: 70, mac: [b'm'; 32] };
+    let cases: [(Frame<'_>, &[u8]); 13] = [
         (Frame::Padding, &[0, 0, 0, 0]),
         (Frame::Stream { id: 1, data: b"ab" }, &[0, 0, 3, 1, 1, b'a', b'b']),
         (Frame::Stream { id: 15_293, data: b"" }, &[0, 0, 2, 1, 0x7b, 0xbd]),
@@ -146,6 +170,11 @@ fn pinned_bytes() {
             &[0, 0, 9, 5, 0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c, 3],
         ),
         (Frame::Decoy(&[0x17]), &[0, 0, 1, 6, 0x17]),
+        (Frame::Segment { more: true, position: 64, bytes: b"ab" }, &[0, 0, 5, 8, 1, 0x40, 0x40, b'a', b'b']),
+        (Frame::Ack { position: 7 }, &[0, 0, 1, 9, 7]),
+        (Frame::Join(join), b"\0\0\x34\x0a\x010123456789abcdef\x03\x40\x46mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm"),
+        (Frame::Refused, &[0, 0, 0, 11]),
+        (Frame::End, &[0, 0, 0, 12]),
     ];
     for (frame, bytes) in cases {
         assert_eq!(encoded(&frame), bytes);
@@ -168,7 +197,7 @@ fn wrong_bodies_are_refused() {
     let mut long_window_update = encoded(&Frame::WindowUpdate { id: 1, increment: 1 });
     long_window_update[2] += 1;
     long_window_update.push(0);
-    let cases: [(&[u8], FrameError); 9] = [
+    let cases: [(&[u8], FrameError); 16] = [
         (&[0, 0, 0, STREAM], FrameError::Malformed(STREAM)),
         (&[0, 0, 1, STREAM, 0x40], FrameError::Malformed(STREAM)),
         (&long_window_update, FrameError::Malformed(WINDOW_UPDATE)),
@@ -176,7 +205,14 @@ fn wrong_bodies_are_refused() {
         (&[0, 0, 9, PING, 2, 0, 0, 0, 0, 0, 0, 0, 0], FrameError::Malformed(PING)),
         (&[0, 0, 1, KEY_UPDATE, 0], FrameError::Malformed(KEY_UPDATE)),
         (&[0, 0, 0, KEY_UPDATE, 0, 0, 0, PADDING], FrameError::NotLast),
-        (&[0, 0, 0, 8], FrameError::UnknownType(8)),
+        (&[0, 0, 1, SEGMENT, 0], FrameError::Malformed(SEGMENT)),
+        (&[0, 0, 2, SEGMENT, 2, 0], FrameError::Malformed(SEGMENT)),
+        (&[0, 0, 0, ACK], FrameError::Malformed(ACK)),
+        (&[0, 0, 2, ACK, 1, 1], FrameError::Malformed(ACK)),
+        (&[0, 0, 1, REFUSED, 0], FrameError::Malformed(REFUSED)),
+        (&[0, 0, 1, END, 0], FrameError::Malformed(END)),
+        (&[0, 0, 1, JOIN, 0], FrameError::Malformed(JOIN)),
+        (&[0, 0, 0, 13], FrameError::UnknownType(13)),
         (&[0, 0, 0], FrameError::Truncated),
     ];
     for (content, error) in cases {

@@ -12,13 +12,10 @@ use super::{MAX_STREAMS, code};
 #[non_exhaustive]
 pub enum OpenError {
     /// [`MAX_STREAMS`] of ours are open.
-    #[error("{MAX_STREAMS} streams are open on this carrier")]
+    #[error("{MAX_STREAMS} streams are open in this session")]
     TooMany,
-    /// One side has announced that the carrier ends.
-    #[error("the carrier is going away")]
-    GoingAway,
     /// All stream ids have been used.
-    #[error("the carrier has no stream ids left")]
+    #[error("the session has no stream ids left")]
     Spent,
 }
 
@@ -28,16 +25,16 @@ impl OpenError {
     pub fn kind(self) -> Kind {
         match self {
             Self::TooMany => Kind::Misuse,
-            Self::GoingAway | Self::Spent => Kind::Network,
+            Self::Spent => Kind::Network,
         }
     }
 
-    /// Whether to try again: on this carrier when streams have ended, else on another at once.
+    /// Whether to try again: in this session when streams have ended, else in another at once.
     #[must_use]
     pub fn retry(self) -> Retry {
         match self {
             Self::TooMany => Retry::Later,
-            Self::GoingAway | Self::Spent => Retry::Now,
+            Self::Spent => Retry::Now,
         }
     }
 }
@@ -104,11 +101,23 @@ pub enum Violation {
     #[error("the peer opened more than {MAX_STREAMS} streams at once")]
     TooManyStreams,
     /// Too many frames that bring nothing.
-    #[error("the peer floods the carrier with frames that bring nothing")]
+    #[error("the peer floods the session with frames that bring nothing")]
     Flood,
-    /// A frame that is not a stream's.
-    #[error("a frame that does not belong to a stream")]
+    /// A frame that may not stand where it stands.
+    #[error("the peer sent a frame where it may not stand")]
     Misplaced,
+    /// A frame that is none.
+    #[error("the peer sent a malformed frame")]
+    Malformed,
+    /// Session bytes further ahead than anybody may be, or in too many pieces.
+    #[error("the peer sent data too far ahead of what has arrived")]
+    BeyondWindow,
+    /// Other bytes at a position that is known.
+    #[error("the peer sent other data at a position it had used before")]
+    OtherData,
+    /// An acknowledgement of what was never sent.
+    #[error("the peer acknowledged what was never sent")]
+    NeverSent,
 }
 
 impl Violation {
@@ -122,23 +131,19 @@ impl Violation {
             | Self::NeverOpened(_)
             | Self::AfterClose(_)
             | Self::TooManyStreams
-            | Self::Flood => Kind::PeerMisbehaved,
-            Self::Misplaced => Kind::Bug,
+            | Self::Flood
+            | Self::Misplaced
+            | Self::Malformed
+            | Self::BeyondWindow
+            | Self::OtherData
+            | Self::NeverSent => Kind::PeerMisbehaved,
         }
     }
 
-    /// Whether another carrier may do better.
+    /// Whether another session may do better.
     #[must_use]
     pub fn retry(self) -> Retry {
-        match self {
-            Self::BeyondCredit
-            | Self::EmptyIncrement
-            | Self::WindowTooLarge
-            | Self::NeverOpened(_)
-            | Self::AfterClose(_)
-            | Self::TooManyStreams
-            | Self::Flood => Retry::Later,
-            Self::Misplaced => Retry::Never,
-        }
+        // The session is over; another may fare better, not at once.
+        Retry::Later
     }
 }

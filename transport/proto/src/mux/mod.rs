@@ -1,4 +1,4 @@
-//! Streams with credit flow control over one carrier (docs/protocol.md, sections 9 and 11), without I/O.
+//! Streams with credit flow control in one session (docs/protocol.md, sections 9 and 11), without I/O.
 //!
 //! # Call contract
 //!
@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 
 pub use self::error::{OpenError, StreamError, Violation};
 use self::flow::{Clock, Credit, Granted};
-use self::queue::{Pool, Ring, SEGMENT};
+use self::queue::Ring;
+pub(crate) use self::queue::{Pool, Queue, SEGMENT};
 use self::stream::{Ending, Place, State, Stream};
 use crate::frame::MAX_VARINT;
 
@@ -64,7 +65,7 @@ pub mod code {
     pub const INTERNAL: u8 = 4;
 }
 
-/// Which end of the carrier this is.
+/// Which end of the session this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Opens odd streams.
@@ -93,7 +94,7 @@ impl Role {
     }
 }
 
-/// A stream of one carrier: odd when the client opened it.
+/// A stream of one session: odd when the client opened it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(u64);
 
@@ -131,7 +132,7 @@ pub enum Wake {
     Writable,
 }
 
-/// The streams of one carrier. The module's documentation has the call contract.
+/// The streams of one session. The module's documentation has the call contract.
 #[derive(Debug)]
 pub struct Mux {
     role: Role,
@@ -167,10 +168,6 @@ pub struct Mux {
     connection_update_due: bool,
     /// Whether the connection's window was found nearly spent.
     pressed: bool,
-    going_away: bool,
-    away_to_send: bool,
-    peer_away: bool,
-    carrier_closed: Option<u8>,
     /// Frames that bring nothing which the peer may still send.
     patience: u32,
     queued_in: usize,
@@ -203,10 +200,6 @@ impl Mux {
             turn: send::TURN,
             connection_update_due: false,
             pressed: false,
-            going_away: false,
-            away_to_send: false,
-            peer_away: false,
-            carrier_closed: None,
             patience: receive::PATIENCE,
             queued_in: 0,
             queued_out: 0,
@@ -223,9 +216,6 @@ impl Mux {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(&mut self) -> Result<StreamId, OpenError> {
-        if self.going_away || self.peer_away || self.carrier_closed.is_some() {
-            return Err(OpenError::GoingAway);
-        }
         if self.open_ours >= MAX_STREAMS {
             return Err(OpenError::TooMany);
         }
@@ -404,24 +394,6 @@ impl Mux {
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.open_ours + self.open_theirs
-    }
-
-    /// Announces that the carrier ends: no new streams from here on; what is open goes on.
-    pub fn go_away(&mut self) {
-        self.away_to_send |= !self.going_away;
-        self.going_away = true;
-    }
-
-    /// The peer announced that the carrier ends. What is open goes on.
-    #[must_use]
-    pub fn peer_is_going_away(&self) -> bool {
-        self.peer_away
-    }
-
-    /// The code (1 or more) with which the peer closed the carrier, if it did.
-    #[must_use]
-    pub fn carrier_closed(&self) -> Option<u8> {
-        self.carrier_closed
     }
 
     /// Bytes held: received and not read, taken and not sent.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 /// Bytes a segment. Small, since a stream with one byte waiting holds a whole one (1,024 such streams: 4 MiB);
 /// large enough that a full frame is copied in four or five pieces.
-pub(super) const SEGMENT: usize = 4_096;
+pub(crate) const SEGMENT: usize = 4_096;
 
 /// Spare segments kept while bytes are queued: two full records' worth, to and from.
 const SPARE_BUSY: usize = 16;
@@ -21,15 +21,28 @@ const KEPT_PLACES: usize = 64;
 
 type Segment = Box<[u8; SEGMENT]>;
 
-/// Spare segments of one carrier.
-#[derive(Debug, Default)]
-pub(super) struct Pool {
+/// Spare segments.
+#[derive(Debug)]
+pub(crate) struct Pool {
     spare: Vec<Segment>,
     /// Segments that queues hold.
     lent: usize,
+    /// Spare ones kept while any is lent.
+    keep: usize,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::keeping(SPARE_BUSY)
+    }
 }
 
 impl Pool {
+    /// A pool that keeps this many spare segments while queues hold others.
+    pub(crate) fn keeping(keep: usize) -> Self {
+        Self { spare: Vec::new(), lent: 0, keep }
+    }
+
     fn get(&mut self) -> Segment {
         self.lent += 1;
         self.spare.pop().unwrap_or_else(|| Box::new([0; SEGMENT]))
@@ -37,7 +50,7 @@ impl Pool {
 
     fn put(&mut self, segment: Segment) {
         self.lent -= 1;
-        let keep = if self.lent == 0 { SPARE_IDLE } else { SPARE_BUSY };
+        let keep = if self.lent == 0 { SPARE_IDLE.min(self.keep) } else { self.keep };
         if self.spare.len() < keep {
             self.spare.push(segment);
         } else {
@@ -46,19 +59,19 @@ impl Pool {
     }
 
     /// Gives back every spare segment.
-    pub(super) fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         self.spare = Vec::new();
     }
 
     /// Bytes allocated, lent and spare.
-    pub(super) fn allocated(&self) -> usize {
+    pub(crate) fn allocated(&self) -> usize {
         (self.lent + self.spare.len()) * SEGMENT
     }
 }
 
 /// A first-in, first-out queue of bytes.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     segments: VecDeque<Segment>,
     /// Where the first byte is in the first segment, below [`SEGMENT`].
     start: usize,
@@ -66,15 +79,15 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    pub(super) fn push(&mut self, mut data: &[u8], pool: &mut Pool) {
+    pub(crate) fn push(&mut self, mut data: &[u8], pool: &mut Pool) {
         while !data.is_empty() {
             let end = self.start + self.len;
             let (index, offset) = (end / SEGMENT, end % SEGMENT);
@@ -112,6 +125,27 @@ impl Queue {
             out.extend_from_slice(piece);
             count -= length;
             self.advance(length, pool);
+        }
+    }
+
+    /// Appends `count` bytes from `offset` on to `out`, or as many as there are, and keeps them.
+    pub(crate) fn copy(&self, offset: usize, count: usize, out: &mut Vec<u8>) {
+        let (mut at, end) = (self.start + offset, self.start + self.len.min(offset.saturating_add(count)));
+        while at < end {
+            let (index, from) = (at / SEGMENT, at % SEGMENT);
+            let to = SEGMENT.min(from + (end - at));
+            out.extend_from_slice(&self.segments[index][from..to]);
+            at += to - from;
+        }
+    }
+
+    /// Drops the first `count` bytes, or all there are.
+    pub(crate) fn discard(&mut self, count: usize, pool: &mut Pool) {
+        let mut left = count;
+        while left > 0 && !self.is_empty() {
+            let length = self.front(left).len();
+            self.advance(length, pool);
+            left -= length;
         }
     }
 
@@ -168,11 +202,11 @@ impl Ring {
         self.0.front().copied()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 

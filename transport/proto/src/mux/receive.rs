@@ -28,12 +28,9 @@ impl Mux {
             Frame::Stream { id, data } => self.on_stream(id, data),
             Frame::WindowUpdate { id: 0, increment } => self.on_connection_update(increment),
             Frame::WindowUpdate { id, increment } => self.on_stream_update(id, increment),
-            Frame::Close { id: 0, code } => self.on_carrier_close(code),
             Frame::Close { id, code: code::END } => self.on_end(id),
             Frame::Close { id, code } => self.on_abort(id, code),
-            Frame::Padding | Frame::Ping { .. } | Frame::KeyUpdate | Frame::Decoy(_) | Frame::Handover(_) => {
-                Err(Violation::Misplaced)
-            }
+            _ => Err(Violation::Misplaced),
         }
     }
 
@@ -80,7 +77,7 @@ impl Mux {
             return Err(Violation::TooManyStreams);
         }
         self.next_theirs = id + 2;
-        if self.going_away || self.entries_theirs >= MAX_PEER_ENTRIES {
+        if self.entries_theirs >= MAX_PEER_ENTRIES {
             self.refused.insert(id);
             return Ok(());
         }
@@ -135,16 +132,6 @@ impl Mux {
                 if increment == 0 { Err(Violation::EmptyIncrement) } else { Ok(()) }
             }
         }
-    }
-
-    fn on_carrier_close(&mut self, code: u8) -> Result<(), Violation> {
-        if code != 0 {
-            self.carrier_closed = Some(code);
-        } else if self.peer_away {
-            self.lose_patience()?;
-        }
-        self.peer_away = true;
-        Ok(())
     }
 
     /// CLOSE with code 0: the end of the peer's direction.

@@ -38,8 +38,7 @@ impl Mux {
     /// out; a `pack` that returns 0 with 20 bytes of room or more sets that right.
     #[must_use]
     pub fn wants_to_send(&self) -> bool {
-        self.away_to_send
-            || self.connection_update_due
+        self.connection_update_due
             || !self.control.is_empty()
             || !self.refused.is_empty()
             || !self.ready.is_empty()
@@ -47,12 +46,6 @@ impl Mux {
 
     /// False: something did not fit.
     fn pack_control(&mut self, end: usize, out: &mut Vec<u8>) -> bool {
-        if self.away_to_send {
-            if !put(&Frame::Close { id: 0, code: 0 }, end, out) {
-                return false;
-            }
-            self.away_to_send = false;
-        }
         if self.connection_update_due && !self.pack_connection_update(end, out) {
             return false;
         }

@@ -35,6 +35,11 @@ pub(crate) fn identity() -> IdentityKey {
     IdentityKey::from_bytes(fields("identity")[0].clone().try_into().unwrap())
 }
 
+/// The client's own key, where it is not invited.
+pub(crate) fn client_key() -> IdentityKey {
+    IdentityKey::from_bytes([0x5e; 32])
+}
+
 /// The hello of this number, of the eight there are.
 pub(crate) fn hello(number: usize) -> Hello {
     let (tokens, flights) = (fields("token"), fields("flight"));

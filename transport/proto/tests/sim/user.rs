@@ -1,7 +1,8 @@
 //! What the users of both ends do with streams, and what they check: every byte once, in order.
 
-use qnet_proto::carrier::{Carrier, Event};
+use qnet_proto::carrier::Event;
 use qnet_proto::mux::{Read, StreamError, StreamId};
+use qnet_proto::session::{SharedSession, lock};
 
 /// One stream: how many bytes go each way.
 #[derive(Clone, Copy, Debug)]
@@ -56,10 +57,11 @@ impl User {
     }
 
     /// Does what can be done now. True if anything was.
-    pub(crate) fn act(&mut self, core: &mut dyn Carrier, events: &[Event]) -> bool {
+    pub(crate) fn act(&mut self, session: Option<&SharedSession>, events: &[Event]) -> bool {
         let up = events.contains(&Event::Up) || self.eager && events.contains(&Event::Proved);
         let over = events.iter().any(|e| matches!(e, Event::Ended(_)));
-        let Some(mux) = core.streams() else { return false };
+        let Some(mut session) = session.map(lock) else { return false };
+        let mux = session.streams();
         let mut moved = false;
         while self.client && up && !over && self.opened < self.plans.len() && !self.paused {
             let Ok(id) = mux.open() else { break };

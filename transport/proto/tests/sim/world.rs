@@ -9,6 +9,8 @@ use qnet_proto::bridge::{Bridge, BridgeConfig};
 use qnet_proto::carrier::{Carrier, Close, Event, Side};
 use qnet_proto::client::{Client, Start};
 use qnet_proto::knock::KnockedTokens;
+use qnet_proto::mux::Role;
+use qnet_proto::session::{Mode, Profile, Session, Sessions, SharedSession};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
@@ -83,6 +85,8 @@ pub(crate) struct World {
     bridge: Option<Box<Bridge>>,
     pub(crate) decoy: Decoy,
     wires: [Wire; 4],
+    /// The sessions of both ends; the bridge's once there is one.
+    sessions: [Option<SharedSession>; 2],
     pub(crate) client_events: Vec<Event>,
     pub(crate) bridge_events: Vec<Event>,
     pub(crate) client_user: User,
@@ -102,6 +106,8 @@ impl World {
                 invited: options.invited.clone(),
                 facts: RwLock::new(options.facts.clone()),
                 knocked: Mutex::new(KnockedTokens::new(100)),
+                sessions: Mutex::new(Sessions::new()),
+                profile: Profile::default(),
             })
         });
         let mut seed = [0; 32];
@@ -118,6 +124,7 @@ impl World {
             bridge: Some(Box::new(bridge)),
             decoy: Decoy::new(options.manner.clone()),
             wires: Default::default(),
+            sessions: [Some(Arc::new(Mutex::new(Session::new(Role::Client, Profile::default(), now)))), None],
             client_events: Vec::new(),
             bridge_events: Vec::new(),
             client_user: User::new(options.plans.clone(), true),
@@ -415,7 +422,10 @@ impl World {
         seed[..8].copy_from_slice(&self.options.seed.to_be_bytes());
         let start = Start {
             bridge: hellos::identity().public(),
-            invitation: self.options.invitation.clone(),
+            client_key: self.options.invitation.clone().unwrap_or_else(hellos::client_key),
+            invited: self.options.invitation.is_some(),
+            session: self.sessions[0].clone().unwrap(),
+            mode: Mode::Replace,
             client_hello: hello.message().to_vec(),
             token: hello.token,
             server_hello,
@@ -462,7 +472,7 @@ impl World {
             return false;
         };
         let now = self.now;
-        let mut moved = self.client_user.act(&mut *client, &self.client_events);
+        let mut moved = self.client_user.act(self.sessions[0].as_ref(), &self.client_events);
         if moved {
             client.flush(now);
         }
@@ -480,7 +490,8 @@ impl World {
     fn settle_bridge(&mut self) -> bool {
         let Some(mut bridge) = self.bridge.take() else { return false };
         let now = self.now;
-        let mut moved = self.bridge_user.act(&mut *bridge, &self.bridge_events);
+        self.sessions[1] = bridge.session().cloned().or(self.sessions[1].take());
+        let mut moved = self.bridge_user.act(self.sessions[1].as_ref(), &self.bridge_events);
         if moved {
             bridge.flush(now);
         }

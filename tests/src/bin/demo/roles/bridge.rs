@@ -26,6 +26,7 @@ pub(super) async fn run(decoy: SocketAddr, news: SocketAddr) -> Result<()> {
         names,
         invited: Vec::new(),
         connect: Connect::default(),
+        profile: qnet_transport::Profile::default(),
     })?;
     say("key", key)?;
     say("address", listener.local_addr())?;

@@ -231,11 +231,18 @@ fn a_user_who_does_not_keep_up_bounds_the_entries() {
 #[test]
 fn refusals_that_cannot_be_sent_are_bounded() {
     let mut mux = Mux::new(Role::Bridge);
-    mux.go_away();
-    for n in 0..MAX_STREAMS as u64 {
+    // A user who holds all there may be: what comes from here on is refused.
+    let held = 2 * MAX_STREAMS as u64;
+    for n in 0..held {
+        mux.on_frame(&stream(2 * n + 1, b"x")).unwrap();
+        mux.accept().unwrap();
+        mux.on_frame(&close(2 * n + 1, 1)).unwrap();
+    }
+    for n in held..held + MAX_STREAMS as u64 {
         mux.on_frame(&stream(2 * n + 1, b"x")).unwrap();
     }
-    let next = stream(2 * MAX_STREAMS as u64 + 1, b"x");
+    assert_eq!(mux.refused.len(), MAX_STREAMS);
+    let next = stream(2 * (held + MAX_STREAMS as u64) + 1, b"x");
     assert_eq!(mux.on_frame(&next), Err(Violation::TooManyStreams));
 }
 

@@ -17,7 +17,6 @@ enum Step {
     Read(usize, u16, usize),
     Pack(usize, usize),
     Deliver(usize, usize),
-    GoAway(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -32,8 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (side.clone(), which).prop_map(|(a, b)| Step::Release(a, b)),
         30 => (side.clone(), which, amount).prop_map(|(a, b, c)| Step::Read(a, b, c)),
         40 => (side.clone(), room).prop_map(|(a, b)| Step::Pack(a, b)),
-        40 => (side.clone(), 0..8usize).prop_map(|(a, b)| Step::Deliver(a, b)),
-        1 => side.prop_map(Step::GoAway),
+        40 => (side, 0..8usize).prop_map(|(a, b)| Step::Deliver(a, b)),
     ]
 }
 
@@ -90,9 +88,6 @@ impl World {
             Step::Open(side) => {
                 if let Ok(id) = self.pair.ends[side].open() {
                     self.ends.insert((id, side), End::default());
-                    if self.pair.ends[1 - side].going_away {
-                        self.broken.push(id);
-                    }
                 }
             }
             Step::Write(side, which, amount) => {
@@ -131,14 +126,6 @@ impl World {
                 for _ in 0..count {
                     self.pair.deliver(side);
                 }
-            }
-            Step::GoAway(side) => {
-                self.pair.ends[side].go_away();
-                // What the other side has opened and this one does not know yet will be refused.
-                let unknown = |&&(id, s): &&(StreamId, usize)| {
-                    s != side && id.get() >= self.pair.ends[side].next_theirs
-                };
-                self.broken.extend(self.ends.keys().filter(unknown).map(|(id, _)| *id));
             }
         }
         self.look();

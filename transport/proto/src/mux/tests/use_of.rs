@@ -199,30 +199,6 @@ fn a_cancel_before_accept_is_never_seen() {
 }
 
 #[test]
-fn going_away_refuses_new_streams_and_keeps_the_open_ones() {
-    let mut pair = Pair::new();
-    let old = pair.open(0);
-    // Opened before the news arrives: refused.
-    let late = pair.ends[0].open().unwrap();
-    pair.pack(0, RECORD);
-    pair.ends[1].go_away();
-    pair.ends[1].go_away();
-    assert_eq!(pair.ends[1].open(), Err(OpenError::GoingAway));
-    assert_eq!(pair.pack(1, RECORD), 6, "said once");
-    pair.settle();
-    assert!(pair.ends[0].peer_is_going_away());
-    assert_eq!(pair.ends[0].open(), Err(OpenError::GoingAway));
-    assert_eq!(pair.ends[0].read(late, &mut [0]), Err(StreamError::Closed(code::REFUSED)));
-    assert_eq!(pair.ends[1].accept(), None);
-    pair.ends[0].write(old, b"on").unwrap();
-    pair.settle();
-    assert_eq!(read_all(&mut pair.ends[1], old), Ok((b"on".to_vec(), false)));
-    assert_eq!(pair.ends[0].carrier_closed(), None);
-    pair.ends[0].on_frame(&Frame::Close { id: 0, code: 1 }).unwrap();
-    assert_eq!(pair.ends[0].carrier_closed(), Some(1));
-}
-
-#[test]
 fn the_send_windows_are_those_of_the_protocol() {
     for (side, stream, connection) in [(1, 6_291_456, 15_728_640), (0, 262_144, 1_048_576)] {
         let mut pair = Pair::new();

@@ -1,0 +1,580 @@
+//! What outlives carriers (docs/protocol.md, section 16), without I/O: the streams' frames are one sequence of bytes each way, whose
+//! positions and acknowledgements let a carrier stall, be cut or be replaced.
+//!
+//! # Call contract
+//!
+//! - One session is shared by its users and the cores of its carriers, behind a lock. Users use [`Session::streams`].
+//! - The first carrier calls [`Session::establish`]. A further one asks by [`Session::join`] and is accepted by
+//!   [`Session::joined`] on the client; [`Session::admit`] does both on the bridge. When its connection ends, [`Session::lost`].
+//! - While a carrier has room and [`Session::wants_to_send`], it takes [`Session::pack`]; what arrives goes into
+//!   [`Session::on_frame`]. A [`Violation`] has ended the session.
+//! - [`Session::on_timer`] when [`Session::deadline`] has passed. On a client, [`Session::need`] after each call: whether somebody
+//!   should make a carrier; who begins to says so by [`Session::dialled`].
+//! - When [`Session::ended`], nothing goes on; what streams had received may still be read.
+//!
+//! # Memory
+//!
+//! Besides the streams' own: [`MAX_UNACKED`] sent and not acknowledged, as much received too early, one frame.
+
+mod carriers;
+mod inbound;
+mod log;
+mod pace;
+mod profile;
+mod table;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use self::carriers::{CarrierNumber, CarrierState, JoinError, Mode, Statics};
+use self::carriers::{Carriers, Secret};
+use self::inbound::Inbound;
+use self::log::Log;
+pub use self::pace::Need;
+use self::pace::Pace;
+pub use self::profile::Profile;
+pub use self::table::Sessions;
+use crate::Ended;
+pub use crate::frame::Join;
+use crate::frame::{self, Frame};
+use crate::mux::{Mux, Role, Violation};
+use crate::noise::Established;
+
+/// Bytes sent and not acknowledged, at most: what a path of 100 Mbit/s and 300 ms holds.
+pub const MAX_UNACKED: usize = 4 << 20;
+
+/// Carriers that carry a session at once, at most: as many as browsers once opened to a site of many files.
+pub const MAX_STRIPES: u8 = 4;
+
+/// Bytes after which the bridge acknowledges at once: two full records, as web servers grant credit for an upload.
+const BRIDGE_ACK_BYTES: u64 = 32 << 10;
+/// How long the bridge waits for data of its own that an acknowledgement can ride with.
+const BRIDGE_ACK_DELAY: Duration = Duration::from_millis(20);
+/// The same for the client: Chrome sends little upward in a download, and the bridge can wait.
+const CLIENT_ACK_BYTES: u64 = MAX_UNACKED as u64 / 4;
+/// How long the client waits. Afterwards the bridge need not keep a quiet session's last bytes.
+const CLIENT_ACK_DELAY: Duration = Duration::from_secs(1);
+
+/// Room left in a record below which what is left out is taken to follow at once.
+const NEARLY_FULL: usize = 128;
+
+/// A session, shared by its users and its carriers.
+pub type SharedSession = Arc<Mutex<Session>>;
+
+/// Locks a session. A poisoned lock is taken all the same: no call leaves a session half changed.
+pub fn lock(session: &SharedSession) -> MutexGuard<'_, Session> {
+    session.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a session is known by. Worthless without the session's secret; still nothing for logs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId(pub [u8; frame::SESSION_ID_LEN]);
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionId")
+    }
+}
+
+/// What was received and what of it the peer knows.
+#[derive(Debug, Default)]
+struct Acks {
+    /// The position last told.
+    told: u64,
+    /// When to tell by a record of its own.
+    at: Option<Instant>,
+    due: bool,
+}
+
+/// One session, of either role. The module's documentation has the call contract.
+pub struct Session {
+    role: Role,
+    profile: Profile,
+    streams: Mux,
+    secret: Option<Secret>,
+    carriers: Carriers,
+    log: Log,
+    /// What goes out next: below the log's end a repetition.
+    next_send: u64,
+    inbound: Inbound,
+    acks: Acks,
+    pace: Pace,
+    finishing: bool,
+    ended: Option<Ended>,
+    end_to_send: bool,
+}
+
+impl Session {
+    /// A session without a carrier. Its streams can be opened and written already.
+    #[must_use]
+    pub fn new(role: Role, profile: Profile, now: Instant) -> Self {
+        Self {
+            role,
+            streams: Mux::new(role),
+            secret: None,
+            carriers: Carriers::new(now),
+            log: Log::new(),
+            next_send: 0,
+            inbound: Inbound::default(),
+            acks: Acks::default(),
+            pace: Pace::new(&profile, now),
+            profile,
+            finishing: false,
+            ended: None,
+            end_to_send: false,
+        }
+    }
+
+    /// What it is known by, once it is established.
+    #[must_use]
+    pub fn id(&self) -> Option<SessionId> {
+        self.secret.as_ref().map(Secret::id)
+    }
+
+    /// Its streams.
+    pub fn streams(&mut self) -> &mut Mux {
+        &mut self.streams
+    }
+
+    /// Why it is over, if it is.
+    #[must_use]
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended
+    }
+
+    /// Ends it here, without a word to the peer.
+    pub fn fail(&mut self, why: Ended) {
+        self.ended.get_or_insert(why);
+    }
+
+    /// The user is done: when all that was written has arrived the peer is told, and the session is over.
+    pub fn finish(&mut self) {
+        self.finishing = true;
+        self.settle_end();
+    }
+
+    /// Whether nothing is left to say, and what follows from that.
+    fn settle_end(&mut self) {
+        if !self.finishing || self.ended.is_some() || self.streams.wants_to_send() || !self.log.is_empty() {
+            return;
+        }
+        self.end_to_send = self.carriers.any_active();
+        self.ended = Some(Ended::Closed);
+    }
+
+    // --- carriers -----------------------------------------------------------------------------------------------
+
+    /// The first carrier's inner handshake is complete. Its number is 0.
+    pub fn establish(&mut self, established: &Established, statics: Statics, now: Instant) -> CarrierNumber {
+        let secret = Secret::derive(&established.up, &established.down, statics);
+        let number = self.carriers.first(secret.limits(0, &self.profile), now);
+        self.secret = Some(secret);
+        self.pace.progress(now);
+        number
+    }
+
+    /// Client: a further carrier, whose inner handshake is complete, asks to join.
+    pub fn join(&mut self, handshake_hash: &[u8; 32], mode: Mode, now: Instant) -> (CarrierNumber, Join) {
+        let number = self.carriers.ask(mode, now);
+        (number, self.statement(Role::Client, number, mode, handshake_hash))
+    }
+
+    fn statement(&self, role: Role, number: CarrierNumber, mode: Mode, handshake_hash: &[u8; 32]) -> Join {
+        let mut join = Join {
+            mode: mode.to_wire(),
+            id: self.id().map_or([0; frame::SESSION_ID_LEN], |id| id.0),
+            carrier: u64::from(number.0),
+            next: self.inbound.next(),
+            mac: [0; 32],
+        };
+        if let Some(secret) = &self.secret {
+            join.mac = secret.mac(role, &join, handshake_hash);
+        }
+        join
+    }
+
+    /// Bridge: a carrier asks to join, with the client's static key of its own handshake. The answer.
+    ///
+    /// # Errors
+    ///
+    /// It may not; nothing has changed then.
+    pub fn admit(
+        &mut self,
+        join: &Join,
+        handshake_hash: &[u8; 32],
+        client: &[u8; 32],
+        now: Instant,
+    ) -> Result<(CarrierNumber, Join), JoinError> {
+        let secret = self.secret.as_ref().ok_or(JoinError::Unknown)?;
+        secret.check(Role::Client, join, handshake_hash, Some(client))?;
+        // Less than was acknowledged over another carrier meanwhile is no news; more than was sent is a lie.
+        if self.ended.is_some() || join.next > self.log.end() {
+            return Err(JoinError::Unknown);
+        }
+        let mode = Mode::from_wire(join.mode).ok_or(JoinError::Unknown)?;
+        let number = CarrierNumber(u32::try_from(join.carrier).map_err(|_| JoinError::Number)?);
+        self.carriers.admit(number, mode, now)?;
+        self.resume(number, join.next, mode, now);
+        Ok((number, self.statement(Role::Bridge, number, mode, handshake_hash)))
+    }
+
+    /// Client: the bridge's answer.
+    ///
+    /// # Errors
+    ///
+    /// It is none.
+    pub fn joined(
+        &mut self,
+        answer: &Join,
+        handshake_hash: &[u8; 32],
+        now: Instant,
+    ) -> Result<(), JoinError> {
+        let secret = self.secret.as_ref().ok_or(JoinError::Unknown)?;
+        secret.check(Role::Bridge, answer, handshake_hash, None)?;
+        let number = CarrierNumber(u32::try_from(answer.carrier).map_err(|_| JoinError::Number)?);
+        let mode = self.carriers.asked(number).ok_or(JoinError::Number)?;
+        if mode.to_wire() != answer.mode || answer.next > self.log.end() {
+            return Err(JoinError::Unknown);
+        }
+        let limits = secret.limits(number.0, &self.profile);
+        self.carriers.accepted(number, mode, limits, now);
+        self.resume(number, answer.next, mode, now);
+        Ok(())
+    }
+
+    /// A carrier has joined: what the peer has not got goes out again, unless older carriers still bring it.
+    fn resume(&mut self, number: CarrierNumber, next: u64, mode: Mode, now: Instant) {
+        self.log.acknowledge(next);
+        self.acks.told = self.inbound.next();
+        let again = match mode {
+            Mode::Replace => {
+                self.carriers.retire_all_but(number);
+                true
+            }
+            Mode::Gently => false,
+            Mode::Striped(count) => self.carriers.keep_newest(count),
+        };
+        if again {
+            self.send_again();
+        }
+        self.next_send = self.next_send.max(self.log.start());
+        self.pace.replaced(now);
+    }
+
+    fn send_again(&mut self) {
+        self.next_send = self.log.start();
+        self.pace.forget_sample();
+    }
+
+    /// Client: the bridge does not know the session.
+    pub fn refused(&mut self, _now: Instant) {
+        self.fail(Ended::Forgotten);
+    }
+
+    /// A carrier's connection has ended, or its inner handshake or JOIN came to nothing.
+    pub fn lost(&mut self, number: CarrierNumber, now: Instant) {
+        let carried = self.carriers.state_of(number) != CarrierState::Retired;
+        self.carriers.remove(number, now);
+        if carried {
+            self.send_again();
+        }
+        self.settle_end();
+    }
+
+    /// A carrier will end soon.
+    pub fn going_away(&mut self, number: CarrierNumber, _now: Instant) {
+        self.carriers.going_away(number);
+    }
+
+    /// What a carrier is to the session.
+    #[must_use]
+    pub fn state_of(&self, number: CarrierNumber) -> CarrierState {
+        self.carriers.state_of(number)
+    }
+
+    /// Since when no carrier carries it, if none does.
+    #[must_use]
+    pub fn is_detached(&self) -> Option<Instant> {
+        self.carriers.detached()
+    }
+
+    /// The round trip of a carrier's path, as its set-up showed it.
+    pub fn set_round_trip(&mut self, _number: CarrierNumber, round_trip: Duration) {
+        self.pace.set_round_trip(round_trip);
+    }
+
+    // --- traffic ------------------------------------------------------------------------------------------------
+
+    /// Client, before it is established: a SEGMENT for message 1, of at most `room` bytes.
+    pub fn pack_early(&mut self, room: usize, out: &mut Vec<u8>) -> usize {
+        let before = out.len();
+        if self.secret.is_none() {
+            self.pack_segment(room, out);
+        }
+        out.len() - before
+    }
+
+    /// Bridge, before it is established: a frame of message 1.
+    ///
+    /// # Errors
+    ///
+    /// It is no SEGMENT, or not at the beginning.
+    pub fn on_early(&mut self, frame: &Frame<'_>, now: Instant) -> Result<(), Violation> {
+        match *frame {
+            Frame::Segment { position, bytes, .. }
+                if self.secret.is_none() && position == self.inbound.next() =>
+            {
+                self.inbound.take(position, bytes, &mut self.streams)?;
+                self.owe_ack(now);
+                Ok(())
+            }
+            _ => Err(Violation::Misplaced),
+        }
+    }
+
+    /// Whether [`pack`](Self::pack) has something for this carrier.
+    #[must_use]
+    pub fn wants_to_send(&self, number: CarrierNumber) -> bool {
+        if self.carriers.state_of(number) != CarrierState::Active {
+            return false;
+        }
+        if self.ended.is_some() {
+            return self.end_to_send;
+        }
+        let repeats = self.next_send < self.log.end();
+        self.acks.due || repeats || self.log.len() < MAX_UNACKED && self.streams.wants_to_send()
+    }
+
+    /// Appends frames of at most `room` bytes in all to `out` and returns how many bytes that were.
+    pub fn pack(&mut self, number: CarrierNumber, room: usize, out: &mut Vec<u8>, now: Instant) -> usize {
+        let before = out.len();
+        if self.wants_to_send(number) {
+            if self.ended.is_some() {
+                self.end_to_send = false;
+                Frame::End.encode(out);
+                return out.len() - before;
+            }
+            let (end, sent, waited) = (before + room, self.log.end(), !self.log.is_empty());
+            self.pack_ack(end, out);
+            self.pack_segment(end.saturating_sub(out.len()), out);
+            let packed = out.len() - before;
+            self.carriers.carried(number, packed, now);
+            if self.log.end() > sent {
+                self.pace.sent(self.log.end(), waited, now);
+            }
+            self.settle_end();
+        }
+        out.len() - before
+    }
+
+    fn pack_ack(&mut self, end: usize, out: &mut Vec<u8>) {
+        let ack = Frame::Ack { position: self.inbound.next() };
+        if self.acks.told < self.inbound.next() && out.len() + ack.encoded_len() <= end {
+            ack.encode(out);
+            self.acks = Acks { told: self.inbound.next(), at: None, due: false };
+        }
+    }
+
+    fn pack_segment(&mut self, room: usize, out: &mut Vec<u8>) {
+        let Some(room) = room.checked_sub(frame::segment_overhead(self.next_send)) else { return };
+        let start = out.len();
+        frame::put_segment_prefix(self.next_send, out);
+        let content = out.len();
+        if self.next_send < self.log.end() {
+            self.log.copy(self.next_send, room, out);
+        } else if self.log.len() < MAX_UNACKED {
+            self.streams.pack(room, out);
+            if let Some(fresh) = out.get(content..) {
+                self.log.push(fresh);
+            }
+        }
+        let length = out.len() - content;
+        if length == 0 {
+            out.truncate(start);
+            return;
+        }
+        self.next_send += length as u64;
+        let full = length + NEARLY_FULL > room;
+        let more = full && (self.next_send < self.log.end() || self.streams.wants_to_send());
+        frame::finish_segment(start, more, out);
+    }
+
+    /// Takes in one of the peer's frames: SEGMENT, ACK or END.
+    ///
+    /// # Errors
+    ///
+    /// The peer broke the protocol, and the session is over.
+    pub fn on_frame(
+        &mut self,
+        number: CarrierNumber,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        if self.ended.is_some() || self.carriers.state_of(number) == CarrierState::Retired {
+            return Ok(());
+        }
+        let result = match *frame {
+            Frame::Segment { more, position, bytes } => self.on_segment(number, more, position, bytes, now),
+            Frame::Ack { position } => self.on_ack(position, now),
+            Frame::End => {
+                self.fail(Ended::PeerClosed);
+                Ok(())
+            }
+            _ => Err(Violation::Misplaced),
+        };
+        if result.is_err() {
+            self.fail(Ended::Violation);
+        }
+        result
+    }
+
+    fn on_segment(
+        &mut self,
+        number: CarrierNumber,
+        more: bool,
+        position: u64,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), Violation> {
+        let before = self.inbound.next();
+        self.inbound.take(position, bytes, &mut self.streams)?;
+        self.carriers.carried(number, bytes.len(), now);
+        self.carriers.heard(number, position, self.inbound.next());
+        self.pace.heard(now);
+        self.pace.expects(more);
+        if self.inbound.next() > before {
+            self.pace.progress(now);
+        }
+        // A repetition is answered too: the peer has not heard of it.
+        self.owe_ack(now);
+        Ok(())
+    }
+
+    fn owe_ack(&mut self, now: Instant) {
+        let (bytes, delay) = match self.role {
+            Role::Client => (CLIENT_ACK_BYTES, CLIENT_ACK_DELAY),
+            Role::Bridge => (BRIDGE_ACK_BYTES, BRIDGE_ACK_DELAY),
+        };
+        let owed = self.inbound.next() - self.acks.told;
+        self.acks.due |= owed >= bytes;
+        if owed > 0 && (self.acks.at.is_none() || self.role == Role::Client) {
+            // The client waits for quiet, the bridge no longer than that from the first byte.
+            self.acks.at = Some(now + delay);
+        }
+    }
+
+    fn on_ack(&mut self, position: u64, now: Instant) -> Result<(), Violation> {
+        if position > self.log.end() {
+            return Err(Violation::NeverSent);
+        }
+        self.pace.heard(now);
+        if self.log.acknowledge(position) {
+            self.next_send = self.next_send.max(position);
+            self.pace.acknowledged(position, now);
+            self.settle_end();
+        }
+        Ok(())
+    }
+
+    /// Tells the streams the time: before frames are taken in or packed.
+    pub fn tick(&mut self, now: Instant) {
+        if let Some(round_trip) = self.pace.round_trip() {
+            self.streams.tick(now, round_trip);
+        }
+    }
+
+    // --- time ---------------------------------------------------------------------------------------------------
+
+    /// When to call [`on_timer`](Self::on_timer).
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.ended.is_some() {
+            return None;
+        }
+        let need = if self.role == Role::Client { self.need_at() } else { None };
+        let need = need.filter(|at| *at > self.pace.looked());
+        let ack = self.acks.at.filter(|_| !self.acks.due);
+        [need, ack, self.carriers.drained_by()].into_iter().flatten().min()
+    }
+
+    /// Time has passed.
+    pub fn on_timer(&mut self, now: Instant) {
+        self.pace.look(now);
+        self.acks.due |= self.acks.at.is_some_and(|at| at <= now) && self.acks.told < self.inbound.next();
+        self.acks.at = self.acks.at.filter(|at| *at > now);
+        self.carriers.on_timer(now);
+    }
+
+    /// Client: why somebody should make a carrier now, if so.
+    #[must_use]
+    pub fn need(&self, now: Instant) -> Option<Need> {
+        let (need, at) = self.coming_need()?;
+        (at <= now).then_some(need)
+    }
+
+    fn need_at(&self) -> Option<Instant> {
+        self.coming_need().map(|(_, at)| at)
+    }
+
+    /// The next need there will be if nothing happens, and when.
+    fn coming_need(&self) -> Option<(Need, Instant)> {
+        if self.role == Role::Bridge
+            || self.ended.is_some()
+            || self.secret.is_none()
+            || self.carriers.asking()
+        {
+            return None;
+        }
+        let waits = !self.log.is_empty() || self.pace.expecting();
+        let (need, at) = match self.carriers.detached() {
+            Some(since) if !self.log.is_empty() || self.streams.wants_to_send() => (Need::Use, since),
+            Some(since) if self.streams.open_streams() > 0 => (Need::Look, since + self.pace.poll()?),
+            Some(_) => return None,
+            None => {
+                let stall = waits.then(|| (Need::Stalled, self.pace.stalled_at()));
+                let replace = self.carriers.replace_at();
+                let stripe = self.carriers.wants_more(self.profile.stripes);
+                [stall, replace, stripe].into_iter().flatten().min_by_key(|(_, at)| *at)?
+            }
+        };
+        Some((need, at.max(self.pace.budget_at())))
+    }
+
+    /// How the carrier that was needed should join.
+    #[must_use]
+    pub fn mode_for(&self, need: Need) -> Mode {
+        match need {
+            Need::Use | Need::Look | Need::Stalled => Mode::Replace,
+            Need::Age | Need::Volume | Need::GoingAway if self.profile.stripes <= 1 => Mode::Gently,
+            _ => Mode::Striped(self.profile.stripes.clamp(2, MAX_STRIPES)),
+        }
+    }
+
+    /// Client: somebody begins to make a carrier, for this reason.
+    pub fn dialled(&mut self, need: Option<Need>, now: Instant) {
+        self.pace.dialled(need, now);
+    }
+
+    /// Bytes allocated for what is on its way.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.streams.allocated() + self.log.allocated() + self.inbound.allocated()
+    }
+
+    /// Gives spare memory back.
+    pub fn trim(&mut self) {
+        self.streams.trim();
+        self.log.trim();
+    }
+}
+
+/// Neither secrets nor ids.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("role", &self.role)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,105 @@
+//! The sessions of a bridge, with a carrier and without.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{SessionId, SharedSession, lock};
+use crate::Ended;
+use crate::frame::SESSION_ID_LEN;
+
+/// How long a session with open streams is kept without a carrier: tor's circuits, an idle mail connection.
+const DETACHED: Duration = Duration::from_secs(30 * 60);
+/// How long one without is kept: its client may be about to open one.
+const DETACHED_EMPTY: Duration = Duration::from_secs(2 * 60);
+/// Sessions without a carrier that are kept at once, at 10 KiB or so each.
+const MAX_DETACHED: usize = 16_384;
+/// Bytes that sessions without a carrier hold in all.
+const MAX_DETACHED_BYTES: usize = 64 << 20;
+
+/// The sessions a bridge knows.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    known: HashMap<[u8; SESSION_ID_LEN], SharedSession>,
+}
+
+impl Sessions {
+    /// None.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The session of this id.
+    #[must_use]
+    pub fn get(&self, id: &[u8; SESSION_ID_LEN]) -> Option<SharedSession> {
+        self.known.get(id).cloned()
+    }
+
+    /// Enters a session that was established.
+    pub fn insert(&mut self, session: &SharedSession) {
+        if let Some(id) = lock(session).id() {
+            self.known.insert(id.0, Arc::clone(session));
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Ends the sessions that were without a carrier for too long or are too many, forgets all that are over, and returns
+    /// which.
+    pub fn expire(&mut self, now: Instant) -> Vec<SessionId> {
+        let mut gone = Vec::new();
+        // Without a carrier: since when, what they hold, which.
+        let mut detached = Vec::new();
+        for (id, session) in &self.known {
+            let mut session = lock(session);
+            if session.ended().is_some() {
+                gone.push(*id);
+            } else if let Some(since) = session.is_detached() {
+                let limit = if session.streams().open_streams() > 0 { DETACHED } else { DETACHED_EMPTY };
+                if now.saturating_duration_since(since) >= limit {
+                    session.fail(Ended::Unreachable);
+                    gone.push(*id);
+                } else {
+                    detached.push((since, session.held(), *id));
+                }
+            }
+        }
+        self.shed(detached, &mut gone);
+        for id in &gone {
+            self.known.remove(id);
+        }
+        gone.into_iter().map(SessionId).collect()
+    }
+
+    /// Ends those longest without a carrier until the rest is within bounds.
+    fn shed(
+        &self,
+        mut detached: Vec<(Instant, usize, [u8; SESSION_ID_LEN])>,
+        gone: &mut Vec<[u8; SESSION_ID_LEN]>,
+    ) {
+        detached.sort_unstable();
+        let mut bytes: usize = detached.iter().map(|(_, held, _)| held).sum();
+        let mut count = detached.len();
+        for (_, held, id) in detached {
+            if count <= MAX_DETACHED && bytes <= MAX_DETACHED_BYTES {
+                return;
+            }
+            if let Some(session) = self.known.get(&id) {
+                lock(session).fail(Ended::Unreachable);
+            }
+            gone.push(id);
+            (count, bytes) = (count - 1, bytes - held);
+        }
+    }
+}
