@@ -105,6 +105,14 @@ impl Channel {
         ended || self.messages.is_over()
     }
 
+    /// The server has announced the connection's end (GOAWAY).
+    pub fn is_going_away(&self) -> bool {
+        match &self.over {
+            Over::Http2(http2) => http2.load.gone_away(),
+            Over::Request(..) | Over::Answer(..) | Over::Http1 => false,
+        }
+    }
+
     /// Bytes that wait for [`poll`](Self::poll), or for the server's credit.
     pub fn waiting(&self) -> usize {
         self.queue.iter().map(Vec::len).sum::<usize>() - self.gone

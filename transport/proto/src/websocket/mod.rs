@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `channel` | [`Channel`]: the client's end, over either HTTP |
 //! | `accept` | [`Accept`]: the bridge's end until it is clear whether this is a client or a visitor; [`Server`] after it |
+//! | `client`, `bridge` | [`Client`] and [`Bridge`]: HTX in its messages |
+//! | `records` | records, their headers masked, and the first keys |
 //! | `upgrade` | the request and its answer |
 //! | `messages`, `frame` | messages, what is owed for them, and frames |
 //!
@@ -12,13 +14,21 @@
 //! that are not compressed (RFC 7692, section 6), and one that compresses breaks the connection.
 
 mod accept;
+mod bridge;
 mod channel;
+mod client;
 mod error;
 mod frame;
 mod messages;
+mod records;
 mod upgrade;
 
 pub use accept::{Accept, Server, Verdict};
+pub use bridge::{Bridge, BridgeConfig};
 pub use channel::Channel;
+pub use client::{Client, Start};
 pub use error::WebsocketError;
 pub use frame::{FrameError, MAX_MESSAGE};
+
+#[cfg(test)]
+mod tests;
