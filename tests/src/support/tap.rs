@@ -2,12 +2,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use anyhow::{Context, Result};
 use boring::ssl::{AlpnError, Ssl, SslContext, SslFiletype, SslMethod, select_next_proto};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 
 use super::ca::Certificates;
 use crate::ja4::Hello;
@@ -29,12 +30,30 @@ pub struct Tapped {
     pub records: Vec<Vec<u8>>,
 }
 
+/// Which way a record goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the client.
+    Up,
+    /// To the client.
+    Down,
+}
+
+/// What the tap does to what goes through HTTP/1.1 connections, read by read; the number counts them each way from 0.
+type Edit = dyn Fn(Way, usize, &mut Vec<u8>) + Send + Sync;
+
 /// The server, until it is dropped.
-#[derive(Debug)]
 pub struct Tap {
     address: SocketAddr,
-    tapped: Arc<Mutex<Vec<Tapped>>>,
-    _runtime: Runtime,
+    shared: Arc<Shared>,
+    /// Its thread ends when this is dropped.
+    _running: oneshot::Sender<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    tapped: Mutex<Vec<Tapped>>,
+    edit: Mutex<Option<Arc<Edit>>>,
 }
 
 impl Tap {
@@ -50,18 +69,29 @@ impl Tap {
             select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::ALERT_FATAL)
         });
         let context = context.build();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let tapped: Arc<Mutex<Vec<Tapped>>> = Arc::default();
-        let all = Arc::clone(&tapped);
-        runtime.spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                // Connections that a browser opens ahead and drops are none.
-                drop(tokio::spawn(join(tcp, context.clone(), [http2, http1], Arc::clone(&all))));
-            }
+        let shared: Arc<Shared> = Arc::default();
+        let (running, stop) = oneshot::channel();
+        let all = Arc::clone(&shared);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::spawn(move || {
+            runtime.block_on(async {
+                let Ok(listener) = TcpListener::from_std(listener) else { return };
+                let accept = async {
+                    while let Ok((tcp, _)) = listener.accept().await {
+                        // Connections that a browser opens ahead and drops are none.
+                        tokio::spawn(join(tcp, context.clone(), [http2, http1], Arc::clone(&all)));
+                    }
+                };
+                tokio::select! {
+                    () = accept => {}
+                    _ = stop => {}
+                }
+            });
         });
-        Ok(Self { address, tapped, _runtime: runtime })
+        Ok(Self { address, shared, _running: running })
     }
 
     /// Where it listens.
@@ -73,19 +103,24 @@ impl Tap {
     /// The connections so far, in the order in which their handshakes ended.
     #[must_use]
     pub fn seen(&self) -> Vec<Tapped> {
-        lock(&self.tapped).clone()
+        lock(&self.shared.tapped).clone()
+    }
+
+    /// Alters what goes through HTTP/1.1 connections from here on.
+    pub fn edit(&self, edit: impl Fn(Way, usize, &mut Vec<u8>) + Send + Sync + 'static) {
+        *lock(&self.shared.edit) = Some(Arc::new(edit));
     }
 }
 
-fn lock(tapped: &Mutex<Vec<Tapped>>) -> MutexGuard<'_, Vec<Tapped>> {
-    tapped.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn join(
     tcp: TcpStream,
     context: SslContext,
     [http2, http1]: [SocketAddr; 2],
-    all: Arc<Mutex<Vec<Tapped>>>,
+    shared: Arc<Shared>,
 ) -> Result<()> {
     tcp.set_nodelay(true)?;
     let hello = hello(&tcp).await?;
@@ -93,30 +128,50 @@ async fn join(
     let tls = accepting.await.map_err(|error| anyhow::anyhow!("no handshake: {error}"))?;
     let protocol = tls.ssl().selected_alpn_protocol().unwrap_or_default().to_vec();
     let resumed = tls.ssl().session_reused();
+    let edit = lock(&shared.edit).clone().filter(|_| protocol != b"h2");
     let to = if protocol == b"h2" { http2 } else { http1 };
     let place = {
-        let mut all = lock(&all);
+        let mut all = lock(&shared.tapped);
         all.push(Tapped { hello, protocol, resumed, records: Vec::new() });
         all.len() - 1
     };
-    let (mut site_from, mut site_to) = TcpStream::connect(to).await?.into_split();
-    let (mut from, mut to) = tokio::io::split(tls);
-    let down = tokio::spawn(async move {
-        tokio::io::copy(&mut site_from, &mut to).await.ok();
-        to.shutdown().await.ok();
-    });
-    let mut record = vec![0; RECORD];
-    loop {
-        let count = from.read(&mut record).await.unwrap_or(0);
-        let Some(content) = record.get(..count).filter(|content| !content.is_empty()) else { break };
-        if let Some(tapped) = lock(&all).get_mut(place) {
+    let (site_from, site_to) = TcpStream::connect(to).await?.into_split();
+    let (from, to) = tokio::io::split(tls);
+    let down = tokio::spawn(pass(Way::Down, site_from, to, edit.clone(), |_| {}));
+    let note = |content: &[u8]| {
+        if let Some(tapped) = lock(&shared.tapped).get_mut(place) {
             tapped.records.push(content.to_vec());
         }
-        site_to.write_all(content).await?;
-    }
-    site_to.shutdown().await.ok();
+    };
+    pass(Way::Up, from, site_to, edit, note).await;
     down.await.ok();
     Ok(())
+}
+
+/// Passes one direction on, to its end.
+async fn pass(
+    way: Way,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    edit: Option<Arc<Edit>>,
+    note: impl Fn(&[u8]),
+) {
+    let mut room = vec![0; RECORD];
+    for number in 0.. {
+        let count = from.read(&mut room).await.unwrap_or(0);
+        let mut content = room.get(..count).unwrap_or_default().to_vec();
+        if content.is_empty() {
+            break;
+        }
+        note(&content);
+        if let Some(edit) = &edit {
+            edit(way, number, &mut content);
+        }
+        if to.write_all(&content).await.is_err() {
+            break;
+        }
+    }
+    to.shutdown().await.ok();
 }
 
 /// The first record, left where it is.
