@@ -21,7 +21,7 @@ use crate::{
     noise::{self, AwaitMessage3, MESSAGE1_MAX, MessageReader, Responder, SendMessage2},
     record::{Cipher, MAX_CONTENT, MAX_LENGTH, RecordOpener, RecordSealer},
     scan::{self, APPLICATION_DATA, HEADER_LEN, Head, head, protected_head},
-    session::{Join, Session, Statics},
+    session::{Join, Session, Statics, lock},
     sizes::Lengths,
     tunnel::{ALERT, FRAMES, Meant, NOISE, Tunnel},
 };
@@ -272,6 +272,11 @@ impl Inner {
                 Meant::Done | Meant::Carrier(_) => {}
                 Meant::KeysChanged if rest.next().is_none() => {}
                 Meant::KeysChanged | Meant::Role => return Err(Ended::Violation),
+            }
+            if frame == Frame::End
+                && let Some(id) = lock(self.tunnel.session()).id()
+            {
+                context.config.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
             }
         }
         Ok(())
