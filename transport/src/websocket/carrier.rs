@@ -79,10 +79,8 @@ impl ClientCarrier {
 
 impl Carrier for ClientCarrier {
     fn wants(&self, side: Side) -> bool {
-        side == Side::Peer
-            && !self.peer_ended
-            && self.core.is_over().is_none()
-            && self.waiting() < MAX_WAITING
+        let waiting = self.waiting() + self.core.waiting();
+        side == Side::Peer && !self.peer_ended && self.core.is_over().is_none() && waiting < MAX_WAITING
     }
 
     fn space(&mut self, _side: Side) -> &mut [u8] {

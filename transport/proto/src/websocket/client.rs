@@ -282,6 +282,13 @@ impl Client {
         self.over
     }
 
+    /// Bytes that wait for [`poll`](Self::poll), or for the server's credit: answers to its pings among them, so a server that
+    /// asks more often than it reads is itself not read.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.channel.waiting()
+    }
+
     /// Bytes allocated.
     #[must_use]
     pub fn held(&self) -> usize {
