@@ -3,12 +3,14 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use qnet_proto::chrome::CHROME_156;
 use qnet_proto::websocket::{Channel, WebsocketError};
 use qnet_tests::ja4::extension;
+use qnet_tests::support::censor::{Censor, Manner};
 use qnet_tests::support::decoy::NAME;
 use qnet_tests::support::front::{Front, Server};
 use qnet_tests::support::isolate::isolated;
@@ -199,6 +201,53 @@ fn a_session_outlives_the_fronts_idle_limit() -> Result<()> {
                 drop(front);
             }
             Ok(())
+        })
+    })
+}
+
+/// A transfer while the first carrier that gets so far freezes, and others are cut.
+async fn under_attack(server: Server) -> Result<()> {
+    const MEGABYTE: usize = 1 << 20;
+    let EchoWebsocket { front, line, dialer } = echo_websocket(server, PATH, IDLE)?;
+    let freezing = Manner { freeze_after: Some(MEGABYTE as u64), freeze_most: Some(1), ..Manner::default() };
+    let censor = Arc::new(Censor::start(front.address(), freezing).await?);
+    let line = BridgeLine { address: censor.address(), ..line };
+    let (mut read, mut write) = tokio::io::split(dialer.dial(&line).await?.open()?);
+    let cutting = tokio::spawn({
+        let censor = Arc::clone(&censor);
+        async move {
+            for _ in 0..2 {
+                sleep(Duration::from_secs(4)).await;
+                ensure!(censor.cut() > 0, "nothing to cut");
+            }
+            Ok(())
+        }
+    });
+    let data: Vec<u8> =
+        (0..12 * MEGABYTE).map(|at| (at.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect();
+    let sent = data.clone();
+    let writer = tokio::spawn(async move {
+        for piece in sent.chunks(MEGABYTE / 8) {
+            write.write_all(piece).await?;
+            sleep(Duration::from_millis(100)).await;
+        }
+        write.shutdown().await
+    });
+    let mut back = Vec::new();
+    timeout(PATIENCE, read.read_to_end(&mut back)).await.context("too slow")??;
+    writer.await??;
+    cutting.await??;
+    ensure!(back == data, "{} of {} bytes", back.len(), data.len());
+    ensure!(censor.frozen() == 1 && censor.opened() >= 3, "{} and {}", censor.frozen(), censor.opened());
+    Ok(())
+}
+
+#[test]
+fn transfers_go_on_while_carriers_freeze_and_are_cut() -> Result<()> {
+    isolated("transfers_go_on_while_carriers_freeze_and_are_cut", || {
+        runtime()?.block_on(async {
+            let (nginx, haproxy) = tokio::join!(under_attack(Server::Nginx), under_attack(Server::Haproxy));
+            nginx.context("nginx").and(haproxy.context("HAProxy"))
         })
     })
 }

@@ -165,10 +165,11 @@ impl Dialer {
         Self { config: Arc::new(config), fields: Arc::default() }
     }
 
-    /// Reaches the bridge, loads the decoy's page and waits for the bridge's proof.
+    /// Reaches the bridge, or the site in front of it, loads the page, opens the websocket where the line names one, and waits
+    /// for the bridge's proof.
     ///
     /// Dropping the future closes the connection and frees everything. When the bridge does not prove itself, or not in
-    /// time, the connection is left behind to idle out as a browser's would (docs/protocol.md, section 5).
+    /// time, the connection is left behind to idle out as a browser's would (docs/protocol.md, section 5); a websocket is closed.
     ///
     /// # Errors
     ///
