@@ -123,6 +123,7 @@ fn settings_that_show_or_hinder_a_carrier_are_refused() -> Result<()> {
             (extra("ssl_ecdh_curve secp384r1;"), "HelloRetryRequest"),
             (extra("add_header Alt-Svc 'h3=\":443\"; ma=86400';"), "(Alt-Svc: h3=\\\":443\\\"; ma=86400)"),
             (extra(home), "redirects to another host"),
+            (extra("ssl_verify_client optional_no_ca;"), "asks visitors for a certificate of their own"),
             (extra("ssl_conf_command RecordPadding 64;"), "TLS alerts have 80 bytes instead of 19"),
         ];
         for (options, words) in cases {

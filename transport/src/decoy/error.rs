@@ -42,6 +42,13 @@ pub enum DecoyError {
         "the site asks browsers for a second hello (HelloRetryRequest); let the web server accept the group X25519"
     )]
     HelloRetry,
+    /// A CertificateRequest. Chrome drops such a connection, asks its user, and begins again with the answer; a client that went
+    /// on at once, with an empty certificate and so a longer Finished flight, would show.
+    #[error(
+        "the site asks visitors for a certificate of their own, over which browsers begin anew; switch client \
+         certificates off for this name (nginx: ssl_verify_client off)"
+    )]
+    ClientCertificate,
     /// The certificate is for other names, or out of date.
     #[error("the site's certificate is no good for {name}: {why}")]
     Certificate {
@@ -134,6 +141,7 @@ impl DecoyError {
             Self::OldTls
             | Self::NoHttp2
             | Self::HelloRetry
+            | Self::ClientCertificate
             | Self::Untrusted(_)
             | Self::AltSvc(_)
             | Self::RedirectsAway
@@ -163,6 +171,7 @@ impl DecoyError {
             Self::OldTls
             | Self::NoHttp2
             | Self::HelloRetry
+            | Self::ClientCertificate
             | Self::Untrusted(_)
             | Self::AltSvc(_)
             | Self::RedirectsAway

@@ -144,6 +144,11 @@ impl Engine {
         self.stream.ssl().selected_alpn_protocol()
     }
 
+    /// Whether the server asked for a client certificate, once [`Step::Done`] was returned.
+    pub(super) fn wants_client_certificate(&self) -> bool {
+        ffi::wants_client_certificate(self.stream.ssl())
+    }
+
     /// The server's certificate.
     pub(super) fn certificate(&self) -> Option<X509> {
         self.stream.ssl().peer_certificate()
