@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     budget::Budget,
     connect::{Connect, Hop},
-    decoy::{self, Examined, Idle, Refusal},
+    decoy::{self, Examined, Idle, Refusal, Resolver},
     driver::{Driver, Host, Shared, now},
     seed::seed,
     stream::Stream,
@@ -154,7 +154,8 @@ impl Listener {
     /// What examines the decoy, before the bridge is announced and after.
     #[must_use]
     pub fn examiner(&self) -> Examiner {
-        Examiner { common: Arc::clone(&self.common) }
+        let resolver = Resolver::system(self.common.connect.clone());
+        Examiner { common: Arc::clone(&self.common), resolver }
     }
 
     /// Why the decoy was not reached, in words for the operator, or `None` where it was: the outcome of the last
@@ -175,9 +176,16 @@ impl Listener {
 #[derive(Clone)]
 pub struct Examiner {
     common: Arc<Common>,
+    resolver: Resolver,
 }
 
 impl Examiner {
+    /// Asks `resolver` instead of the system's name servers for the names' HTTPS records.
+    #[must_use]
+    pub fn asking(self, resolver: Resolver) -> Self {
+        Self { resolver, ..self }
+    }
+
     /// Examines the decoy under each of the bridge's names, and tells the carriers what was measured. To be called before
     /// the bridge is announced; takes a second or two for each name.
     ///
@@ -186,7 +194,7 @@ impl Examiner {
     /// The site cannot be the decoy. Nothing is changed then, and it may be examined again.
     pub async fn examine(&self, roots: &Roots) -> Result<Examined, Refusal> {
         let Common { core, decoy: address, .. } = &*self.common;
-        let examined = decoy::examine_all(*address, &core.names, roots).await?;
+        let examined = decoy::examine_all(*address, &core.names, roots, &self.resolver).await?;
         let idle = self.common.facts().idle_limit;
         *self.common.facts() = DecoyFacts { idle_limit: idle, ..DecoyFacts::from(&examined.facts) };
         Ok(examined)

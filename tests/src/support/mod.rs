@@ -2,6 +2,7 @@
 
 pub mod ca;
 pub mod decoy;
+pub mod dns;
 pub mod flow;
 pub mod isolate;
 pub mod link;

@@ -68,6 +68,12 @@ pub enum DecoyError {
     /// `alt-svc` or an ALTSVC frame (RFC 7838).
     #[error("the site sends browsers elsewhere (Alt-Svc: {0}); switch HTTP/3 off, or remove that header")]
     AltSvc(String),
+    /// An HTTPS record (RFC 9460) with `ech` or `h3`.
+    #[error(
+        "the DNS of the site's name has an HTTPS record that offers browsers {0}, and they would come in another way than \
+         clients do; take that out of the record"
+    )]
+    HttpsRecord(&'static str),
     /// A redirect to another origin.
     #[error("the site redirects to another host; use that host's name, or serve a page under this one")]
     RedirectsAway,
@@ -144,6 +150,7 @@ impl DecoyError {
             | Self::ClientCertificate
             | Self::Untrusted(_)
             | Self::AltSvc(_)
+            | Self::HttpsRecord(_)
             | Self::RedirectsAway
             | Self::ClosesEarly { .. }
             | Self::AlertLength(_)
@@ -174,6 +181,7 @@ impl DecoyError {
             | Self::ClientCertificate
             | Self::Untrusted(_)
             | Self::AltSvc(_)
+            | Self::HttpsRecord(_)
             | Self::RedirectsAway
             | Self::AlertLength(_)
             | Self::Unasked(_)
