@@ -17,7 +17,7 @@ use qnet_tests::support::{
 use qnet_transport::{
     bridge::{BridgeConfig, Listener},
     connect::{Connect, Upstream},
-    decoy::{self, DecoyError, Examined, Idle, Resolver, Warning},
+    decoy::{self, DecoyError, Examined, Idle, Pace, Resolver, Warning},
     tls::Roots,
 };
 use qnet_wire::key::IdentityKey;
@@ -110,6 +110,26 @@ fn idle_limits_are_measured() -> Result<()> {
             // GOAWAY, then close_notify.
             ensure!(matches!(idle.records[..], [34..=41, 19]), "{server:?}: {idle:?}");
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_lifetime_is_measured_where_there_is_one() -> Result<()> {
+    run("a_lifetime_is_measured_where_there_is_one", async {
+        let second = Duration::from_secs(1);
+        let decoy = Decoy::start(Server::Nginx, extra("keepalive_time 8s;"))?;
+        let (name, roots) = (NAME.parse()?, Roots::with(Some(&decoy.certificates().ca), None)?);
+        let pace = Pace { idle: 75 * second, requests: 1_000 };
+        let lifetime = decoy::measure_lifetime(decoy.address(), &name, &roots, pace).await?;
+        ensure!(lifetime.ended && (6 * second..=8 * second).contains(&lifetime.lasted), "{lifetime:?}");
+
+        // Another of the site's limits is left alone, and is no lifetime.
+        let pace = Pace { idle: 75 * second, requests: 30 };
+        let lifetime = decoy::measure_lifetime(decoy.address(), &name, &roots, pace).await?;
+        ensure!(!lifetime.ended && lifetime.lasted < 6 * second, "{lifetime:?}");
+        let requests = decoy.access_log()?.lines().count();
+        ensure!(requests < 70, "{requests} requests");
         Ok(())
     })
 }
@@ -286,6 +306,7 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
             names: names.clone(),
             requests: 400,
             idle: Duration::from_secs(1),
+            extra: "keepalive_time 3s;".into(),
             ..Options::default()
         };
         let decoy = Decoy::start(Server::Nginx, options)?;
@@ -308,7 +329,12 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
         slow.await??;
         let limit = listener.facts().idle_limit.context("not told")?;
         ensure!((900..2_000).contains(&limit.as_millis()), "{limit:?}");
+        listener.examiner().measure_lifetime(&roots).await??;
+        let lifetime = listener.facts().lifetime.context("not told")?;
+        ensure!((2_000..=3_000).contains(&lifetime.as_millis()), "{lifetime:?}");
         ensure!(listener.facts().max_requests == 400, "{:?}", listener.facts());
+        listener.examiner().asking(no_records()?).examine(&roots).await?;
+        ensure!(listener.facts().lifetime == Some(lifetime), "{:?}", listener.facts());
 
         let wrong = bridge(vec![NAME.into(), "www.example.org".into()])?.examiner().asking(no_records()?);
         let wrong = wrong.examine(&roots).await;

@@ -16,11 +16,13 @@
 //! Meanwhile the name's DNS is asked for an HTTPS record (RFC 9460) with `ech` or `h3` in it: browsers would then send another hello
 //! than ours, or go by HTTP/3. Where no name server answers within two seconds the operator is told so, and how to look by hand.
 //!
-//! **Not checked:** the lifetime that some servers give to a connection, an hour and more: nobody waits for it.
+//! [`measure_lifetime`] comes after it: a connection is kept in use for an hour and some minutes, or until the site ends it. A site that
+//! ends connections later is as one that never does; the carrier then ends with it, unannounced.
 
 mod dns;
 mod error;
 mod idle;
+mod lifetime;
 mod probes;
 mod visit;
 
@@ -32,6 +34,7 @@ use qnet_wire::name::ServerName;
 pub use dns::Resolver;
 pub use error::{DecoyError, Refusal};
 pub use idle::Idle;
+pub use lifetime::{Lifetime, Pace};
 pub use visit::Ending;
 
 use crate::tls::Roots;
@@ -64,11 +67,18 @@ pub struct Facts {
     pub round_trip: Duration,
     /// How long an idle connection is kept, once measured.
     pub idle: Option<Duration>,
+    /// How long any connection is kept, once measured, if there is such a limit.
+    pub lifetime: Option<Duration>,
 }
 
 impl From<&Facts> for DecoyFacts {
     fn from(facts: &Facts) -> Self {
-        Self { idle_limit: facts.idle, max_requests: facts.requests, largest_record: facts.largest_record }
+        Self {
+            idle_limit: facts.idle,
+            lifetime: facts.lifetime,
+            max_requests: facts.requests,
+            largest_record: facts.largest_record,
+        }
     }
 }
 
@@ -82,6 +92,7 @@ impl Facts {
             largest_record: self.largest_record.min(other.largest_record),
             round_trip: self.round_trip.min(other.round_trip),
             idle: self.idle.into_iter().chain(other.idle).min(),
+            lifetime: self.lifetime.into_iter().chain(other.lifetime).min(),
         }
     }
 }
@@ -207,6 +218,7 @@ async fn examine_site(site: &Site<'_>) -> Result<Examined, DecoyError> {
         largest_record: visits.iter().map(|visit| visit.largest).max().unwrap_or_default(),
         round_trip: visits.iter().map(|visit| visit.round_trip).min().unwrap_or_default(),
         idle: None,
+        lifetime: None,
     };
     Ok(Examined { facts, warnings })
 }
@@ -272,6 +284,38 @@ pub async fn measure_idle_all(
     for name in names {
         let this = measure_idle(address, name, roots).await.map_err(Refusal::of(name))?;
         shortest = shortest.filter(|other| other.limit <= this.limit).or(Some(this));
+    }
+    shortest.ok_or(Refusal::NoName)
+}
+
+/// Keeps a connection to `name` at `address` in use until the site ends it, for 65 minutes at most; and once more where it does.
+///
+/// # Errors
+/// As for [`examine`].
+pub async fn measure_lifetime(
+    address: SocketAddr,
+    name: &ServerName,
+    roots: &Roots,
+    pace: Pace,
+) -> Result<Lifetime, DecoyError> {
+    lifetime::measure(&Site { address, name, roots }, pace).await
+}
+
+/// [`measure_lifetime`] for each of a bridge's names, one after the other; the shortest that was ended, if one was.
+///
+/// # Errors
+/// As for [`measure_lifetime`], for the first name that has one; that there is no name.
+pub async fn measure_lifetime_all(
+    address: SocketAddr,
+    names: &[ServerName],
+    roots: &Roots,
+    pace: Pace,
+) -> Result<Lifetime, Refusal> {
+    let mut shortest: Option<Lifetime> = None;
+    for name in names {
+        let this = measure_lifetime(address, name, roots, pace).await.map_err(Refusal::of(name))?;
+        let order = |lifetime: &Lifetime| (!lifetime.ended, lifetime.lasted);
+        shortest = shortest.filter(|other| order(other) <= order(&this)).or(Some(this));
     }
     shortest.ok_or(Refusal::NoName)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use qnet_wire::name::ServerName;
 
 use crate::{
-    bridge::DecoyFacts,
+    bridge::{DecoyFacts, inner::Context},
     decoy_tls::{DecoyTls, Said},
     frame::Handover,
     http2::Keeper,
@@ -24,6 +24,9 @@ const MARGIN: Duration = Duration::from_secs(1);
 const STALLED: Duration = Duration::from_secs(60);
 /// Requests before the decoy's own limit at which the end is announced.
 const ANNOUNCE: u32 = 20;
+/// How long before the end of the decoy's lifetime the carrier's end is announced, but no more than a tenth of it: time for
+/// what is open to come to its end, and for another carrier.
+const ANNOUNCE_BEFORE: Duration = Duration::from_secs(60);
 /// Requests without an answer at which no more are made: the decoy is stuck.
 const MAX_OUTSTANDING: u32 = 8;
 /// A carrier should be able to live this long within the decoy's number of requests.
@@ -179,9 +182,11 @@ impl Keeping {
         self.tls.sealer.seal(APPLICATION_DATA, &request, out);
     }
 
-    /// Whether the carrier's end should be announced: the decoy's number of requests is nearly used up.
-    pub(super) fn nearly_over(&self, facts: &DecoyFacts) -> bool {
-        self.keeper.requests().saturating_add(ANNOUNCE) >= facts.max_requests
+    /// Whether the carrier's end should be announced: the decoy's number of requests or its connection's time is nearly used
+    /// up.
+    pub(super) fn nearly_over(&self, context: &Context<'_>) -> bool {
+        self.keeper.requests().saturating_add(ANNOUNCE) >= context.facts.max_requests
+            || last_call(context.facts, context.began).is_some_and(|at| at <= context.now)
     }
 
     /// One request is left for the decoy to answer; making it would end the connection without warning.
@@ -192,6 +197,12 @@ impl Keeping {
     pub(super) fn shrink(&mut self) {
         self.scratch = Vec::new();
     }
+}
+
+/// When the end of a connection that `began` then is announced, where its lifetime is known.
+pub(super) fn last_call(facts: &DecoyFacts, began: Option<Instant>) -> Option<Instant> {
+    let lifetime = facts.lifetime?;
+    began?.checked_add(lifetime - (lifetime / 10).min(ANNOUNCE_BEFORE))
 }
 
 fn interval(facts: &DecoyFacts) -> Duration {

@@ -10,7 +10,7 @@ use crate::{
     bridge::{
         BridgeConfig, DecoyFacts,
         before::Knocked,
-        decoy::{Counts, Keeping, Word},
+        decoy::{Counts, Keeping, Word, last_call},
     },
     buffer::{Inbox, Outbox, Scratch},
     frame::{Frame, Handover, frames},
@@ -392,7 +392,7 @@ impl Inner {
     /// Seals what the streams have to send.
     pub(super) fn flush(&mut self, to_client: &mut Outbox, context: &Context<'_>) {
         let Phase::Up(keeping) = &mut self.phase else { return };
-        if !self.announced && keeping.nearly_over(context.facts) {
+        if !self.announced && keeping.nearly_over(context) {
             self.announced = true;
             self.news.going_away = true;
             self.tunnel.mux.go_away();
@@ -410,9 +410,15 @@ impl Inner {
     }
 
     /// When [`Inner::on_timer`] has something to do.
-    pub(super) fn deadline(&self, to_client: &Outbox, facts: &DecoyFacts) -> Option<Instant> {
+    pub(super) fn deadline(
+        &self,
+        to_client: &Outbox,
+        facts: &DecoyFacts,
+        began: Option<Instant>,
+    ) -> Option<Instant> {
         let Phase::Up(keeping) = &self.phase else { return None };
-        keeping.deadline(facts, self.stalled(to_client))
+        let announce = last_call(facts, began).filter(|_| !self.announced);
+        [keeping.deadline(facts, self.stalled(to_client)), announce].into_iter().flatten().min()
     }
 
     pub(super) fn on_timer(&mut self, to_client: &Outbox, to_decoy: &mut Outbox, context: &Context<'_>) {
@@ -443,6 +449,8 @@ impl Inner {
 pub(super) struct Context<'a> {
     pub(super) facts: &'a DecoyFacts,
     pub(super) rng: &'a mut ChaCha20Rng,
+    /// When the connection began.
+    pub(super) began: Option<Instant>,
     pub(super) now: Instant,
 }
 
