@@ -146,7 +146,7 @@ impl Connect {
         if let Some(source) = self.source(to.ip()) {
             socket
                 .bind(SocketAddr::new(source, 0))
-                .map_err(|error| ConnectError::Bind { address: source, error })?;
+                .map_err(|error| ConnectError::Bind { address: source.into(), error })?;
         }
         let options = || -> io::Result<()> {
             socket.set_nodelay(true)?;

@@ -201,7 +201,15 @@ impl From<HandshakeError> for DecoyError {
             HandshakeError::OldTls => Self::OldTls,
             HandshakeError::NoHttp2(_) => Self::NoHttp2,
             HandshakeError::HelloRetry => Self::HelloRetry,
-            HandshakeError::Certificate { name, why } => Self::Certificate { name, why },
+            // To the operator, whose site it is, the names are told.
+            HandshakeError::Certificate { name, why, names } => Self::Certificate {
+                name: name.reveal().clone(),
+                why: if names.reveal().is_empty() {
+                    why
+                } else {
+                    format!("it is for {}", names.reveal().join(", "))
+                },
+            },
             other => Self::Handshake(other),
         }
     }
