@@ -100,6 +100,22 @@ impl Keeping {
         })
     }
 
+    /// Follows the KeyUpdates among the records that the decoy sent after message 2: the client read them, if it did, after
+    /// HANDOVER. `None`: one does not open under the keys that were handed over.
+    pub(super) fn catch_up(
+        &mut self,
+        missed: &[(u64, Vec<u8>)],
+        counts: Counts,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        for (index, record) in missed {
+            self.tls.opener.go_to(*index);
+            self.tls.read(record, &mut self.scratch, out).ok()?;
+        }
+        self.tls.opener.go_to(counts.down);
+        Some(())
+    }
+
     /// The decoy's next record may begin inside a frame, the tail of the knock's answer: asks it for a mark after which frames
     /// can be told. `random`: what the mark is known by.
     pub(super) fn find_frames(&mut self, random: [u8; 8], out: &mut Vec<u8>) {
@@ -197,6 +213,12 @@ impl Keeping {
     pub(super) fn shrink(&mut self) {
         self.scratch = Vec::new();
     }
+}
+
+/// Whether a record of type 23 has a KeyUpdate's length: five bytes of a message of its own, the inner type and the tag (RFC 8446,
+/// section 4.6.3). No HTTP/2 frame is as short.
+pub(super) fn may_be_key_update(record: &[u8]) -> bool {
+    record.len() == scan::HEADER_LEN + 5 + 17
 }
 
 /// When the end of a connection that `began` then is announced, where its lifetime is known.

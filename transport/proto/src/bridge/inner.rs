@@ -10,7 +10,7 @@ use crate::{
     bridge::{
         BridgeConfig, DecoyFacts,
         before::Knocked,
-        decoy::{Counts, Keeping, Word, last_call},
+        decoy::{Counts, Keeping, Word, last_call, may_be_key_update},
     },
     buffer::{Inbox, Outbox, Scratch},
     frame::{Frame, Handover, frames},
@@ -30,6 +30,8 @@ const SHORTEST_PROOF: usize = 80;
 const FRAME_HEADER: usize = 4;
 /// Bytes of DECOY frames held back at most, by a decoy that sends nothing but tiny records: then extra records go out.
 const MAX_HELD_BACK: usize = 32 * 1024;
+/// Records that may be KeyUpdates kept from message 2 until HANDOVER, a round trip: a server updates once in gigabytes.
+const MAX_MISSED: usize = 16;
 /// The inner type byte and the tag.
 const OVERHEAD: usize = 17;
 
@@ -74,6 +76,8 @@ pub(super) struct Inner {
     decoy_up: Vec<u8>,
     /// The decoy's bytes for the client that did not fit the records that stand for the decoy's own.
     decoy_down: Vec<u8>,
+    /// The decoy's records since message 2 that may change its keys, with their indices: HANDOVER does not know them.
+    missed: Vec<(u64, Vec<u8>)>,
     down_lengths: Lengths,
     announced: bool,
     pub(super) news: News,
@@ -117,6 +121,7 @@ impl Inner {
             counts,
             decoy_up: Vec::new(),
             decoy_down: Vec::new(),
+            missed: Vec::new(),
             down_lengths: before.down_lengths.clone(),
             announced: false,
             news: News::default(),
@@ -284,6 +289,8 @@ impl Inner {
         let mut keeping = keeping.ok_or(Ended::Violation)?;
         let mut random = [0; 8];
         context.rng.fill_bytes(&mut random);
+        let missed = std::mem::take(&mut self.missed);
+        keeping.catch_up(&missed, self.counts, to_decoy.tail()).ok_or(Ended::Violation)?;
         keeping.find_frames(random, to_decoy.tail());
         self.phase = Phase::Up(Box::new(keeping));
         self.news.up = true;
@@ -338,6 +345,10 @@ impl Inner {
                 }
                 word
             } else {
+                let awaits_handover = matches!(self.phase, Phase::Three(..) | Phase::Handover);
+                if awaits_handover && may_be_key_update(record) && self.missed.len() < MAX_MISSED {
+                    self.missed.push((self.counts.down.wrapping_sub(1), record.to_vec()));
+                }
                 self.seal_decoy(record, to_client);
                 if self.decoy_down.len() > MAX_HELD_BACK {
                     self.release(to_client, context.rng);
