@@ -19,8 +19,9 @@ const QUIET: Duration = Duration::from_millis(50);
 const UNKNOWN_LIMIT: Duration = Duration::from_secs(2);
 /// How long before the idle limit a busy tunnel's request goes out.
 const MARGIN: Duration = Duration::from_secs(1);
-/// How long a tunnel whose data the client does not take counts as in use: a web server gives a download that stands still as
-/// long (nginx: `send_timeout`, 60 s; Apache the same; lighttpd more).
+/// How long a tunnel whose data the client does not take, or whose client waits for credit, counts as in use: a web server gives a
+/// download or an upload that stands still as long (nginx: `send_timeout` and `client_body_timeout`, 60 s; Apache the same for
+/// downloads; lighttpd more).
 const STALLED: Duration = Duration::from_secs(60);
 /// Requests before the decoy's own limit at which the end is announced.
 const ANNOUNCE: u32 = 20;
@@ -167,14 +168,15 @@ impl Keeping {
         self.owed = true;
     }
 
-    /// When [`Keeping::on_timer`] has something to do. `stalled`: data waits for the client, who withholds room or credit.
-    pub(super) fn deadline(&self, facts: &DecoyFacts, stalled: bool) -> Option<Instant> {
+    /// When [`Keeping::on_timer`] has something to do. `stalled`: data waits for the client, who withholds room or credit, or the
+    /// client seems to wait for credit, which somebody withholds.
+    pub(super) fn deadline(&self, facts: &DecoyFacts, stalled: impl FnOnce() -> bool) -> Option<Instant> {
         if self.exhausted(facts) || self.keeper.outstanding() >= MAX_OUTSTANDING {
             return None;
         }
         let busy = self.last_request + interval(facts);
         if !self.owed {
-            return Some(busy).filter(|at| stalled && *at < self.last_traffic + STALLED);
+            return Some(busy).filter(|at| *at < self.last_traffic + STALLED && stalled());
         }
         let missing = (1.0 - self.allowance).max(0.0) / rate(facts);
         let allowed = self.allowance_at + Duration::from_secs_f64(missing);
@@ -187,7 +189,7 @@ impl Keeping {
         let elapsed = now.saturating_duration_since(self.allowance_at).as_secs_f64();
         self.allowance = (self.allowance + elapsed * rate(facts)).min(burst(facts));
         self.allowance_at = now;
-        if self.deadline(facts, stalled).is_none_or(|at| at > now) {
+        if self.deadline(facts, || stalled).is_none_or(|at| at > now) {
             return;
         }
         self.allowance = (self.allowance - 1.0).max(0.0);

@@ -415,9 +415,9 @@ impl Inner {
         }
     }
 
-    /// Whether data waits for the client.
+    /// Whether data waits for the client, or the client for leave to send more.
     fn stalled(&self, to_client: &Outbox) -> bool {
-        !to_client.is_empty() || self.tunnel.mux.unsent() > 0
+        !to_client.is_empty() || self.tunnel.mux.unsent() > 0 || self.tunnel.mux.peer_starves()
     }
 
     /// When [`Inner::on_timer`] has something to do.
@@ -429,7 +429,7 @@ impl Inner {
     ) -> Option<Instant> {
         let Phase::Up(keeping) = &self.phase else { return None };
         let announce = last_call(facts, began).filter(|_| !self.announced);
-        [keeping.deadline(facts, self.stalled(to_client)), announce].into_iter().flatten().min()
+        [keeping.deadline(facts, || self.stalled(to_client)), announce].into_iter().flatten().min()
     }
 
     pub(super) fn on_timer(&mut self, to_client: &Outbox, to_decoy: &mut Outbox, context: &Context<'_>) {
