@@ -3,6 +3,7 @@
 pub mod ca;
 pub mod censor;
 pub mod decoy;
+pub mod dns;
 pub mod flow;
 pub mod isolate;
 pub mod link;
