@@ -27,6 +27,11 @@ impl Inbound {
         self.next
     }
 
+    /// Whether bytes came that others must come before.
+    pub(super) fn has_gap(&self) -> bool {
+        !self.early.is_empty()
+    }
+
     /// Takes `bytes` that stand at `position` and gives the streams what is whole.
     pub(super) fn take(&mut self, position: u64, bytes: &[u8], mux: &mut Mux) -> Result<(), Violation> {
         let end = position.checked_add(bytes.len() as u64).ok_or(Violation::BeyondWindow)?;

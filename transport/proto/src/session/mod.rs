@@ -156,7 +156,8 @@ impl Session {
 
     /// Whether nothing is left to say, and what follows from that.
     fn settle_end(&mut self) {
-        if !self.finishing || self.ended.is_some() || self.streams.wants_to_send() || !self.log.is_empty() {
+        let left = self.streams.wants_to_send() || self.streams.unsent() > 0 || !self.log.is_empty();
+        if !self.finishing || self.ended.is_some() || left {
             return;
         }
         self.end_to_send = self.carriers.any_active();
@@ -170,6 +171,8 @@ impl Session {
         let secret = Secret::derive(&established.up, &established.down, statics);
         let number = self.carriers.first(secret.limits(0, &self.profile), now);
         self.secret = Some(secret);
+        // Early data went with it.
+        self.carriers.sent(number, self.next_send);
         self.pace.progress(now);
         number
     }
@@ -260,11 +263,19 @@ impl Session {
         }
         self.next_send = self.next_send.max(self.log.start());
         self.pace.replaced(now);
+        self.settle_end();
     }
 
     fn send_again(&mut self) {
         self.next_send = self.log.start();
         self.pace.forget_sample();
+    }
+
+    /// Carriers are gone that had bytes up to here.
+    fn send_again_if_lost(&mut self, sent_until: u64) {
+        if sent_until > self.log.start() {
+            self.send_again();
+        }
     }
 
     /// Client: the bridge does not know the session.
@@ -274,10 +285,11 @@ impl Session {
 
     /// A carrier's connection has ended, or its inner handshake or JOIN came to nothing.
     pub fn lost(&mut self, number: CarrierNumber, now: Instant) {
-        let carried = self.carriers.state_of(number) != CarrierState::Retired;
-        self.carriers.remove(number, now);
-        if carried {
-            self.send_again();
+        let sent_until = self.carriers.remove(number, now);
+        self.send_again_if_lost(sent_until);
+        if self.carriers.any_active() {
+            // An acknowledgement may have been lost with it.
+            self.acks.due |= self.acks.told > 0;
         }
         self.settle_end();
     }
@@ -355,13 +367,18 @@ impl Session {
                 Frame::End.encode(out);
                 return out.len() - before;
             }
-            let (end, sent, waited) = (before + room, self.log.end(), !self.log.is_empty());
+            let (waited, sent) = (self.waits(), self.log.end());
+            let end = before + room;
             self.pack_ack(end, out);
             self.pack_segment(end.saturating_sub(out.len()), out);
             let packed = out.len() - before;
             self.carriers.carried(number, packed, now);
+            self.carriers.sent(number, self.next_send);
             if self.log.end() > sent {
-                self.pace.sent(self.log.end(), waited, now);
+                self.pace.sent(self.log.end(), now);
+            }
+            if !waited {
+                self.pace.waits(now);
             }
             self.settle_end();
         }
@@ -370,7 +387,7 @@ impl Session {
 
     fn pack_ack(&mut self, end: usize, out: &mut Vec<u8>) {
         let ack = Frame::Ack { position: self.inbound.next() };
-        if self.acks.told < self.inbound.next() && out.len() + ack.encoded_len() <= end {
+        if (self.acks.due || self.acks.told < self.inbound.next()) && out.len() + ack.encoded_len() <= end {
             ack.encode(out);
             self.acks = Acks { told: self.inbound.next(), at: None, due: false };
         }
@@ -440,7 +457,8 @@ impl Session {
         let before = self.inbound.next();
         self.inbound.take(position, bytes, &mut self.streams)?;
         self.carriers.carried(number, bytes.len(), now);
-        self.carriers.heard(number, position, self.inbound.next());
+        self.carriers.heard(number, position);
+        self.carriers.settle(self.inbound.next(), self.log.start());
         self.pace.heard(now);
         self.pace.expects(more);
         if self.inbound.next() > before {
@@ -472,6 +490,7 @@ impl Session {
         if self.log.acknowledge(position) {
             self.next_send = self.next_send.max(position);
             self.pace.acknowledged(position, now);
+            self.carriers.settle(self.inbound.next(), self.log.start());
             self.settle_end();
         }
         Ok(())
@@ -503,7 +522,8 @@ impl Session {
         self.pace.look(now);
         self.acks.due |= self.acks.at.is_some_and(|at| at <= now) && self.acks.told < self.inbound.next();
         self.acks.at = self.acks.at.filter(|at| *at > now);
-        self.carriers.on_timer(now);
+        let sent_until = self.carriers.on_timer(now);
+        self.send_again_if_lost(sent_until);
     }
 
     /// Client: why somebody should make a carrier now, if so.
@@ -526,19 +546,23 @@ impl Session {
         {
             return None;
         }
-        let waits = !self.log.is_empty() || self.pace.expecting();
         let (need, at) = match self.carriers.detached() {
             Some(since) if !self.log.is_empty() || self.streams.wants_to_send() => (Need::Use, since),
             Some(since) if self.streams.open_streams() > 0 => (Need::Look, since + self.pace.poll()?),
             Some(_) => return None,
             None => {
-                let stall = waits.then(|| (Need::Stalled, self.pace.stalled_at()));
+                let stall = self.waits().then(|| (Need::Stalled, self.pace.stalled_at()));
                 let replace = self.carriers.replace_at();
                 let stripe = self.carriers.wants_more(self.profile.stripes);
                 [stall, replace, stripe].into_iter().flatten().min_by_key(|(_, at)| *at)?
             }
         };
         Some((need, at.max(self.pace.budget_at())))
+    }
+
+    /// Something is due from the peer: an acknowledgement, what it said would follow, or what belongs before what came.
+    fn waits(&self) -> bool {
+        !self.log.is_empty() || self.pace.expecting() || self.inbound.has_gap()
     }
 
     /// How the carrier that was needed should join.
@@ -575,6 +599,15 @@ impl fmt::Debug for Session {
         f.debug_struct("Session")
             .field("role", &self.role)
             .field("ended", &self.ended)
+            .field("finishing", &self.finishing)
+            .field("acknowledged", &self.log.start())
+            .field("next_send", &self.next_send)
+            .field("sent", &self.log.end())
+            .field("received", &self.inbound.next())
+            .field("acks", &self.acks)
+            .field("carriers", &self.carriers)
+            .field("pace", &self.pace)
+            .field("unsent", &self.streams.unsent())
             .finish_non_exhaustive()
     }
 }
