@@ -203,6 +203,8 @@ struct Slot {
     first: Option<u64>,
     /// The end of what was sent on it.
     sent_until: u64,
+    /// Client: the position that its JOIN says is expected.
+    told: u64,
 }
 
 /// The carriers of a session.
@@ -232,6 +234,7 @@ impl Carriers {
             spent: None,
             first: None,
             sent_until: 0,
+            told: 0,
         });
     }
 
@@ -249,17 +252,20 @@ impl Carriers {
         number
     }
 
-    /// Client: a number for one that asks.
-    pub(super) fn ask(&mut self, mode: Mode, now: Instant) -> CarrierNumber {
+    /// Client: a number for one that asks, and says that `next` is expected.
+    pub(super) fn ask(&mut self, mode: Mode, next: u64, now: Instant) -> CarrierNumber {
         let number = CarrierNumber(self.next);
         self.enter(number, CarrierState::Joining, mode, now);
+        if let Some(slot) = self.slot(number) {
+            slot.told = next;
+        }
         number
     }
 
-    /// Client: how the carrier of this number asked.
-    pub(super) fn asked(&self, number: CarrierNumber) -> Option<Mode> {
+    /// Client: how the carrier of this number asked, and what it said.
+    pub(super) fn asked(&self, number: CarrierNumber) -> Option<(Mode, u64)> {
         let asks = |slot: &&Slot| slot.number == number && slot.state == CarrierState::Joining;
-        self.slots.iter().find(asks).map(|slot| slot.mode)
+        self.slots.iter().find(asks).map(|slot| (slot.mode, slot.told))
     }
 
     pub(super) fn asking(&self) -> bool {

@@ -56,9 +56,6 @@ const CLIENT_ACK_BYTES: u64 = MAX_UNACKED as u64 / 4;
 /// How long the client waits. Afterwards the bridge need not keep a quiet session's last bytes.
 const CLIENT_ACK_DELAY: Duration = Duration::from_secs(1);
 
-/// Room left in a record below which what is left out is taken to follow at once.
-const NEARLY_FULL: usize = 128;
-
 /// A session, shared by its users and its carriers.
 pub type SharedSession = Arc<Mutex<Session>>;
 
@@ -97,6 +94,10 @@ pub struct Session {
     log: Log,
     /// What goes out next: below the log's end a repetition.
     next_send: u64,
+    /// The last segment said that more follows.
+    said_more: bool,
+    /// The end of the furthest segment that came.
+    furthest: u64,
     inbound: Inbound,
     acks: Acks,
     pace: Pace,
@@ -116,6 +117,8 @@ impl Session {
             carriers: Carriers::new(now),
             log: Log::new(),
             next_send: 0,
+            said_more: false,
+            furthest: 0,
             inbound: Inbound::default(),
             acks: Acks::default(),
             pace: Pace::new(&profile, now),
@@ -179,7 +182,7 @@ impl Session {
 
     /// Client: a further carrier, whose inner handshake is complete, asks to join.
     pub fn join(&mut self, handshake_hash: &[u8; 32], mode: Mode, now: Instant) -> (CarrierNumber, Join) {
-        let number = self.carriers.ask(mode, now);
+        let number = self.carriers.ask(mode, self.inbound.next(), now);
         (number, self.statement(Role::Client, number, mode, handshake_hash))
     }
 
@@ -211,14 +214,14 @@ impl Session {
     ) -> Result<(CarrierNumber, Join), JoinError> {
         let secret = self.secret.as_ref().ok_or(JoinError::Unknown)?;
         secret.check(Role::Client, join, handshake_hash, Some(client))?;
-        // Less than was acknowledged over another carrier meanwhile is no news; more than was sent is a lie.
-        if self.ended.is_some() || join.next > self.log.end() {
+        if self.ended.is_some() {
             return Err(JoinError::Unknown);
         }
         let mode = Mode::from_wire(join.mode).ok_or(JoinError::Unknown)?;
         let number = CarrierNumber(u32::try_from(join.carrier).map_err(|_| JoinError::Number)?);
+        self.check_next(join.next)?;
         self.carriers.admit(number, mode, now)?;
-        self.resume(number, join.next, mode, now);
+        self.resume(number, join.next, mode, self.inbound.next(), now);
         Ok((number, self.statement(Role::Bridge, number, mode, handshake_hash)))
     }
 
@@ -236,20 +239,32 @@ impl Session {
         let secret = self.secret.as_ref().ok_or(JoinError::Unknown)?;
         secret.check(Role::Bridge, answer, handshake_hash, None)?;
         let number = CarrierNumber(u32::try_from(answer.carrier).map_err(|_| JoinError::Number)?);
-        let mode = self.carriers.asked(number).ok_or(JoinError::Number)?;
-        if mode.to_wire() != answer.mode || answer.next > self.log.end() {
+        let (mode, told) = self.carriers.asked(number).ok_or(JoinError::Number)?;
+        if mode.to_wire() != answer.mode {
             return Err(JoinError::Unknown);
         }
         let limits = secret.limits(number.0, &self.profile);
+        self.check_next(answer.next)?;
         self.carriers.accepted(number, mode, limits, now);
-        self.resume(number, answer.next, mode, now);
+        self.resume(number, answer.next, mode, told, now);
         Ok(())
     }
 
-    /// A carrier has joined: what the peer has not got goes out again, unless older carriers still bring it.
-    fn resume(&mut self, number: CarrierNumber, next: u64, mode: Mode, now: Instant) {
+    /// Whether the authentic peer may expect this position. Less than was acknowledged over another carrier meanwhile is no
+    /// news; more than was sent is a lie that ends the session.
+    fn check_next(&mut self, next: u64) -> Result<(), JoinError> {
+        if next <= self.log.end() {
+            return Ok(());
+        }
+        self.fail(Ended::Violation);
+        Err(JoinError::Unknown)
+    }
+
+    /// A carrier has joined: what the peer has not got goes out again, unless older carriers still bring it. The peer was
+    /// told that `told` is expected; more may have come meanwhile.
+    fn resume(&mut self, number: CarrierNumber, next: u64, mode: Mode, told: u64, now: Instant) {
         self.log.acknowledge(next);
-        self.acks.told = self.inbound.next();
+        self.acks = Acks { told, at: None, due: self.inbound.next() > told };
         let again = match mode {
             Mode::Replace => {
                 self.carriers.retire_all_but(number);
@@ -355,7 +370,13 @@ impl Session {
             return self.end_to_send;
         }
         let repeats = self.next_send < self.log.end();
-        self.acks.due || repeats || self.log.len() < MAX_UNACKED && self.streams.wants_to_send()
+        let fresh = self.log.len() < MAX_UNACKED && self.streams.wants_to_send();
+        self.acks.due || repeats || fresh || self.owes_word()
+    }
+
+    /// The last segment said that more follows, and nothing does.
+    fn owes_word(&self) -> bool {
+        self.said_more && self.next_send == self.log.end() && !self.streams.wants_to_send()
     }
 
     /// Appends frames of at most `room` bytes in all to `out` and returns how many bytes that were.
@@ -374,7 +395,8 @@ impl Session {
             let packed = out.len() - before;
             self.carriers.carried(number, packed, now);
             self.carriers.sent(number, self.next_send);
-            if self.log.end() > sent {
+            // The client acknowledges when it is quiet: that says nothing about the path.
+            if self.log.end() > sent && self.role == Role::Client {
                 self.pace.sent(self.log.end(), now);
             }
             if !waited {
@@ -407,14 +429,13 @@ impl Session {
             }
         }
         let length = out.len() - content;
-        if length == 0 {
+        if length == 0 && !self.owes_word() {
             out.truncate(start);
             return;
         }
         self.next_send += length as u64;
-        let full = length + NEARLY_FULL > room;
-        let more = full && (self.next_send < self.log.end() || self.streams.wants_to_send());
-        frame::finish_segment(start, more, out);
+        self.said_more = self.next_send < self.log.end() || self.streams.wants_to_send();
+        frame::finish_segment(start, self.said_more, out);
     }
 
     /// Takes in one of the peer's frames: SEGMENT, ACK or END.
@@ -460,12 +481,18 @@ impl Session {
         self.carriers.heard(number, position);
         self.carriers.settle(self.inbound.next(), self.log.start());
         self.pace.heard(now);
-        self.pace.expects(more);
+        let end = position.saturating_add(bytes.len() as u64);
+        if end >= self.furthest {
+            self.furthest = end;
+            self.pace.expects(more);
+        }
         if self.inbound.next() > before {
             self.pace.progress(now);
         }
         // A repetition is answered too: the peer has not heard of it.
-        self.owe_ack(now);
+        if !bytes.is_empty() && position <= before {
+            self.owe_ack(now);
+        }
         Ok(())
     }
 
@@ -476,7 +503,7 @@ impl Session {
         };
         let owed = self.inbound.next() - self.acks.told;
         self.acks.due |= owed >= bytes;
-        if owed > 0 && (self.acks.at.is_none() || self.role == Role::Client) {
+        if self.acks.at.is_none() || self.role == Role::Client {
             // The client waits for quiet, the bridge no longer than that from the first byte.
             self.acks.at = Some(now + delay);
         }
@@ -520,7 +547,7 @@ impl Session {
     /// Time has passed.
     pub fn on_timer(&mut self, now: Instant) {
         self.pace.look(now);
-        self.acks.due |= self.acks.at.is_some_and(|at| at <= now) && self.acks.told < self.inbound.next();
+        self.acks.due |= self.acks.at.is_some_and(|at| at <= now);
         self.acks.at = self.acks.at.filter(|at| *at > now);
         let sent_until = self.carriers.on_timer(now);
         self.send_again_if_lost(sent_until);
