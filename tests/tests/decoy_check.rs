@@ -323,21 +323,36 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
         };
         let roots = Roots::with(Some(&decoy.certificates().ca), None)?;
         let listener = bridge(names)?;
-        ensure!(listener.facts().idle_limit.is_none());
-        let slow = listener.examiner().measure_idle(&roots);
-        listener.examiner().asking(no_records()?).examine(&roots).await?;
-        ensure!(listener.facts().max_requests == 400, "{:?}", listener.facts());
+        ensure!(listener.facts().context("a mirror")?.idle_limit.is_none());
+        let slow = listener.examiner().context("a mirror")?.measure_idle(&roots);
+        listener.examiner().context("a mirror")?.asking(no_records()?).examine(&roots).await?;
+        ensure!(
+            listener.facts().context("a mirror")?.max_requests == 400,
+            "{:?}",
+            listener.facts().context("a mirror")?
+        );
         slow.await??;
-        let limit = listener.facts().idle_limit.context("not told")?;
+        let limit = listener.facts().context("a mirror")?.idle_limit.context("not told")?;
         ensure!((900..2_000).contains(&limit.as_millis()), "{limit:?}");
-        listener.examiner().measure_lifetime(&roots).await??;
-        let lifetime = listener.facts().lifetime.context("not told")?;
+        listener.examiner().context("a mirror")?.measure_lifetime(&roots).await??;
+        let lifetime = listener.facts().context("a mirror")?.lifetime.context("not told")?;
         ensure!((2_000..=3_000).contains(&lifetime.as_millis()), "{lifetime:?}");
-        ensure!(listener.facts().max_requests == 400, "{:?}", listener.facts());
-        listener.examiner().asking(no_records()?).examine(&roots).await?;
-        ensure!(listener.facts().lifetime == Some(lifetime), "{:?}", listener.facts());
+        ensure!(
+            listener.facts().context("a mirror")?.max_requests == 400,
+            "{:?}",
+            listener.facts().context("a mirror")?
+        );
+        listener.examiner().context("a mirror")?.asking(no_records()?).examine(&roots).await?;
+        ensure!(
+            listener.facts().context("a mirror")?.lifetime == Some(lifetime),
+            "{:?}",
+            listener.facts().context("a mirror")?
+        );
 
-        let wrong = bridge(vec![NAME.into(), "www.example.org".into()])?.examiner().asking(no_records()?);
+        let wrong = bridge(vec![NAME.into(), "www.example.org".into()])?
+            .examiner()
+            .context("a mirror")?
+            .asking(no_records()?);
         let wrong = wrong.examine(&roots).await;
         let said = wrong.err().context("a name that the site does not serve passes")?.to_string();
         ensure!(said.starts_with("www.example.org cannot be the decoy: the site's certificate"), "{said}");

@@ -15,7 +15,8 @@ use qnet_wire::redact::Redacted;
 use super::chrome::CHROME_156;
 use super::error::{HandshakeError, alert_meaning};
 use super::keylog::{self, TrafficSecrets};
-use super::roots::Roots;
+use super::roots::{Roots, prefixed};
+use super::tickets::{self, Ticket};
 use super::{ffi, wire};
 
 /// Most names of a wrong certificate that an error shows.
@@ -63,6 +64,17 @@ pub(super) enum Step {
     Failed(Vec<Vec<u8>>, HandshakeError),
 }
 
+/// What a connection is for, which shows in its hello.
+#[derive(Debug)]
+pub(super) enum Hello<'a> {
+    /// A visit with a token in its Encrypted Client Hello.
+    Token(&'a EchOffer),
+    /// A plain visit, as Chrome makes it to a site without ECH: to load a page.
+    Page,
+    /// The same, to open a websocket; with the page's connection's ticket where it gave one.
+    Websocket(Option<Ticket>),
+}
+
 /// Whose certificates are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trust {
@@ -72,16 +84,27 @@ pub(crate) enum Trust {
     AnyIssuer,
 }
 
+/// How a connection ended after its handshake.
+#[derive(Debug)]
+pub(crate) enum TlsEnd {
+    /// close_notify.
+    Closed,
+    /// An alert, or bytes that do not open.
+    Broken(HandshakeError),
+}
+
 /// One connection's BoringSSL client.
 pub(super) struct Engine {
     stream: SslStream<Pipe>,
     name: ServerName,
+    /// There is a token in the hello, which only the bridge can find.
+    hides: bool,
 }
 
 impl Engine {
     /// A client that has sent nothing yet.
     pub(super) fn new(
-        offer: &EchOffer,
+        hello: &Hello<'_>,
         name: &ServerName,
         roots: &Roots,
         trust: Trust,
@@ -91,17 +114,38 @@ impl Engine {
             // The verdict is kept all the same, for `doubt`.
             ssl.set_verify(SslVerifyMode::NONE);
         }
-        // The inner name: the token. BoringSSL puts the ECHConfig's public name into the outer hello.
-        ssl.set_hostname(&offer.token.inner_name())?;
-        ssl.set_ech_config_list(&offer.config_list)?;
-        ffi::offer_application_settings(&mut ssl, CHROME_156.alps)?;
+        match hello {
+            Hello::Token(offer) => {
+                // The inner name: the token. BoringSSL puts the ECHConfig's public name into the outer hello.
+                ssl.set_hostname(&offer.token.inner_name())?;
+                ssl.set_ech_config_list(&offer.config_list)?;
+            }
+            Hello::Page | Hello::Websocket(_) => {
+                ssl.set_hostname(name.as_str())?;
+                ssl.set_enable_ech_grease(true);
+                tickets::attach(&mut ssl)?;
+            }
+        }
+        match hello {
+            Hello::Token(_) | Hello::Page => ffi::offer_application_settings(&mut ssl, CHROME_156.alps)?,
+            Hello::Websocket(ticket) => {
+                let protocols = CHROME_156.websocket_alpn;
+                ssl.set_alpn_protos(&prefixed(protocols.iter().map(|protocol| protocol.as_bytes())))?;
+                if let Some(ticket) = ticket {
+                    ffi::resume(&mut ssl, ticket)?;
+                }
+            }
+        }
         let rules = ssl.verify_param_mut();
         // BoringSSL puts the public name here by itself once ECH is rejected; this is for the case that it is not.
         rules.set_host(name.as_str())?;
         rules.set_hostflags(X509CheckFlags::NEVER_CHECK_SUBJECT | X509CheckFlags::NO_PARTIAL_WILDCARDS);
         rules.set_flags(X509VerifyFlags::TRUSTED_FIRST);
-        keylog::attach(&mut ssl)?;
-        Ok(Self { stream: SslStream::new(ssl, Pipe::default())?, name: name.clone() })
+        let hides = matches!(hello, Hello::Token(_));
+        if hides {
+            keylog::attach(&mut ssl)?;
+        }
+        Ok(Self { stream: SslStream::new(ssl, Pipe::default())?, name: name.clone(), hides })
     }
 
     /// Feeds one record, or nothing to begin.
@@ -113,11 +157,12 @@ impl Engine {
         let result = self.stream.connect();
         let mut writes = std::mem::take(&mut self.stream.get_mut().writes);
         let error = match result {
-            Ok(()) => return Step::Failed(writes, HandshakeError::EchAccepted),
+            Ok(()) if self.hides => return Step::Failed(writes, HandshakeError::EchAccepted),
+            Ok(()) => return Step::Done(writes),
             Err(error) if error.would_block() => return Step::More(writes),
             Err(error) => error,
         };
-        if reason(&error) != Some(boring_sys::SSL_R_ECH_REJECTED) {
+        if !self.hides || reason(&error) != Some(boring_sys::SSL_R_ECH_REJECTED) {
             return Step::Failed(writes, self.explain(&error));
         }
         // The last write is the ech_required alert, which a client without real ECH would not send.
@@ -133,6 +178,50 @@ impl Engine {
             return Step::Failed(Vec::new(), HandshakeError::WrongOffer { name: self.shown_name() });
         }
         Step::Done(writes)
+    }
+
+    /// Takes bytes after the handshake, any number; appends what was in them to `content`.
+    ///
+    /// # Errors
+    /// The server's end, or what was wrong. What [`writes`](Self::writes) then gives (an alert, or nothing) is what Chrome
+    /// would send.
+    pub(super) fn read(&mut self, bytes: &[u8], content: &mut Vec<u8>) -> Result<(), TlsEnd> {
+        let pipe = self.stream.get_mut();
+        pipe.incoming.drain(..pipe.taken);
+        pipe.taken = 0;
+        pipe.incoming.extend_from_slice(bytes);
+        let mut room = [0; 16_384];
+        loop {
+            match self.stream.ssl_read(&mut room) {
+                Ok(count) => content.extend_from_slice(&room[..count]),
+                Err(error) if error.would_block() => return Ok(()),
+                Err(error) if error.code() == boring::ssl::ErrorCode::ZERO_RETURN => {
+                    return Err(TlsEnd::Closed);
+                }
+                Err(error) => return Err(TlsEnd::Broken(self.explain(&error))),
+            }
+        }
+    }
+
+    /// Seals `content`, at most 16,384 bytes, as one record.
+    pub(super) fn write(&mut self, content: &[u8]) -> Result<(), TlsEnd> {
+        let written = self.stream.ssl_write(content);
+        written.map(drop).map_err(|error| TlsEnd::Broken(self.explain(&error)))
+    }
+
+    /// What BoringSSL wrote since this was last asked.
+    pub(super) fn writes(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.stream.get_mut().writes)
+    }
+
+    /// The ticket that came last.
+    pub(super) fn ticket(&self) -> Option<Ticket> {
+        tickets::take(self.stream.ssl())
+    }
+
+    /// Whether the server took the ticket that was offered.
+    pub(super) fn resumed(&self) -> bool {
+        self.stream.ssl().session_reused()
     }
 
     /// The application traffic secrets, once [`Step::Done`] was returned. They are given once.
