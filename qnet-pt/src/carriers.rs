@@ -1,12 +1,12 @@
 //! Where the program meets the transport.
 
-use crate::options::Options;
+use crate::options::{Mirror, Websocket};
 use crate::refusal::chain;
 use qnet_pt_ipc::env::Settings;
 use qnet_pt_ipc::socks::Reply;
 use qnet_pt_ipc::upstream as env;
 use qnet_transport::Stream;
-use qnet_transport::bridge::{BridgeConfig, Listener};
+use qnet_transport::bridge::{BridgeConfig, Listener, WebsocketBridgeConfig};
 use qnet_transport::client::{self, DialerConfig};
 use qnet_transport::connect::{Connect, ConnectError, Login, LoginError, Upstream};
 use qnet_transport::tls::{HandshakeError, Roots};
@@ -75,7 +75,9 @@ impl DialError {
             Self::Dial(client::DialError::Handshake(error)) => handshake_reply(error),
             Self::Dial(client::DialError::TimedOut) => Reply::TtlExpired,
             // Something answers there, and it is not the bridge of this line.
-            Self::Dial(client::DialError::Tunnel(_)) => Reply::HostUnreachable,
+            Self::Dial(client::DialError::Tunnel(_) | client::DialError::Websocket(_)) => {
+                Reply::HostUnreachable
+            }
             Self::Dial(_) | Self::Open(_) => Reply::GeneralFailure,
         }
     }
@@ -130,7 +132,7 @@ pub(crate) fn listen(
     bind: SocketAddr,
     identity: IdentityKey,
     decoy: SocketAddr,
-    options: &Options,
+    options: &Mirror,
     settings: &Settings,
 ) -> Result<Listener, String> {
     let config = BridgeConfig {
@@ -139,10 +141,33 @@ pub(crate) fn listen(
         decoy,
         names: options.names.clone(),
         invited: Vec::new(),
-        connect: Connect { upstream: Upstream::Direct, bind_v4: settings.bind_v4, bind_v6: settings.bind_v6 },
+        connect: directly(settings),
         profile: qnet_transport::Profile::default(),
     };
     Listener::bind(config).map_err(|error| listen_message(bind, &error))
+}
+
+/// A bridge that listens on `bind` behind a web server.
+pub(crate) fn listen_websocket(
+    bind: SocketAddr,
+    identity: IdentityKey,
+    options: &Websocket,
+    settings: &Settings,
+) -> Result<Listener, String> {
+    let config = WebsocketBridgeConfig {
+        listen: bind,
+        identity,
+        url: options.url.clone(),
+        site: options.site,
+        connect: directly(settings),
+        profile: qnet_transport::Profile::default(),
+    };
+    Listener::bind_websocket(config).map_err(|error| listen_message(bind, &error))
+}
+
+/// From the addresses that the parent wants, through no proxy.
+fn directly(settings: &Settings) -> Connect {
+    Connect { upstream: Upstream::Direct, bind_v4: settings.bind_v4, bind_v6: settings.bind_v6 }
 }
 
 /// Why the bridge cannot listen, and what to do.

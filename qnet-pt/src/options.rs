@@ -2,20 +2,43 @@
 
 use qnet_pt_ipc::args::Args;
 use qnet_wire::name::{NameError, ServerName};
+use qnet_wire::url::{UrlError, WebsocketUrl};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The torrc line shown wherever options are wrong.
 const EXAMPLE: &str = "ServerTransportOptions qnet decoy=127.0.0.1:8443 sni=www.example.com";
 
-/// A bridge's options.
+/// The same for a bridge behind a web server.
+const WEBSOCKET_EXAMPLE: &str =
+    "ServerTransportOptions qnet url=https://www.example.com/a7Ge93kd site=127.0.0.1:8080";
+
+/// A bridge's options, of which it has one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub enum Options {
+    /// It stands before a web site.
+    Mirror(Mirror),
+    /// It stands behind a web server or a CDN.
+    Websocket(Websocket),
+}
+
+/// The options of a bridge before a web site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
     /// The web site that answers strangers.
     pub decoy: Decoy,
     /// The names clients may ask it for: at least one.
     pub names: Vec<ServerName>,
     /// The operator knows that the decoy is not on this machine.
     pub third_party: bool,
+}
+
+/// The options of a bridge behind a web server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Websocket {
+    /// The address at which the web server takes websockets for the bridge.
+    pub url: WebsocketUrl,
+    /// The site as a plain web server, for whatever else comes that way.
+    pub site: SocketAddr,
 }
 
 /// Where the decoy is.
@@ -30,12 +53,32 @@ pub enum Decoy {
 /// What is wrong with the options.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// No decoy.
+    /// No decoy, and no address of a websocket either.
     #[error("no decoy is set: name the web site that answers strangers; add to torrc: {EXAMPLE}")]
     NoDecoy,
-    /// Two decoys.
-    #[error("decoy= is given twice; one is allowed")]
-    TwoDecoys,
+    /// An option that may come once.
+    #[error("{0}= is given twice; one is allowed")]
+    Twice(&'static str),
+    /// Options of both kinds.
+    #[error(
+        "decoy=, sni= and third-party-decoy= are for a bridge before a web site, url= and site= for one behind a web \
+         server; a bridge is one of them: {EXAMPLE}, or {WEBSOCKET_EXAMPLE}"
+    )]
+    Both,
+    /// `site=` alone.
+    #[error(
+        "site= needs url=, the address at which the web server takes websockets; an example: {WEBSOCKET_EXAMPLE}"
+    )]
+    NoUrl,
+    /// `url=` alone.
+    #[error("url= needs site=, the plain web server that answers visitors; an example: {WEBSOCKET_EXAMPLE}")]
+    NoSite,
+    /// Not an address of a websocket.
+    #[error("url={0}: {1}")]
+    Url(String, UrlError),
+    /// Not ADDRESS:PORT.
+    #[error("site={0} is not ADDRESS:PORT; an example: {WEBSOCKET_EXAMPLE}")]
+    Site(String),
     /// Not HOST:PORT.
     #[error("decoy={0} is not HOST:PORT; an example: {EXAMPLE}")]
     Decoy(String),
@@ -49,7 +92,9 @@ pub enum OptionsError {
     #[error("third-party-decoy={0}: it is 1 or 0")]
     ThirdParty(String),
     /// Something else.
-    #[error("unknown option {0}; known are decoy, sni and third-party-decoy; an example: {EXAMPLE}")]
+    #[error(
+        "unknown option {0}; known are decoy, sni and third-party-decoy, or url and site; an example: {EXAMPLE}"
+    )]
     Unknown(String),
 }
 
@@ -59,16 +104,11 @@ impl Options {
     /// # Errors
     /// [`OptionsError`]
     pub fn parse(args: &Args) -> Result<Self, OptionsError> {
-        let mut decoy = None;
+        let (mut decoy, mut third_party, mut url, mut site) = (None, None, None, None);
         let mut names: Vec<ServerName> = Vec::new();
-        let mut third_party = false;
         for (key, value) in args.iter() {
             match key {
-                "decoy" => {
-                    if decoy.replace(parse_decoy(value)?).is_some() {
-                        return Err(OptionsError::TwoDecoys);
-                    }
-                }
+                "decoy" => once("decoy", &mut decoy, parse_decoy(value)?)?,
                 "sni" => {
                     let name = value.parse().map_err(|error| OptionsError::Name(value.to_owned(), error))?;
                     if !names.contains(&name) {
@@ -77,30 +117,61 @@ impl Options {
                 }
                 "third-party-decoy" => {
                     third_party = match value {
-                        "1" => true,
-                        "0" => false,
+                        "1" => Some(true),
+                        "0" => Some(false),
                         _ => return Err(OptionsError::ThirdParty(value.to_owned())),
                     }
+                }
+                "url" => {
+                    let parsed = value.parse().map_err(|error| OptionsError::Url(value.to_owned(), error))?;
+                    once("url", &mut url, parsed)?;
+                }
+                "site" => {
+                    let parsed = value.parse().ok().filter(|address| is_usable(*address));
+                    once("site", &mut site, parsed.ok_or_else(|| OptionsError::Site(value.to_owned()))?)?;
                 }
                 _ => return Err(OptionsError::Unknown(key.to_owned())),
             }
         }
-        let decoy = decoy.ok_or(OptionsError::NoDecoy)?;
-        if names.is_empty() {
-            match &decoy {
-                Decoy::Name(name, _) => names.push(name.clone()),
-                Decoy::Address(_) => return Err(OptionsError::NoName),
-            }
+        let mirror = decoy.is_some() || !names.is_empty() || third_party.is_some();
+        match (url, site) {
+            (None, None) => mirror_of(decoy, names, third_party.unwrap_or(false)).map(Self::Mirror),
+            _ if mirror => Err(OptionsError::Both),
+            (Some(url), Some(site)) => Ok(Self::Websocket(Websocket { url, site })),
+            (Some(_), None) => Err(OptionsError::NoSite),
+            (None, Some(_)) => Err(OptionsError::NoUrl),
         }
-        Ok(Self { decoy, names, third_party })
     }
+}
+
+fn once<T>(name: &'static str, place: &mut Option<T>, value: T) -> Result<(), OptionsError> {
+    if place.replace(value).is_some() { Err(OptionsError::Twice(name)) } else { Ok(()) }
+}
+
+fn mirror_of(
+    decoy: Option<Decoy>,
+    mut names: Vec<ServerName>,
+    third_party: bool,
+) -> Result<Mirror, OptionsError> {
+    let decoy = decoy.ok_or(OptionsError::NoDecoy)?;
+    if names.is_empty() {
+        match &decoy {
+            Decoy::Name(name, _) => names.push(name.clone()),
+            Decoy::Address(_) => return Err(OptionsError::NoName),
+        }
+    }
+    Ok(Mirror { decoy, names, third_party })
+}
+
+/// Whether something can be connected to there.
+fn is_usable(address: SocketAddr) -> bool {
+    address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
 }
 
 fn parse_decoy(text: &str) -> Result<Decoy, OptionsError> {
     let wrong = || OptionsError::Decoy(text.to_owned());
     if let Ok(address) = text.parse::<SocketAddr>() {
-        let usable = address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast();
-        return usable.then_some(Decoy::Address(address)).ok_or_else(wrong);
+        return is_usable(address).then_some(Decoy::Address(address)).ok_or_else(wrong);
     }
     let (name, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
@@ -139,13 +210,14 @@ mod tests {
             ("sni", "b.example"),
             ("sni", "a.example"),
         ]);
-        let expected = Options {
+        let expected = Mirror {
             decoy: Decoy::Address("127.0.0.1:8443".parse().unwrap()),
             names: vec![name("a.example"), name("b.example")],
             third_party: false,
         };
-        assert_eq!(options, Ok(expected));
+        assert_eq!(options, Ok(Options::Mirror(expected)));
         let options = parse(&[("decoy", "www.example.com:443"), ("third-party-decoy", "1")]).unwrap();
+        let Options::Mirror(options) = options else { panic!("{options:?}") };
         assert_eq!(options.decoy, Decoy::Name(name("www.example.com"), 443));
         assert_eq!(options.names, [name("www.example.com")]);
         assert!(options.third_party);
@@ -158,7 +230,7 @@ mod tests {
         assert_eq!(parse(&[]), Err(OptionsError::NoDecoy));
         assert_eq!(parse(&[("decoy", "127.0.0.1:1")]), Err(OptionsError::NoName));
         let twice = [("decoy", "127.0.0.1:1"), ("decoy", "127.0.0.1:2")];
-        assert_eq!(parse(&twice), Err(OptionsError::TwoDecoys));
+        assert_eq!(parse(&twice), Err(OptionsError::Twice("decoy")));
         for bad in [
             "",
             "host",
@@ -176,6 +248,27 @@ mod tests {
         assert!(matches!(parse(&[("decoy", "127.0.0.1:1"), ("sni", "..")]), Err(OptionsError::Name(..))));
         assert!(matches!(parse(&[("third-party-decoy", "yes")]), Err(OptionsError::ThirdParty(_))));
         assert!(matches!(parse(&[("decoi", "127.0.0.1:1")]), Err(OptionsError::Unknown(_))));
+    }
+
+    #[test]
+    fn behind_a_web_server() {
+        let (url, site) = (("url", "https://www.example.com/a7?b=c"), ("site", "127.0.0.1:8080"));
+        let expected = Websocket { url: url.1.parse().unwrap(), site: site.1.parse().unwrap() };
+        assert_eq!(parse(&[url, site]), Ok(Options::Websocket(expected)));
+        assert_eq!(parse(&[url]), Err(OptionsError::NoSite));
+        assert_eq!(parse(&[site]), Err(OptionsError::NoUrl));
+        assert_eq!(parse(&[url, site, url]), Err(OptionsError::Twice("url")));
+        assert_eq!(parse(&[site, site, url]), Err(OptionsError::Twice("site")));
+        for mirrors in [("decoy", "127.0.0.1:1"), ("sni", "a.example"), ("third-party-decoy", "0")] {
+            assert_eq!(parse(&[url, site, mirrors]), Err(OptionsError::Both));
+        }
+        for bad in ["", "127.0.0.1", "localhost:80", "0.0.0.0:80", "127.0.0.1:0"] {
+            assert_eq!(parse(&[url, ("site", bad)]), Err(OptionsError::Site(bad.to_owned())), "{bad}");
+        }
+        assert!(matches!(
+            parse(&[("url", "www.example.com"), site]),
+            Err(OptionsError::Url(_, UrlError::Scheme))
+        ));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::carriers;
 use crate::decoy;
 use crate::identity;
 use crate::lifetime::Lifetime;
-use crate::options::{Decoy, Options, is_local};
+use crate::options::{Decoy, Mirror, Options, Websocket, is_local};
 use crate::orport;
 use crate::output::Output;
 use crate::relay::relay;
@@ -13,7 +13,8 @@ use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::env::{OrPort, Server, ServerTransport, Settings};
 use qnet_pt_ipc::line::Line;
 use qnet_transport::bridge::{Incoming, Listener};
-use qnet_wire::bridge_line::{BridgeLine, MAX_LEN};
+use qnet_wire::bridge_line::{BridgeLine, Cover, MAX_LEN};
+use qnet_wire::key::IdentityKey;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ const DEFAULT_BIND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::
 const LOOKUP: Duration = Duration::from_secs(10);
 /// Room for a relay's fingerprint and the space before it, which join the bridge line later.
 const FINGERPRINT: usize = 41;
+/// What the longest public address, with its port, may be longer than a loopback one.
+const ADDRESS: usize = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".len() - "127.0.0.1:1".len();
 
 /// Starts what was asked for and tells the parent.
 pub(crate) async fn start(server: &Server, settings: &Settings, output: &Output, lifetime: &Lifetime) {
@@ -59,30 +62,89 @@ async fn listen(
     output: &Output,
 ) -> Result<(Listener, SocketAddr, Args), String> {
     let options = Options::parse(&transport.options).map_err(|error| error.to_string())?;
-    let decoy = resolve(&options).await?;
+    let (listener, line) = match options {
+        Options::Mirror(options) => mirror(options, transport, settings, output).await?,
+        Options::Websocket(options) => websocket(options, transport, settings).await?,
+    };
+    let mut args = Args::new();
+    for (key, value) in line.pt_args() {
+        args.push(key, value);
+    }
+    Ok((listener, line.address, args))
+}
+
+fn identity(settings: &Settings) -> Result<IdentityKey, String> {
     let mut rng = random::generator().map_err(|error| format!("the system gives no randomness: {error}"))?;
-    let identity = identity::load_or_create(&settings.state, &mut rng).map_err(|error| error.to_string())?;
+    identity::load_or_create(&settings.state, &mut rng).map_err(|error| error.to_string())
+}
+
+/// A bridge before a web site.
+async fn mirror(
+    options: Mirror,
+    transport: &ServerTransport,
+    settings: &Settings,
+    output: &Output,
+) -> Result<(Listener, BridgeLine), String> {
+    let decoy = resolve(&options).await?;
+    let identity = identity(settings)?;
     let key = identity.public();
     let bind = transport.bind.unwrap_or(DEFAULT_BIND);
     let roots = carriers::roots()?;
     let listener = carriers::listen(bind, identity, decoy, &options, settings)?;
     let address = listener.local_addr();
-    let line = BridgeLine { address, fingerprint: None, key, sni: options.names };
+    let line = BridgeLine { address, fingerprint: None, key, cover: Cover::Mirror(options.names) };
     if line.to_string().len() + FINGERPRINT > MAX_LEN {
         return Err(format!(
             "the bridge line would be longer than {MAX_LEN} bytes: give fewer or shorter sni= names"
         ));
     }
-    decoy::check(listener.examiner(), roots, output.clone()).await?;
-    let mut args = Args::new();
-    for (key, value) in line.pt_args() {
-        args.push(key, value);
+    if let Some(examiner) = listener.examiner() {
+        decoy::check(examiner, roots, output.clone()).await?;
     }
-    Ok((listener, address, args))
+    Ok((listener, line))
+}
+
+/// A bridge behind a web server. The line's address is where the bridge listens; its users need the web server's.
+async fn websocket(
+    options: Websocket,
+    transport: &ServerTransport,
+    settings: &Settings,
+) -> Result<(Listener, BridgeLine), String> {
+    let Some(bind) = transport.bind.filter(|bind| bind.ip().is_loopback()) else {
+        return Err("a bridge with url= listens on loopback only, for the web server in front of it, which ends TLS; \
+                    add to torrc: ServerTransportListenAddr qnet 127.0.0.1:8081"
+            .to_owned());
+    };
+    if !is_local(options.site.ip()) {
+        return Err(format!(
+            "site={} is not this machine's: what visitors say would cross the network in the clear; give a web server \
+             of this machine",
+            options.site
+        ));
+    }
+    let identity = identity(settings)?;
+    let key = identity.public();
+    let listener = carriers::listen_websocket(bind, identity, &options, settings)?;
+    let cover = Cover::Websocket(options.url);
+    let line = BridgeLine { address: listener.local_addr(), fingerprint: None, key, cover };
+    // The web server's address may be an IPv6 one, in full.
+    if line.to_string().len() + FINGERPRINT + ADDRESS > MAX_LEN {
+        return Err(format!("the bridge line would be longer than {MAX_LEN} bytes: give a shorter url="));
+    }
+    if let Err(error) = timeout(LOOKUP, tokio::net::TcpStream::connect(options.site))
+        .await
+        .unwrap_or_else(|late| Err(late.into()))
+    {
+        tracing::warn!(
+            "visitors get no site: nothing answers at site={}: {error}; is that web server running?",
+            options.site
+        );
+    }
+    Ok((listener, line))
 }
 
 /// The decoy's address, which must be this machine's unless the operator says otherwise.
-async fn resolve(options: &Options) -> Result<SocketAddr, String> {
+async fn resolve(options: &Mirror) -> Result<SocketAddr, String> {
     let addresses: Vec<SocketAddr> = match &options.decoy {
         Decoy::Address(address) => vec![*address],
         Decoy::Name(name, port) => {

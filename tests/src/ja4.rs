@@ -14,6 +14,8 @@ pub mod extension {
     pub const SIGNATURE_ALGORITHMS: u16 = 13;
     /// application_layer_protocol_negotiation.
     pub const ALPN: u16 = 16;
+    /// pre_shared_key.
+    pub const PRE_SHARED_KEY: u16 = 41;
     /// supported_versions.
     pub const SUPPORTED_VERSIONS: u16 = 43;
     /// key_share.

@@ -14,7 +14,9 @@ use std::thread;
 use std::time::Duration;
 
 use qnet_proto::token;
-use qnet_tests::ja4::{Hello, extension, is_grease};
+use qnet_tests::ja4::{Hello, extension};
+use qnet_tests::support::browser::Browser;
+use qnet_tests::support::hello::{constants, plain};
 use qnet_transport::tls::chrome::CHROME_156;
 use qnet_transport::tls::{Roots, aes_hardware, handshake};
 use qnet_wire::key::IdentityKey;
@@ -27,39 +29,6 @@ const NAME: &str = "www.example.com";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Captures of each client: 12 show only one of the four ECH classes once in 4 million runs.
 const CAPTURES: usize = 12;
-
-/// A headless Chromium that opens one page, ended when dropped.
-struct Browser {
-    child: Child,
-    _profile: TempDir,
-}
-
-impl Browser {
-    fn open(port: u16, extra: &[&str]) -> Self {
-        let profile = TempDir::new().unwrap();
-        let child = Command::new("/usr/bin/chromium")
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-            .args(extra)
-            .arg(format!("--user-data-dir={}", profile.path().display()))
-            .arg(format!("--host-resolver-rules=MAP {NAME} 127.0.0.1"))
-            .arg(format!("https://{NAME}:{port}/"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("Debian's package `chromium` is installed");
-        Self { child, _profile: profile }
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // Not SIGKILL, which would leave its children behind.
-        let _ = Command::new("/bin/kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
-    }
-}
 
 /// Reads one record; `None` at an end before it is whole.
 fn read_record(tcp: &mut TcpStream) -> Option<Vec<u8>> {
@@ -88,7 +57,7 @@ fn chromiums() -> Vec<Hello> {
     let port = listener.local_addr().unwrap().port();
     let mut hellos = Vec::new();
     while hellos.len() < CAPTURES {
-        let _browser = Browser::open(port, &["--ignore-certificate-errors"]);
+        let _browser = Browser::open(NAME, port, &["--ignore-certificate-errors"]).unwrap();
         hellos.extend(collect(&listener, 4)); // it tries a failing site more often than that
     }
     hellos
@@ -114,63 +83,6 @@ fn ours() -> Vec<Hello> {
     let roots = Roots::with(None, None).unwrap();
     (0..CAPTURES as u64).for_each(|seed| visit(address, seed, &roots));
     collector.join().unwrap()
-}
-
-/// All GREASE values as one, so that lists compare.
-fn plain(list: impl IntoIterator<Item = u16>) -> Vec<u16> {
-    list.into_iter().map(|number| if is_grease(number) { 0x0a0a } else { number }).collect()
-}
-
-/// What must be equal in every hello of a browser, in words that a failing test prints.
-fn constants(hello: &Hello) -> Vec<(&'static str, String)> {
-    let ech = hello.ech().expect("an outer ECH");
-    let bodies: BTreeSet<_> = hello
-        .extensions
-        .iter()
-        .filter(|(kind, _)| !is_grease(*kind))
-        .map(|(kind, body)| match *kind {
-            // Random, or with GREASE inside; looked at one by one below.
-            extension::ECH
-            | extension::KEY_SHARE
-            | extension::SIGNATURE_ALGORITHMS
-            | extension::SUPPORTED_GROUPS
-            | extension::SUPPORTED_VERSIONS => (*kind, None),
-            _ => (*kind, Some(body.clone())),
-        })
-        .collect();
-    let kinds = plain(hello.extensions.iter().map(|(kind, _)| *kind));
-    let grease: Vec<_> = (kinds.iter().zip(&hello.extensions).enumerate())
-        .filter(|(_, (kind, _))| **kind == 0x0a0a)
-        .map(|(at, (_, (_, body)))| (at, body.clone()))
-        .collect();
-    let shares = hello.key_shares().unwrap();
-    vec![
-        ("record version", format!("{:04x}", hello.record_version)),
-        ("legacy version", format!("{:04x}", hello.legacy_version)),
-        ("session id length", hello.session_id.len().to_string()),
-        ("ciphers", format!("{:04x?}", plain(hello.ciphers.clone()))),
-        ("compression methods", format!("{:?}", hello.compression)),
-        ("extensions and their bodies", format!("{bodies:02x?}")),
-        ("number of extensions", kinds.len().to_string()),
-        ("places and bodies of GREASE extensions", format!("{grease:?}")),
-        ("groups", format!("{:04x?}", plain(hello.groups().unwrap()))),
-        ("key shares", format!("{:04x?}", plain(shares.iter().map(|(group, _)| *group)))),
-        ("key share lengths", format!("{:?}", shares.iter().map(|(_, length)| *length).collect::<Vec<_>>())),
-        ("versions", format!("{:04x?}", plain(hello.versions().unwrap()))),
-        ("signature algorithms", format!("{:04x?}", plain(hello.signature_algorithms().unwrap()))),
-        ("server name", format!("{:?}", hello.server_name())),
-        ("protocols", format!("{:?}", hello.protocols().map(|list| list.concat()))),
-        ("ECH suite", format!("{:04x} {:04x}", ech.kdf, ech.aead)),
-        ("ECH enc length", ech.enc.to_string()),
-        ("length without the ECH payload", (hello.length - ech.payload).to_string()),
-        ("trust anchors length", format!("{:?}", hello.extension(extension::TRUST_ANCHORS).map(<[u8]>::len))),
-        ("GREASE group and share agree", (hello.groups().unwrap()[0] == shares[0].0).to_string()),
-        ("GREASE extensions differ", {
-            let (first, last) = (hello.extensions.first(), hello.extensions.last());
-            (first.map(|(kind, _)| kind) != last.map(|(kind, _)| kind)).to_string()
-        }),
-        ("JA4", hello.ja4()),
-    ]
 }
 
 /// What must differ between the hellos of a browser.
@@ -288,7 +200,7 @@ fn side_by_side(server: &Server, trusting: bool, most: usize) -> [Vec<Vec<u8>>; 
     let flags: &[&str] = if trusting { &["--ignore-certificate-errors"] } else { &[] };
     let chromiums = (0..20).map(|_| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let _browser = Browser::open(listener.local_addr().unwrap().port(), flags);
+        let _browser = Browser::open(NAME, listener.local_addr().unwrap().port(), flags).unwrap();
         watch(&listener, server.address, most)
     });
     // It opens two connections at once and may drop either at any point: that one shows nothing, and about half are such.

@@ -32,7 +32,7 @@ fn verify(torrc: &Path) -> Result<(bool, String)> {
 #[test]
 fn tor_accepts_every_example_without_a_warning() -> Result<()> {
     let examples = examples()?;
-    ensure!(examples.len() == 4, "{examples:?}");
+    ensure!(examples.len() == 6, "{examples:?}");
     for example in examples {
         let (accepted, said) = verify(&example)?;
         ensure!(accepted, "{}: {said}", example.display());

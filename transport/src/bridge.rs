@@ -13,8 +13,9 @@ use qnet_proto::{
     carrier::Close,
     knock::KnockedTokens,
     session::{Profile, SessionId, Sessions, SharedSession, lock},
+    websocket as protocol,
 };
-use qnet_wire::{key::IdentityKey, name::ServerName};
+use qnet_wire::{key::IdentityKey, name::ServerName, url::WebsocketUrl};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, mpsc, watch},
@@ -24,12 +25,13 @@ use tokio::{
 use crate::{
     budget::Budget,
     connect::{Connect, Hop},
-    decoy::{self, Examined, Idle, Refusal},
+    decoy::{self, Examined, Idle, Lifetime, Pace, Refusal, Resolver},
     driver::{Driver, Host, now},
     seed::seed,
     session::Shared,
     stream::Stream,
     tls::Roots,
+    websocket::{self, Caller},
 };
 
 /// Tokens that knocked and are remembered (docs/protocol.md, section 4).
@@ -42,6 +44,8 @@ const MAX_CONNECTIONS: usize = 60_000;
 const LISTEN_BACKLOG: u32 = 1_024;
 /// How long the decoy may take to accept. It is on this machine or near it.
 const DECOY_CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// What is taken for the decoy's idle limit before it is measured: less than any server's default.
+const UNKNOWN_IDLE: Duration = Duration::from_secs(3);
 /// How long to wait after accept failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often sessions without a carrier are looked through for those whose time is over.
@@ -67,6 +71,22 @@ pub struct BridgeConfig {
     pub profile: Profile,
 }
 
+/// What a bridge behind a web server or a CDN needs, which ends TLS.
+pub struct WebsocketBridgeConfig {
+    /// Where to listen, in the clear: on loopback. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The bridge's key.
+    pub identity: IdentityKey,
+    /// The websocket's address, as clients have it.
+    pub url: WebsocketUrl,
+    /// The site's plain HTTP origin, which gets what is not a client's.
+    pub site: SocketAddr,
+    /// From which address the site is reached; never through a proxy.
+    pub connect: Connect,
+    /// How sessions behave.
+    pub profile: Profile,
+}
+
 /// A stream a client opened.
 pub struct Incoming {
     /// The stream.
@@ -86,9 +106,14 @@ pub struct Counts {
     pub decoy_failures: u64,
 }
 
+/// What a bridge's carriers look like, and who stands behind it for everybody else.
+enum Cover {
+    Mirror { core: Arc<Core>, decoy: SocketAddr },
+    Websocket { core: Arc<protocol::BridgeConfig>, site: SocketAddr },
+}
+
 struct Common {
-    core: Arc<Core>,
-    decoy: SocketAddr,
+    cover: Cover,
     connect: Connect,
     budget: Mutex<Budget>,
     counts: Mutex<Counts>,
@@ -141,15 +166,6 @@ impl Listener {
     ///
     /// The address cannot be listened on.
     pub fn bind(config: BridgeConfig) -> io::Result<Self> {
-        let socket = match config.listen {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        socket.set_reuseaddr(true)?;
-        socket.bind(config.listen)?;
-        let listener = socket.listen(LISTEN_BACKLOG)?;
-        let local = listener.local_addr()?;
-        let (sender, incoming) = mpsc::channel(BACKLOG);
         let core = Core {
             identity: config.identity,
             names: config.names,
@@ -159,10 +175,39 @@ impl Listener {
             sessions: Mutex::new(Sessions::new()),
             profile: config.profile,
         };
+        let cover = Cover::Mirror { core: Arc::new(core), decoy: config.decoy };
+        Self::listen(config.listen, cover, config.connect)
+    }
+
+    /// Binds and begins to serve behind a web server.
+    ///
+    /// # Errors
+    ///
+    /// The address cannot be listened on.
+    pub fn bind_websocket(config: WebsocketBridgeConfig) -> io::Result<Self> {
+        let core = protocol::BridgeConfig {
+            identity: config.identity,
+            url: config.url,
+            sessions: Mutex::new(Sessions::new()),
+            profile: config.profile,
+        };
+        let cover = Cover::Websocket { core: Arc::new(core), site: config.site };
+        Self::listen(config.listen, cover, config.connect)
+    }
+
+    fn listen(address: SocketAddr, cover: Cover, connect: Connect) -> io::Result<Self> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(LISTEN_BACKLOG)?;
+        let local = listener.local_addr()?;
+        let (sender, incoming) = mpsc::channel(BACKLOG);
         let common = Arc::new(Common {
-            core: Arc::new(core),
-            decoy: config.decoy,
-            connect: config.connect,
+            cover,
+            connect,
             budget: Mutex::new(Budget::new(now())),
             counts: Mutex::default(),
             trouble: watch::Sender::new(None),
@@ -186,16 +231,22 @@ impl Listener {
         self.incoming.recv().await
     }
 
-    /// What the carriers go by at the moment.
+    /// What the carriers of a mirror bridge go by at the moment.
     #[must_use]
-    pub fn facts(&self) -> DecoyFacts {
-        self.common.facts().clone()
+    pub fn facts(&self) -> Option<DecoyFacts> {
+        self.examiner().map(|examiner| examiner.facts().clone())
     }
 
-    /// What examines the decoy, before the bridge is announced and after.
+    /// What examines a mirror bridge's decoy, before the bridge is announced and after.
     #[must_use]
-    pub fn examiner(&self) -> Examiner {
-        Examiner { common: Arc::clone(&self.common) }
+    pub fn examiner(&self) -> Option<Examiner> {
+        match &self.common.cover {
+            Cover::Mirror { core, decoy } => {
+                let resolver = Resolver::system(self.common.connect.clone());
+                Some(Examiner { core: Arc::clone(core), decoy: *decoy, resolver })
+            }
+            Cover::Websocket { .. } => None,
+        }
     }
 
     /// Why the decoy was not reached, in words for the operator, or `None` where it was: the outcome of the last
@@ -215,10 +266,18 @@ impl Listener {
 /// Examines the site behind a bridge and tells the bridge's carriers what it measured.
 #[derive(Clone)]
 pub struct Examiner {
-    common: Arc<Common>,
+    core: Arc<Core>,
+    decoy: SocketAddr,
+    resolver: Resolver,
 }
 
 impl Examiner {
+    /// Asks `resolver` instead of the system's name servers for the names' HTTPS records.
+    #[must_use]
+    pub fn asking(self, resolver: Resolver) -> Self {
+        Self { resolver, ..self }
+    }
+
     /// Examines the decoy under each of the bridge's names, and tells the carriers what was measured. To be called before
     /// the bridge is announced; takes a second or two for each name.
     ///
@@ -226,10 +285,11 @@ impl Examiner {
     ///
     /// The site cannot be the decoy. Nothing is changed then, and it may be examined again.
     pub async fn examine(&self, roots: &Roots) -> Result<Examined, Refusal> {
-        let Common { core, decoy: address, .. } = &*self.common;
-        let examined = decoy::examine_all(*address, &core.names, roots).await?;
-        let idle = self.common.facts().idle_limit;
-        *self.common.facts() = DecoyFacts { idle_limit: idle, ..DecoyFacts::from(&examined.facts) };
+        let examined = decoy::examine_all(self.decoy, &self.core.names, roots, &self.resolver).await?;
+        let mut facts = self.facts();
+        let DecoyFacts { idle_limit, lifetime, .. } = *facts;
+        *facts = DecoyFacts { idle_limit, lifetime, ..DecoyFacts::from(&examined.facts) };
+        drop(facts);
         Ok(examined)
     }
 
@@ -237,12 +297,30 @@ impl Examiner {
     /// error that the task gives with [`DecoyError::Unasked`](decoy::DecoyError::Unasked) means that the site should not be
     /// the decoy after all; others, that it could not be measured.
     pub fn measure_idle(&self, roots: &Roots) -> JoinHandle<Result<Idle, Refusal>> {
-        let (common, roots) = (Arc::clone(&self.common), roots.clone());
+        let (examiner, roots) = (self.clone(), roots.clone());
         tokio::spawn(async move {
-            let idle = decoy::measure_idle_all(common.decoy, &common.core.names, &roots).await?;
-            common.facts().idle_limit = Some(idle.limit);
+            let idle = decoy::measure_idle_all(examiner.decoy, &examiner.core.names, &roots).await?;
+            examiner.facts().idle_limit = Some(idle.limit);
             Ok(idle)
         })
+    }
+
+    /// Measures in the background how long the decoy keeps a connection in use, and tells the carriers where it ends one; takes
+    /// more than an hour for each name where it does not. To be called after [`Examiner::measure_idle`] is done.
+    pub fn measure_lifetime(&self, roots: &Roots) -> JoinHandle<Result<Lifetime, Refusal>> {
+        let (examiner, roots) = (self.clone(), roots.clone());
+        tokio::spawn(async move {
+            let facts = examiner.facts().clone();
+            let pace = Pace { idle: facts.idle_limit.unwrap_or(UNKNOWN_IDLE), requests: facts.max_requests };
+            let all = decoy::measure_lifetime_all(examiner.decoy, &examiner.core.names, &roots, pace);
+            let lifetime = all.await?;
+            examiner.facts().lifetime = lifetime.ended.then_some(lifetime.lasted);
+            Ok(lifetime)
+        })
+    }
+
+    fn facts(&self) -> RwLockWriteGuard<'_, DecoyFacts> {
+        self.core.facts.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -253,8 +331,28 @@ impl Drop for Listener {
 }
 
 impl Common {
-    fn facts(&self) -> RwLockWriteGuard<'_, DecoyFacts> {
-        self.core.facts.write().unwrap_or_else(PoisonError::into_inner)
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        let sessions = match &self.cover {
+            Cover::Mirror { core, .. } => &core.sessions,
+            Cover::Websocket { core, .. } => &core.sessions,
+        };
+        sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The decoy, or the site behind a websocket bridge.
+    async fn reach(&self, address: SocketAddr) -> Option<TcpStream> {
+        let reached = self.connect.connect_directly(address, Hop::Decoy, DECOY_CONNECT_LIMIT).await;
+        match reached {
+            Ok(tcp) => {
+                self.tell(None);
+                Some(tcp)
+            }
+            Err(error) => {
+                self.counts().decoy_failures += 1;
+                self.tell(Some(format!("{error}; is the web server at {address} running?")));
+                None
+            }
+        }
     }
 
     /// Only news wakes who watches: a site that is down is tried for every visitor.
@@ -298,26 +396,55 @@ async fn serve(listener: TcpListener, common: Arc<Common>) {
 
 async fn carry(tcp: TcpStream, client: SocketAddr, common: Arc<Common>) {
     common.counts().connections += 1;
-    let decoy = match common.connect.connect_directly(common.decoy, Hop::Decoy, DECOY_CONNECT_LIMIT).await {
-        Ok(decoy) => {
-            common.tell(None);
-            decoy
+    match &common.cover {
+        Cover::Mirror { core, decoy } => {
+            let (core, decoy) = (Arc::clone(core), *decoy);
+            mirror(tcp, client, common, core, decoy).await;
         }
-        Err(error) => {
-            common.counts().decoy_failures += 1;
-            common.tell(Some(format!("{error}; is the web server at {} running?", common.decoy)));
-            // What a client sees of a host whose server is down.
-            abort(&tcp);
-            return;
+        Cover::Websocket { core, site } => {
+            let (core, site) = (Arc::clone(core), *site);
+            answer(tcp, client, common, core, site).await;
         }
+    }
+}
+
+/// Joins a client to the decoy.
+async fn mirror(tcp: TcpStream, client: SocketAddr, common: Arc<Common>, core: Arc<Core>, decoy: SocketAddr) {
+    let Some(decoy) = common.reach(decoy).await else {
+        // What a client sees of a host whose server is down.
+        abort(&tcp);
+        return;
     };
     let (Ok(seed), Ok(()), Ok(())) = (seed(), tcp.set_nodelay(true), decoy.set_nodelay(true)) else {
         abort(&tcp);
         return;
     };
-    let core = Bridge::new(Arc::clone(&common.core), seed);
     let host = BridgeHost { common, client, own: None };
-    Driver::new(Box::new(core), tcp, Some(decoy), host).run().await;
+    Driver::new(Box::new(Bridge::new(core, seed)), tcp, Some(decoy), host).run().await;
+}
+
+/// Takes a client's websocket; hands everything else on to the site.
+async fn answer(
+    mut tcp: TcpStream,
+    client: SocketAddr,
+    common: Arc<Common>,
+    core: Arc<protocol::BridgeConfig>,
+    site: SocketAddr,
+) {
+    let (Ok(seed), Ok(())) = (seed(), tcp.set_nodelay(true)) else { return abort(&tcp) };
+    match websocket::receive(&mut tcp, core.url.path()).await {
+        Ok(Caller::Client { answer, rest }) => {
+            let core = protocol::Bridge::new(core, &answer, &rest, seed, now());
+            let host = BridgeHost { common, client, own: None };
+            Driver::new(Box::new(core), tcp, None, host).run().await;
+        }
+        Ok(Caller::Visitor(head)) => match common.reach(site).await {
+            // Either end may break off as it likes.
+            Some(site) => drop(websocket::join(tcp, site, &head).await),
+            None => abort(&tcp),
+        },
+        Err(_) => {}
+    }
 }
 
 /// Ends sessions that were without a carrier for too long, for as long as the bridge is there.
@@ -325,7 +452,7 @@ async fn expire(common: Weak<Common>) {
     loop {
         tokio::time::sleep(EXPIRE_EVERY).await;
         let Some(common) = common.upgrade() else { return };
-        let ended = common.core.sessions.lock().unwrap_or_else(PoisonError::into_inner).expire(now());
+        let ended = common.sessions().expire(now());
         for id in ended {
             let shared = common.users().of.remove(&id).and_then(|shared| shared.upgrade());
             if let Some(shared) = shared {

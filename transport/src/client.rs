@@ -8,23 +8,27 @@ use std::{
 
 use qnet_proto::{
     Ended,
+    carrier::Carrier,
     client::{Client, Start},
     knock::Field,
     mux::{OpenError, Role},
     session::{Mode, Need, Profile, Session, SharedSession},
     token::{self, Token},
+    websocket::{self as protocol, WebsocketError},
 };
 use qnet_wire::{
-    bridge_line::BridgeLine,
+    bridge_line::{BridgeLine, Cover},
     error::{Kind, Retry},
     key::{BridgeKey, IdentityKey},
     name::ServerName,
+    url::WebsocketUrl,
 };
 use rand_chacha::{
     ChaCha20Rng,
     rand_core::{Rng, SeedableRng},
 };
 use tokio::{
+    net::TcpStream,
     sync::{oneshot, watch},
     time::{Instant, sleep, timeout_at},
 };
@@ -36,6 +40,7 @@ use crate::{
     session::Shared,
     stream::Stream,
     tls::{Handshake, HandshakeError, Roots, aes_hardware, handshake},
+    websocket::{self, ClientCarrier, Opened},
 };
 
 /// How long a dial may take in all: Arti gives a transport 10 s at a round trip of 400 ms; slow lines get more.
@@ -43,7 +48,7 @@ const DIAL_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long TCP may take of that, so that a bridge that is not there is told from one that does not go on. A SYN is repeated
 /// after 1, 3, 7 and 15 seconds.
-const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
 /// The pause after the first failure; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -106,6 +111,9 @@ pub enum DialError {
     /// The page load, the proof or the inner handshake failed.
     #[error("{}{}", .0, hint(.0))]
     Tunnel(Ended),
+    /// The page load before the websocket, or its opening, failed.
+    #[error(transparent)]
+    Websocket(#[from] WebsocketError),
     /// It took too long.
     #[error("no tunnel after {} seconds: the network is very slow, or something on it drops this connection", DIAL_LIMIT.as_secs())]
     TimedOut,
@@ -130,6 +138,7 @@ impl DialError {
             Self::Connect(error) => error.kind(),
             Self::Handshake(error) => error.kind(),
             Self::Tunnel(why) => why.kind(),
+            Self::Websocket(error) => error.kind(),
             Self::TimedOut => Kind::Network,
             Self::Seed(_) => Kind::Local,
         }
@@ -142,6 +151,7 @@ impl DialError {
             Self::Connect(error) => error.retry(),
             Self::Handshake(error) => error.retry(),
             Self::Tunnel(why) => why.retry(),
+            Self::Websocket(error) => error.retry(),
             Self::TimedOut => Retry::Later,
             Self::Seed(_) => Retry::Never,
         }
@@ -197,6 +207,8 @@ impl Dialer {
     }
 }
 
+type BoxedCarrier = Box<dyn Carrier + Send>;
+
 /// Makes the carriers of one session, one after another.
 struct Keeper {
     dialer: Dialer,
@@ -243,19 +255,59 @@ impl Keeper {
         &self,
         mode: Mode,
     ) -> Result<(watch::Receiver<Progress>, oneshot::Sender<Fate>), DialError> {
-        let config = &self.dialer.config;
         let mut rng = ChaCha20Rng::from_seed(seed()?);
-        let pick = rng.next_u32() as usize % self.line.sni.len().max(1);
-        let Some(name) = self.line.sni.get(pick) else { return Err(DialError::Tunnel(Ended::Internal)) };
-        let mut tcp = config.connect.connect_within(self.line.address, CONNECT_LIMIT).await?;
-        let offer = token::offer(&mut rng, &self.line.key, name, aes_hardware());
-        let done = handshake(&mut tcp, &offer, name, &config.roots).await?;
-        let start = self.start(name, mode, offer.token, done, &mut rng);
+        let (core, tcp) = match &self.line.cover {
+            Cover::Mirror(names) => self.mirror(names, mode, &mut rng).await?,
+            Cover::Websocket(url) => self.websocket(url, mode, &mut rng).await?,
+        };
         let host = ClientHost(Arc::clone(&self.shared));
-        let mut driver = Driver::new(Box::new(Client::new(start, now())), tcp, None, host);
+        let mut driver = Driver::new(core, tcp, None, host);
         let watched = driver.watched();
         tokio::spawn(driver.run());
         Ok(watched)
+    }
+
+    /// A carrier that is a visit to the decoy, up to the TLS handshake.
+    async fn mirror(
+        &self,
+        names: &[ServerName],
+        mode: Mode,
+        rng: &mut ChaCha20Rng,
+    ) -> Result<(BoxedCarrier, TcpStream), DialError> {
+        let config = &self.dialer.config;
+        let pick = rng.next_u32() as usize % names.len().max(1);
+        let Some(name) = names.get(pick) else { return Err(DialError::Tunnel(Ended::Internal)) };
+        let mut tcp = config.connect.connect_within(self.line.address, CONNECT_LIMIT).await?;
+        let offer = token::offer(rng, &self.line.key, name, aes_hardware());
+        let done = handshake(&mut tcp, &offer, name, &config.roots).await?;
+        let start = self.start(name, mode, offer.token, done, rng);
+        Ok((Box::new(Client::new(start, now())), tcp))
+    }
+
+    /// A carrier that is a websocket, up to its opening.
+    async fn websocket(
+        &self,
+        url: &WebsocketUrl,
+        mode: Mode,
+        rng: &mut ChaCha20Rng,
+    ) -> Result<(BoxedCarrier, TcpStream), DialError> {
+        let Opened { tcp, tls, channel, round_trip, page } =
+            websocket::open(&self.dialer.config, self.line.address, url, rng).await?;
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let start = protocol::Start {
+            bridge: self.line.key,
+            url: url.clone(),
+            client_key: self.key.clone(),
+            session: Arc::clone(self.shared.handle()),
+            mode,
+            channel,
+            aes_hardware: aes_hardware(),
+            round_trip,
+            seed,
+        };
+        let now = now();
+        Ok((Box::new(ClientCarrier::new(protocol::Client::new(start, now), tls, page, now)), tcp))
     }
 
     fn start(

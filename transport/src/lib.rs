@@ -7,6 +7,7 @@
 //! | [`decoy`] | can the site behind a bridge be its decoy? |
 //! | [`connect`] | the TCP connection to a bridge, direct or through an upstream proxy |
 //! | [`tls`] | the client's genuine TLS handshake with the decoy: Chrome's ClientHello, the token in it |
+//! | `websocket` | the websocket cover: from the page load to an open websocket, clients and visitors told apart |
 #![deny(unsafe_code)] // forbidden in every module but `tls::ffi`, which calls BoringSSL's C API
 
 pub mod bridge;
@@ -19,6 +20,7 @@ mod seed;
 mod session;
 mod stream;
 pub mod tls;
+mod websocket;
 
 pub use qnet_proto::session::Profile;
 pub use stream::Stream;

@@ -18,6 +18,7 @@ pub mod mux;
 pub mod pt;
 pub mod puppet;
 pub mod session;
+pub mod websocket;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -54,6 +55,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "session_peer", body: session::peer },
     Target { name: "socks", body: pt::socks },
     Target { name: "tls_record", body: htx::tls_record },
+    Target { name: "websocket_http1", body: websocket::http1 },
+    Target { name: "websocket_http2", body: websocket::http2 },
+    Target { name: "websocket_server", body: websocket::server },
 ];
 
 /// A generator that gives the same in every run: a crash must repeat.

@@ -22,7 +22,7 @@ pub fn bridge_line(data: &[u8]) {
         let args: Vec<_> = line.pt_args().collect();
         let args = args.iter().map(|(key, value)| (*key, value.as_str()));
         let again = BridgeLine::from_pt_args(line.address, args).expect("its arguments are enough");
-        assert_eq!((again.address, again.key, again.sni), (line.address, line.key, line.sni));
+        assert_eq!((again.address, again.key, again.cover), (line.address, line.key, line.cover));
     }
 }
 

@@ -1,9 +1,13 @@
 //! The parts of the harness.
 
+pub mod browser;
 pub mod ca;
 pub mod censor;
 pub mod decoy;
+pub mod dns;
 pub mod flow;
+pub mod front;
+pub mod hello;
 pub mod isolate;
 pub mod link;
 pub mod local_http;
@@ -15,6 +19,7 @@ pub mod pt;
 pub mod site;
 pub mod socks;
 pub mod strangers;
+pub mod tap;
 pub mod tor;
 pub mod tunnel;
 pub mod visitor;

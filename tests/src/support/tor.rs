@@ -104,11 +104,19 @@ impl Network {
     /// # Errors
     /// It does not; with the end of tor's log.
     pub fn client(&self, pt: &Pt, line: &str) -> Result<Client> {
+        self.client_with(pt, line, "")
+    }
+
+    /// The same with more lines in its torrc.
+    ///
+    /// # Errors
+    /// It does not; with the end of tor's log.
+    pub fn client_with(&self, pt: &Pt, line: &str, torrc: &str) -> Result<Client> {
         let name = "client";
         let folder = self.new_folder(name)?;
         let socks = process::free_address()?;
         let torrc = format!(
-            "{}SocksPort {socks}\nUseBridges 1\nClientTransportPlugin {} exec {}\n{line}\n\
+            "{}{torrc}SocksPort {socks}\nUseBridges 1\nClientTransportPlugin {} exec {}\n{line}\n\
              ClientRejectInternalAddresses 0\nClientDNSRejectInternalAddresses 0\n",
             self.common(),
             pt.name,
@@ -443,8 +451,11 @@ fn run(command: &mut Command) -> Result<()> {
     bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&said))
 }
 
-/// The line with another address: tor guesses the one it writes.
-fn at_address(line: &str, address: SocketAddr) -> Result<String> {
+/// The line with another address: tor guesses the one it writes, and a test may have put something in between.
+///
+/// # Errors
+/// It has none.
+pub fn at_address(line: &str, address: SocketAddr) -> Result<String> {
     let mut words: Vec<&str> = line.split_whitespace().collect();
     let address = address.to_string();
     *words.get_mut(2).context("a bridge line has an address")? = &address;

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
-use qnet_transport::bridge::{BridgeConfig, Listener};
+use qnet_transport::bridge::{BridgeConfig, Listener, WebsocketBridgeConfig};
 use qnet_transport::client::{Dialer, DialerConfig};
 use qnet_transport::connect::Connect;
 use qnet_transport::tls::Roots;
@@ -14,7 +15,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tokio::io::AsyncWriteExt;
 
-use super::decoy::Decoy;
+use super::decoy::{Decoy, NAME};
+use super::front::{self, Front};
+use super::process::free_address;
 
 /// A bridge before `decoy` that answers every stream with what it sent, and its line.
 ///
@@ -31,7 +34,7 @@ pub async fn echo_bridge(decoy: &Decoy) -> Result<(SocketAddr, BridgeLine)> {
 pub async fn echo_bridge_before(decoy: SocketAddr, name: &str) -> Result<(SocketAddr, BridgeLine)> {
     let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32]));
     let key = identity.public();
-    let mut listener = Listener::bind(BridgeConfig {
+    let listener = Listener::bind(BridgeConfig {
         listen: "127.0.0.1:0".parse()?,
         identity,
         decoy,
@@ -41,17 +44,53 @@ pub async fn echo_bridge_before(decoy: SocketAddr, name: &str) -> Result<(Socket
         profile: qnet_transport::Profile::default(),
     })?;
     let address = listener.local_addr();
-    tokio::spawn(async move {
-        while let Some(incoming) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = tokio::io::split(incoming.stream);
-                tokio::io::copy(&mut read, &mut write).await?;
-                write.shutdown().await
-            });
-        }
-    });
+    tokio::spawn(echo_all(listener));
     let line = format!("qnet {address} key={key} sni={name}").parse()?;
     Ok((address, line))
+}
+
+async fn echo_all(mut listener: Listener) {
+    while let Some(incoming) = listener.accept().await {
+        tokio::spawn(async move {
+            let (mut read, mut write) = tokio::io::split(incoming.stream);
+            tokio::io::copy(&mut read, &mut write).await?;
+            write.shutdown().await
+        });
+    }
+}
+
+/// A bridge under the websocket cover behind a front, which answers every stream with what it sent.
+pub struct EchoWebsocket {
+    /// What stands in front.
+    pub front: Front,
+    /// The bridge's line, with the front's address.
+    pub line: BridgeLine,
+    /// What dials it.
+    pub dialer: Dialer,
+}
+
+/// Such a bridge at this path.
+///
+/// # Errors
+/// No port can be had, or the front does not start.
+pub fn echo_websocket(server: front::Server, path: &str, idle: Duration) -> Result<EchoWebsocket> {
+    let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32]));
+    let key = identity.public();
+    let listen = free_address()?;
+    let front = Front::start(server, front::Options { idle, ..front::Options::new(path, listen) })?;
+    let url = format!("https://{NAME}{path}");
+    let listener = Listener::bind_websocket(WebsocketBridgeConfig {
+        listen,
+        identity,
+        url: url.parse()?,
+        site: front.site(),
+        connect: Connect::default(),
+        profile: qnet_transport::Profile::default(),
+    })?;
+    tokio::spawn(echo_all(listener));
+    let line = format!("qnet {} key={key} url={url}", front.address()).parse()?;
+    let dialer = dialer_with(&front.certificates().ca)?;
+    Ok(EchoWebsocket { front, line, dialer })
 }
 
 /// What dials with the decoy's CA among its roots.

@@ -11,7 +11,7 @@ use qnet_transport::bridge::{BridgeConfig, Counts, Listener};
 use qnet_transport::client::{Dialer, DialerConfig};
 use qnet_transport::connect::Connect;
 use qnet_transport::tls::Roots;
-use qnet_wire::bridge_line::BridgeLine;
+use qnet_wire::bridge_line::{BridgeLine, Cover};
 use qnet_wire::key::{BridgeKey, IdentityKey};
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
 use tokio::io::AsyncWriteExt;
@@ -56,7 +56,8 @@ impl Bridge {
         let roots = Roots::with(Some(&decoy.certificates().ca), None)?;
         let dialer = Dialer::new(DialerConfig::new(roots));
         let (runtime, name) = (Arc::clone(&self.runtime), decoy.name().parse()?);
-        let line = BridgeLine { address: self.address(), fingerprint: None, key, sni: vec![name] };
+        let line =
+            BridgeLine { address: self.address(), fingerprint: None, key, cover: Cover::Mirror(vec![name]) };
         Ok(Arc::new(move |address, limit| {
             let line = BridgeLine { address, ..line.clone() };
             runtime.block_on(async {

@@ -38,6 +38,8 @@ pub struct Profile {
     pub accept_image: &'static str,
     /// `accept` of a style sheet.
     pub accept_style: &'static str,
+    /// The fields that open a websocket, in order; HTTP/2 (RFC 8441) leaves out those of one connection.
+    pub websocket: &'static [(&'static str, Part)],
     /// The HEADERS weight of each priority, most urgent first, as on the wire plus one.
     pub weights: [u16; 5],
     /// Images of a document that are `Low`; those after them are `Lowest`.
@@ -48,8 +50,35 @@ pub struct Profile {
     pub late_limit: usize,
     /// The pauses between the steps of a load.
     pub pauses: Pauses,
+    /// From the last answer of a load to the websocket that a page's script opens.
+    pub websocket_pause: (Duration, Duration),
+    /// A connection that was silent for so long is tried with a PING just before it is used.
+    pub ping_after: Duration,
     /// How long a connection without requests stays open.
     pub idle: Duration,
+}
+
+/// What a field of a websocket's opening holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// These letters, over HTTP/1.1 and HTTP/2.
+    Fixed(&'static str),
+    /// These letters, over HTTP/1.1 alone.
+    Http1(&'static str),
+    /// The host; HTTP/2 has it in `:authority`.
+    Host,
+    /// [`Profile::user_agent`].
+    UserAgent,
+    /// The page's origin.
+    Origin,
+    /// [`Profile::accept_encoding`].
+    AcceptEncoding,
+    /// [`Profile::accept_language`].
+    AcceptLanguage,
+    /// The cookies, where there are any: over HTTP/1.1 in one field, over HTTP/2 in one each.
+    Cookies,
+    /// `Sec-WebSocket-Key`, over HTTP/1.1 alone.
+    Key,
 }
 
 /// How long Chrome takes between the steps of a load. Each pause is drawn uniformly from its range.
@@ -86,6 +115,21 @@ pub static CHROME_156: Profile = Profile {
                       image/apng,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7",
     accept_image: "image/jxl,image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8",
     accept_style: "text/css,*/*;q=0.1",
+    websocket: &[
+        ("Host", Part::Host),
+        ("Connection", Part::Http1("Upgrade")),
+        ("Pragma", Part::Fixed("no-cache")),
+        ("Cache-Control", Part::Fixed("no-cache")),
+        ("User-Agent", Part::UserAgent),
+        ("Upgrade", Part::Http1("websocket")),
+        ("Origin", Part::Origin),
+        ("Sec-WebSocket-Version", Part::Fixed("13")),
+        ("Accept-Encoding", Part::AcceptEncoding),
+        ("Accept-Language", Part::AcceptLanguage),
+        ("Cookie", Part::Cookies),
+        ("Sec-WebSocket-Key", Part::Key),
+        ("Sec-WebSocket-Extensions", Part::Fixed("permessage-deflate; client_max_window_bits")),
+    ],
     weights: [256, 220, 183, 147, 110],
     early_images: 5,
     early_limit: 2,
@@ -96,5 +140,8 @@ pub static CHROME_156: Profile = Profile {
         icon: micros(18_000, 50_000),
         icon_alone: micros(70_000, 95_000),
     },
+    // A page's own choice rather than Chrome's: a script that has its data opens it, so some time after the load.
+    websocket_pause: micros(30_000, 600_000),
+    ping_after: Duration::from_secs(10),
     idle: Duration::from_secs(300),
 };

@@ -20,6 +20,7 @@
 //! | [`session`] | what outlives carriers: positions, acknowledgements, who carries what |
 //! | [`client`] | the client's carrier |
 //! | [`bridge`] | the bridge's carrier |
+//! | [`websocket`] | websockets as Chrome opens them, and as a bridge takes them |
 //! | [`carrier`] | the contract both carriers keep with their shell |
 #![forbid(unsafe_code)]
 
@@ -45,5 +46,6 @@ mod sizes;
 pub mod tls;
 pub mod token;
 mod tunnel;
+pub mod websocket;
 
 pub use ended::Ended;

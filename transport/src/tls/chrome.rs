@@ -20,8 +20,10 @@ pub struct HelloProfile {
     pub signature_algorithms: &'static [u16],
     /// Application protocols in order (RFC 7301).
     pub alpn: &'static [&'static str],
-    /// The protocol that application settings (ALPS) are offered for, with empty settings.
+    /// The protocol that application settings (ALPS) are offered for, with empty settings, where it is offered itself.
     pub alps: &'static str,
+    /// Application protocols of a connection that is opened for a websocket.
+    pub websocket_alpn: &'static [&'static str],
     /// Ids of the certificate authorities that the browser trusts (draft-ietf-tls-trust-anchor-ids), in order.
     pub trust_anchors: &'static [&'static [u8]],
     /// JA4 of the hello, for those who print or check it.
@@ -39,6 +41,7 @@ pub static CHROME_156: HelloProfile = HelloProfile {
     ],
     alpn: &["h2", "http/1.1"],
     alps: "h2",
+    websocket_alpn: &["http/1.1"],
     trust_anchors: &[
         &[0x82, 0xdf, 0x13, 0x02, 0x01],
         &[0x82, 0xdf, 0x13, 0x02, 0x06],

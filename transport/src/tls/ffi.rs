@@ -4,6 +4,8 @@ use std::ffi::c_int;
 
 use boring::error::ErrorStack;
 use boring::ssl::{SslContextBuilder, SslRef};
+
+use super::tickets::Ticket;
 use foreign_types::ForeignTypeRef as _;
 
 fn check(result: c_int) -> Result<(), ErrorStack> {
@@ -37,6 +39,24 @@ pub(super) fn offer_application_settings(ssl: &mut SslRef, protocol: &str) -> Re
     // SAFETY: `as_ptr` is a live SSL that we borrow mutably, still before its handshake; the call sets one flag in it.
     unsafe { boring_sys::SSL_set_alps_use_new_codepoint(ssl.as_ptr(), 1) };
     Ok(())
+}
+
+/// Whether the server asked for a client certificate (RFC 8446, section 4.3.2), while its handshake is not freed: until `ssl`
+/// has completed one, which a client whose ECH is rejected never does.
+pub(super) fn wants_client_certificate(ssl: &SslRef) -> bool {
+    // SAFETY: `as_ptr` is a live SSL that we borrow; BoringSSL reads it and returns a pointer that we only compare.
+    // It is null without a CertificateRequest and a list, which may be empty, with one.
+    unsafe { !boring_sys::SSL_get0_server_requested_CAs(ssl.as_ptr()).is_null() }
+}
+
+/// Offers to resume `ticket`'s session. One from another context is not offered.
+pub(super) fn resume(ssl: &mut SslRef, ticket: &Ticket) -> Result<(), ErrorStack> {
+    if ssl.ssl_context().as_ptr() != ticket.context.as_ptr() {
+        return Ok(());
+    }
+    // SAFETY: the session was made by a connection of the same context, as the pointers show: the ticket holds a reference
+    // to its context, so that no other can have taken its place in memory.
+    unsafe { ssl.set_session(&ticket.session) }
 }
 
 /// Whether this machine has AES instructions, as BoringSSL sees it.

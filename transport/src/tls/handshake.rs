@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::engine::{Engine, Step, Trust};
+use super::engine::{Engine, Hello, Step, Trust};
 use super::error::HandshakeError;
 use super::roots::Roots;
 use super::wire::{self, APPLICATION_DATA, HEADER, HelloCollector, Next};
@@ -50,6 +50,8 @@ pub struct Handshake {
     pub round_trip: Duration,
     /// The certificate that was accepted.
     pub certificate: Certificate,
+    /// Whether the server asked for a client certificate (RFC 8446, section 4.3.2); it got an empty one.
+    pub wants_client_certificate: bool,
 }
 
 impl std::fmt::Debug for Handshake {
@@ -92,7 +94,8 @@ pub async fn handshake(
     name: &ServerName,
     roots: &Roots,
 ) -> Result<Handshake, HandshakeError> {
-    perform(tcp, offer, name, roots, Trust::Roots).await.map(|(done, _)| done)
+    let shook = perform(tcp, &Hello::Token(offer), name, roots, Trust::Roots).await?;
+    conclude(shook)
 }
 
 /// As [`handshake`], but a certificate that clients may have no reason to believe is taken, if it is for `name` and
@@ -106,17 +109,20 @@ pub(crate) async fn handshake_with_any_issuer(
     name: &ServerName,
     roots: &Roots,
 ) -> Result<(Handshake, Option<String>), HandshakeError> {
-    perform(tcp, offer, name, roots, Trust::AnyIssuer).await
+    let shook = perform(tcp, &Hello::Token(offer), name, roots, Trust::AnyIssuer).await?;
+    let doubt = shook.engine.doubt()?;
+    Ok((conclude(shook)?, doubt))
 }
 
-async fn perform(
+/// The handshake, whatever it is for.
+pub(super) async fn perform(
     tcp: &mut TcpStream,
-    offer: &EchOffer,
+    hello: &Hello<'_>,
     name: &ServerName,
     roots: &Roots,
     trust: Trust,
-) -> Result<(Handshake, Option<String>), HandshakeError> {
-    let mut engine = Engine::new(offer, name, roots, trust)?;
+) -> Result<Handshook, HandshakeError> {
+    let mut engine = Engine::new(hello, name, roots, trust)?;
     let (client_hello, asked) = say_hello(&mut engine, tcp).await?;
     let mut incoming = Incoming::default();
     let mut seen = Seen::default();
@@ -145,9 +151,7 @@ async fn perform(
         }
     }
     let round_trip = round_trip.unwrap_or_default();
-    let doubt = engine.doubt()?;
-    let ours = Handshook { client_hello, sent, unread: incoming.rest(), round_trip };
-    Ok((conclude(&engine, seen, ours)?, doubt))
+    Ok(Handshook { engine, seen, client_hello, sent, unread: incoming.rest(), round_trip })
 }
 
 /// Sends the ClientHello, in one write, and returns its message and when it went: before the write, during which a near
@@ -175,16 +179,19 @@ async fn send(tcp: &mut TcpStream, writes: &[Vec<u8>], sent: &mut Vec<u8>) -> Re
     Ok(())
 }
 
-/// What a handshake that BoringSSL is content with left behind on our side.
-struct Handshook {
+/// What a handshake that BoringSSL is content with left behind.
+pub(super) struct Handshook {
+    pub(super) engine: Engine,
+    seen: Seen,
     client_hello: Vec<u8>,
     sent: Vec<u8>,
-    unread: Vec<u8>,
-    round_trip: Duration,
+    pub(super) unread: Vec<u8>,
+    pub(super) round_trip: Duration,
 }
 
 /// What BoringSSL is content with is not yet what the carrier needs.
-fn conclude(engine: &Engine, seen: Seen, ours: Handshook) -> Result<Handshake, HandshakeError> {
+fn conclude(shook: Handshook) -> Result<Handshake, HandshakeError> {
+    let Handshook { engine, seen, client_hello, sent, unread, round_trip } = shook;
     if seen.retried {
         return Err(HandshakeError::HelloRetry);
     }
@@ -205,20 +212,21 @@ fn conclude(engine: &Engine, seen: Seen, ours: Handshook) -> Result<Handshake, H
             .and_then(|bytes| Secret::new(suite, &bytes))
             .ok_or(HandshakeError::Unexpected("no traffic secrets"))
     };
-    let types = wire::record_types(&ours.sent).unwrap_or_default();
+    let types = wire::record_types(&sent).unwrap_or_default();
     let certificate = engine.certificate().as_ref().and_then(Certificate::of);
     Ok(Handshake {
-        client_hello: ours.client_hello,
+        client_hello,
         server_hello: server_hello.raw().to_vec(),
         suite,
         up_secret: secret(secrets.client)?,
         down_secret: secret(secrets.server)?,
         up_records: types.iter().filter(|&&kind| kind == APPLICATION_DATA).count() as u64,
-        sent: ours.sent,
+        sent,
         down_records: seen.protected,
-        unread: ours.unread,
-        round_trip: ours.round_trip,
+        unread,
+        round_trip,
         certificate: certificate.ok_or(HandshakeError::Unexpected("no certificate"))?,
+        wants_client_certificate: engine.wants_client_certificate(),
     })
 }
 

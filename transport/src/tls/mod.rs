@@ -13,6 +13,9 @@
 //! 5. The traffic secrets, from the key log callback, and the record counts are what the caller goes on with;
 //!    BoringSSL's state is freed.
 //!
+//! The websocket cover hides nothing in its hellos: [`connect`] makes them as Chrome's with GREASE in place of ECH, and
+//! BoringSSL stays.
+//!
 //! Where the handshake fails, what BoringSSL writes (an alert) goes out first, as Chrome's would, and the caller closes.
 
 pub mod chrome;
@@ -22,13 +25,17 @@ mod error;
 mod ffi;
 mod handshake;
 mod keylog;
+mod plain;
 mod roots;
+mod tickets;
 pub(crate) mod wire;
 
 pub use error::{HandshakeError, RootsError};
 pub(crate) use handshake::handshake_with_any_issuer;
 pub use handshake::{Certificate, Handshake, MAX_SERVER_FLIGHT, handshake};
+pub use plain::{Connected, Purpose, Tls, connect};
 pub use roots::Roots;
+pub use tickets::Ticket;
 
 /// Whether this machine has AES instructions: what Chrome's GREASE goes by when it chooses the cipher of its ECH, and so
 /// what [`qnet_proto::token::offer`] has to be told.

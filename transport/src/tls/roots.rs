@@ -21,7 +21,7 @@ use boring::x509::store::X509StoreBuilder;
 
 use super::chrome::{CHROME_156, HelloProfile};
 use super::error::RootsError;
-use super::{ffi, keylog};
+use super::{ffi, keylog, tickets};
 
 /// Largest certificate file read, bytes. A bundle of all public authorities is under 300 KB.
 const MAX_FILE: u64 = 4 << 20;
@@ -143,7 +143,9 @@ fn build(profile: &HelloProfile, roots: X509StoreBuilder) -> Result<SslContext, 
     context.set_verify(SslVerifyMode::PEER);
     context.set_min_proto_version(Some(SslVersion::TLS1_2))?; // offered, as Chrome does; `handshake` refuses it
     context.set_max_proto_version(Some(SslVersion::TLS1_3))?;
-    context.set_session_cache_mode(SslSessionCacheMode::OFF); // an HTX hello never resumes
+    // An HTX hello never resumes; a websocket's does, and its page's connection keeps the ticket (`tickets`).
+    context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+    context.set_new_session_callback(tickets::collect);
     context.set_grease_enabled(true);
     context.set_permute_extensions(true);
     context.set_cipher_list(profile.ciphers)?;
@@ -161,7 +163,7 @@ fn build(profile: &HelloProfile, roots: X509StoreBuilder) -> Result<SslContext, 
 }
 
 /// Each item with its length before it, one byte.
-fn prefixed<'a>(items: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+pub(super) fn prefixed<'a>(items: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut list = Vec::new();
     for item in items {
         // Items are constants of the profile; one too long for its length byte could only spoil the others.

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! Bridge qnet 192.0.2.7:443 0123456789ABCDEF0123456789ABCDEF01234567 key=<43 letters> sni=www.example.com
+//! Bridge qnet 192.0.2.7:443 0123456789ABCDEF0123456789ABCDEF01234567 key=<43 letters> url=https://www.example.com/path
 //! ```
 //!
-//! `Bridge` and the relay's fingerprint may be missing. `sni` may come several times, each a name the bridge knows;
-//! commas are not used, because tor's own record of bridge lines takes them for spaces.
+//! `Bridge` and the relay's fingerprint may be missing. A line has one cover: `sni` is the mirror's and may come several
+//! times, each a name the bridge knows; `url` is the websocket's and comes once. Commas are not used, because tor's own
+//! record of bridge lines takes them for spaces.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,6 +16,7 @@ use std::str::FromStr;
 use crate::error::{Kind, Retry};
 use crate::key::{BridgeKey, KeyError};
 use crate::name::{NameError, ServerName};
+use crate::url::{UrlError, WebsocketUrl};
 
 /// Longest line in bytes, `Bridge` and fingerprint included: a SOCKS client has 255 bytes for what follows the
 /// address before it must cut them in two, and users paste lines into chats.
@@ -32,11 +35,28 @@ pub struct BridgeLine {
     pub fingerprint: Option<String>,
     /// The bridge's public key.
     pub key: BridgeKey,
-    /// The decoy's names, at least one; the dialer picks one.
-    pub sni: Vec<ServerName>,
+    /// What its carriers look like.
+    pub cover: Cover,
+}
+
+/// What a bridge's carriers look like from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cover {
+    /// A visit to the decoy behind the bridge. Its names, at least one; the dialer picks one.
+    Mirror(Vec<ServerName>),
+    /// A websocket of a site that the bridge stands behind.
+    Websocket(WebsocketUrl),
 }
 
 impl BridgeLine {
+    /// The decoy's names under the mirror cover; none under another.
+    pub fn names(&self) -> &[ServerName] {
+        match &self.cover {
+            Cover::Mirror(names) => names,
+            Cover::Websocket(_) => &[],
+        }
+    }
+
     /// The line that a PT's SOCKS arguments and target give: tor sends the arguments, unescaped here, and the address,
     /// but keeps the fingerprint to itself.
     ///
@@ -49,7 +69,7 @@ impl BridgeLine {
         if address.port() == 0 {
             return Err(BridgeLineError::Address);
         }
-        let (mut key, mut sni, mut length) = (None, Vec::new(), 0_usize);
+        let (mut key, mut sni, mut url, mut length) = (None, Vec::new(), None, 0_usize);
         for (name, value) in args {
             length = length.saturating_add(name.len()).saturating_add(value.len()).saturating_add(2);
             if length > MAX_LEN {
@@ -59,20 +79,29 @@ impl BridgeLine {
                 "key" if key.is_some() => return Err(BridgeLineError::TwoKeys),
                 "key" => key = Some(value.parse().map_err(BridgeLineError::Key)?),
                 "sni" => sni.push(value.parse().map_err(BridgeLineError::Name)?),
+                "url" if url.is_some() => return Err(BridgeLineError::TwoUrls),
+                "url" => url = Some(value.parse().map_err(BridgeLineError::Url)?),
                 _ => return Err(BridgeLineError::Unknown(name.to_owned())),
             }
         }
         let key = key.ok_or(BridgeLineError::NoKey)?;
-        if sni.is_empty() {
-            return Err(BridgeLineError::NoName);
-        }
-        Ok(Self { address, fingerprint: None, key, sni })
+        let cover = match url {
+            None if sni.is_empty() => return Err(BridgeLineError::NoCover),
+            None => Cover::Mirror(sni),
+            Some(url) if sni.is_empty() => Cover::Websocket(url),
+            Some(_) => return Err(BridgeLineError::TwoCovers),
+        };
+        Ok(Self { address, fingerprint: None, key, cover })
     }
 
     /// The arguments as they stand in the line and in a PT's `SMETHOD … ARGS`, before any escaping.
     pub fn pt_args(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
-        let names = self.sni.iter().map(|name| ("sni", name.to_string()));
-        std::iter::once(("key", self.key.to_string())).chain(names)
+        let names = self.names().iter().map(|name| ("sni", name.to_string()));
+        let url = match &self.cover {
+            Cover::Mirror(_) => None,
+            Cover::Websocket(url) => Some(("url", url.to_string())),
+        };
+        std::iter::once(("key", self.key.to_string())).chain(names).chain(url)
     }
 }
 
@@ -146,15 +175,33 @@ pub enum BridgeLineError {
     /// The value of `key=` is not a key.
     #[error("in `key=`: {0}")]
     Key(KeyError),
-    /// No `sni=`.
-    #[error("the bridge line has no `sni=`; copy the whole line")]
-    NoName,
+    /// Neither `sni=` nor `url=`.
+    #[error("the bridge line has neither `sni=` nor `url=`; copy the whole line")]
+    NoCover,
+    /// Both `sni=` and `url=`.
+    #[error("the bridge line has both `sni=` and `url=`: a bridge has one of them; paste one line at a time")]
+    TwoCovers,
+    /// More than one `url=`.
+    #[error("the bridge line has two `url=`; paste one line at a time")]
+    TwoUrls,
     /// The value of `sni=` is not a host name.
     #[error("in `sni=`: {0}")]
     Name(NameError),
+    /// The value of `url=` is not a websocket bridge's address.
+    #[error("in `url=`: {0}")]
+    Url(UrlError),
     /// Something that this version does not know.
-    #[error("`{}` is unknown to this version of qnet; is there a newer one?", .0.escape_debug())]
+    #[error("{} is unknown to this version of qnet; is there a newer one?", shown(.0))]
     Unknown(String),
+}
+
+/// Longest unknown argument that an error shows.
+const MAX_SHOWN: usize = 20;
+
+/// What may stand in a log: an argument's name, but no key, host name or address that got into its place.
+fn shown(word: &str) -> String {
+    let plain = word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if plain && word.len() <= MAX_SHOWN { format!("`{word}`") } else { "an argument of the line".into() }
 }
 
 impl BridgeLineError {
@@ -163,8 +210,10 @@ impl BridgeLineError {
         match self {
             Self::Key(error) => error.kind(),
             Self::Name(error) => error.kind(),
+            Self::Url(error) => error.kind(),
             Self::TooLong | Self::Transport | Self::Address | Self::Fingerprint => Kind::Misuse,
-            Self::NoKey | Self::TwoKeys | Self::NoName | Self::Unknown(_) => Kind::Misuse,
+            Self::NoKey | Self::TwoKeys | Self::Unknown(_) => Kind::Misuse,
+            Self::NoCover | Self::TwoCovers | Self::TwoUrls => Kind::Misuse,
         }
     }
 
@@ -173,8 +222,10 @@ impl BridgeLineError {
         match self {
             Self::Key(error) => error.retry(),
             Self::Name(error) => error.retry(),
+            Self::Url(error) => error.retry(),
             Self::TooLong | Self::Transport | Self::Address | Self::Fingerprint => Retry::Never,
-            Self::NoKey | Self::TwoKeys | Self::NoName | Self::Unknown(_) => Retry::Never,
+            Self::NoKey | Self::TwoKeys | Self::Unknown(_) => Retry::Never,
+            Self::NoCover | Self::TwoCovers | Self::TwoUrls => Retry::Never,
         }
     }
 }

@@ -175,14 +175,14 @@ impl Decoy {
 }
 
 /// Writes `text` to `name` in `folder`.
-fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
+pub(super) fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
     let path = folder.join(name);
     fs::write(&path, text)?;
     Ok(path)
 }
 
 /// A program of Debian's, whose folder may not be on a user's path.
-fn program(name: &str) -> Command {
+pub(super) fn program(name: &str) -> Command {
     let in_sbin = Path::new("/usr/sbin").join(name);
     if in_sbin.exists() { Command::new(in_sbin) } else { Command::new(name) }
 }

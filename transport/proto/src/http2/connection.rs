@@ -7,6 +7,7 @@ use super::decode::{Decoder, MAX_LIST};
 use super::encode::Encoder;
 use super::error::LoadError;
 use super::frame::{self, Cutter, Frame, flag, kind, setting};
+use super::send::SendWindows;
 use crate::chrome::Profile;
 
 /// What an HTTP/2 connection's window is before any update (RFC 9113, section 6.9.2).
@@ -43,6 +44,10 @@ pub(crate) struct Fields {
     pub(crate) count: usize,
     /// `alt-svc` (RFC 7838), unless it only withdraws earlier ones.
     pub(crate) alt_svc: Option<Vec<u8>>,
+    /// `sec-websocket-extensions`.
+    pub(crate) websocket_extensions: Vec<Vec<u8>>,
+    /// Whether there is a `sec-websocket-protocol`.
+    pub(crate) websocket_protocol: bool,
 }
 
 impl Fields {
@@ -57,6 +62,8 @@ impl Fields {
             b"content-type" => self.content_type = value.to_vec(),
             b"content-encoding" => self.content_encoding = value.to_vec(),
             b"set-cookie" => self.cookies.push(value.to_vec()),
+            b"sec-websocket-extensions" => self.websocket_extensions.push(value.to_vec()),
+            b"sec-websocket-protocol" => self.websocket_protocol = true,
             b"alt-svc" if value != b"clear" => self.alt_svc = Some(value.to_vec()),
             _ => {}
         }
@@ -108,6 +115,10 @@ pub(crate) struct Connection {
     pub(crate) gone_away: bool,
     /// What the decoy last named as an alternative of itself.
     pub(crate) alt_svc: Option<Vec<u8>>,
+    /// Its SETTINGS allow a websocket as a stream (RFC 8441, section 3).
+    pub(crate) takes_websockets: bool,
+    /// What may be sent in DATA frames.
+    pub(crate) windows: SendWindows,
 }
 
 impl Connection {
@@ -128,6 +139,8 @@ impl Connection {
             max_streams: MAX_STREAMS,
             gone_away: false,
             alt_svc: None,
+            takes_websockets: false,
+            windows: SendWindows::default(),
         }
     }
 
@@ -214,10 +227,13 @@ impl Connection {
                 self.alt_svc = Some(frame.payload.to_vec());
                 Ok(())
             }
-            kind::WINDOW_UPDATE if frame.number().is_none_or(|increment| increment == 0) => {
-                Err(LoadError::Protocol("a bad WINDOW_UPDATE"))
+            kind::WINDOW_UPDATE => {
+                let increment = frame.number().filter(|increment| *increment > 0);
+                increment
+                    .and_then(|increment| self.windows.grow(frame.stream, increment))
+                    .ok_or(LoadError::Protocol("a bad WINDOW_UPDATE"))
             }
-            // WINDOW_UPDATE: requests have no bodies. PRIORITY and the unknown are passed over.
+            // PRIORITY and the unknown are passed over.
             _ => Ok(()),
         }
     }
@@ -242,6 +258,11 @@ impl Connection {
             match id {
                 setting::HEADER_TABLE_SIZE => self.encoder.set_table_size(value),
                 setting::MAX_CONCURRENT_STREAMS => self.max_streams = value.min(MAX_STREAMS),
+                setting::INITIAL_WINDOW_SIZE => {
+                    self.windows.set_initial(value).ok_or(LoadError::Protocol("bad SETTINGS"))?;
+                }
+                // It is never taken back (RFC 8441, section 3).
+                setting::ENABLE_CONNECT_PROTOCOL => self.takes_websockets |= value == 1,
                 _ => {}
             }
         }

@@ -4,10 +4,11 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `page` | [`PageLoad`]: the client's side, from the preface to the knock |
+//! | `extended` | the websocket after a load, as a stream of its connection (RFC 8441) |
 //! | `keeper` | [`Keeper`]: the bridge's requests to the decoy |
 //! | `request`, `knocking` | header lists in Chrome's order; the last request with room for the knock |
 //! | `html`, `url`, `body`, `cookies` | what a page asks for, and what goes with the requests |
-//! | `connection`, `frame` | frames, and what every connection owes its peer |
+//! | `connection`, `send`, `frame` | frames, what every connection owes its peer, and the peer's windows |
 //! | `encode`, `decode`, `table`, `huffman` | HPACK, outward as Chrome's encoder |
 
 mod body;
@@ -16,6 +17,7 @@ mod cookies;
 mod decode;
 mod encode;
 mod error;
+mod extended;
 mod frame;
 #[cfg(test)]
 mod hpack_tests;
@@ -26,9 +28,10 @@ mod knocking;
 mod page;
 mod plan;
 mod request;
+mod send;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod url;
 #[cfg(test)]
 mod vectors;

@@ -11,6 +11,7 @@ use super::body::{self, MAX_BODY};
 use super::connection::{Connection, Event, Fields};
 use super::cookies::Jar;
 use super::error::LoadError;
+use super::extended::Extended;
 use super::frame;
 use super::html::{self, Found, Icon};
 use super::knocking;
@@ -64,26 +65,27 @@ pub struct Answer {
 /// ```
 #[derive(Debug)]
 pub struct PageLoad {
-    profile: &'static Profile,
-    authority: String,
+    pub(super) profile: &'static Profile,
+    pub(super) authority: String,
     page: String,
     field: Field,
-    random: ChaCha8Rng,
-    connection: Option<Connection>,
-    dependencies: Dependencies,
-    jar: Jar,
+    pub(super) random: ChaCha8Rng,
+    pub(super) connection: Option<Connection>,
+    pub(super) dependencies: Dependencies,
+    pub(super) jar: Jar,
     asked: Vec<Asked>,
-    requests: u32,
+    pub(super) requests: u32,
     redirects: u32,
     step: Step,
     give_up_load: Option<Instant>,
-    idle: Option<Instant>,
+    pub(super) idle: Option<Instant>,
     knock: Option<u32>,
     /// The last request is Chrome's own, without room for a knock.
     plain: bool,
     answers: u32,
     answer: Answer,
     failure: Option<LoadError>,
+    pub(crate) websocket: Option<Extended>,
 }
 
 /// A request without a whole answer.
@@ -164,6 +166,7 @@ impl PageLoad {
             answers: 0,
             answer: Answer::default(),
             failure: None,
+            websocket: None,
         }
     }
 
@@ -183,6 +186,9 @@ impl PageLoad {
             return Err(failure.clone());
         }
         self.idle = Some(now + self.profile.idle);
+        if let Some(websocket) = &mut self.websocket {
+            websocket.heard(now);
+        }
         let mut events = Vec::new();
         let connection = self.connection.get_or_insert_with(|| Connection::new(self.profile, now));
         let mut outcome = connection.on_data(bytes, now, &mut events);
@@ -201,7 +207,8 @@ impl PageLoad {
     pub fn poll(&mut self, now: Instant) -> Option<Output> {
         self.connection.get_or_insert_with(|| Connection::new(self.profile, now));
         let end = *self.give_up_load.get_or_insert(now + MAX_LOAD);
-        if self.knock.is_none() && self.failure.is_none() && now >= end {
+        if self.knock.is_none() && self.failure.is_none() && !matches!(self.step, Step::GivenUp) && now >= end
+        {
             self.failure = Some(LoadError::TooSlow(MAX_LOAD.as_secs()));
         }
         if self.failure.is_some() {
@@ -276,10 +283,15 @@ impl PageLoad {
         self.failure.as_ref()
     }
 
-    /// No proof came: from here on only what Chrome owes is sent, until [`deadline`](Self::deadline), when the
+    /// The load is over, or no proof came: from here on only what Chrome owes is sent, until [`deadline`](Self::deadline), when the
     /// connection is to be closed.
     pub fn give_up(&mut self) {
         self.step = Step::GivenUp;
+    }
+
+    /// Whether the load is over, to its last answer.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.step, Step::GivenUp) && self.open() == 0
     }
 
     fn step(&mut self, now: Instant) -> Option<Output> {
@@ -389,7 +401,7 @@ impl PageLoad {
     }
 
     /// Nothing is owed in either direction: then the knock may go (DESIGN: with nothing outstanding).
-    fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| {
             connection.open() == 0
                 && connection.owed.is_empty()
@@ -455,6 +467,13 @@ impl PageLoad {
     }
 
     fn on_event(&mut self, event: Event, now: Instant) -> Result<(), LoadError> {
+        let event = match &mut self.websocket {
+            Some(websocket) => match websocket.on_event(event) {
+                None => return Ok(()),
+                Some(another) => another,
+            },
+            None => event,
+        };
         match event {
             Event::Headers { stream, fields, end } => self.on_headers(stream, fields, end, now),
             Event::Data { stream, data, end } => {
@@ -530,9 +549,14 @@ impl PageLoad {
             Icon::Default => (Resource::Icon, "/favicon.ico".to_owned()),
             Icon::At(path) => (Resource::Icon, path),
             // Then the load's last subresource is held back until nothing else is outstanding.
-            Icon::Elsewhere => {
-                plan.rest.pop().or_else(|| plan.burst.pop()).ok_or(LoadError::NothingToKnockWith)?
-            }
+            Icon::Elsewhere => match plan.rest.pop().or_else(|| plan.burst.pop()) {
+                Some(last) => last,
+                None if self.plain => {
+                    self.give_up();
+                    return Ok(());
+                }
+                None => return Err(LoadError::NothingToKnockWith),
+            },
         };
         let pauses = &self.profile.pauses;
         self.step = if plan.burst.is_empty() && plan.rest.is_empty() {
@@ -567,7 +591,7 @@ fn redirect(fields: &Fields, authority: &str, from: &str) -> Option<Option<Strin
 }
 
 /// A duration drawn uniformly from a range.
-fn draw(random: &mut ChaCha8Rng, (low, high): (Duration, Duration)) -> Duration {
+pub(super) fn draw(random: &mut ChaCha8Rng, (low, high): (Duration, Duration)) -> Duration {
     let width = high.saturating_sub(low).as_micros().max(1);
     low + Duration::from_micros(random.next_u64() % u64::try_from(width).unwrap_or(u64::MAX))
 }

@@ -198,15 +198,26 @@ pub(crate) fn encode(encoder: &mut Encoder, headers: &Headers, out: &mut Vec<u8>
 /// Length of the priority part of HEADERS (RFC 9113, section 6.2).
 pub(crate) const PRIORITY: usize = 5;
 
-/// A HEADERS frame as Chrome sends it: priority with the exclusive bit, no padding, the whole block.
+/// The HEADERS frame of a request without a body, as Chrome sends it.
 pub(crate) fn headers_frame(stream: u32, depends_on: u32, weight: u16, block: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(frame::HEADER + PRIORITY + block.len());
-    let flags = flag::END_STREAM | flag::END_HEADERS | flag::PRIORITY;
-    frame::header(kind::HEADERS, flags, stream, PRIORITY + block.len(), &mut out);
+    headers(stream, flag::END_STREAM | flag::END_HEADERS, (depends_on, weight), block, &mut out);
+    out
+}
+
+/// Appends a HEADERS frame as Chrome sends it: priority (the stream it depends on and its weight) with the exclusive bit, no
+/// padding, the whole block.
+pub(crate) fn headers(
+    stream: u32,
+    flags: u8,
+    (depends_on, weight): (u32, u16),
+    block: &[u8],
+    out: &mut Vec<u8>,
+) {
+    frame::header(kind::HEADERS, flags | flag::PRIORITY, stream, PRIORITY + block.len(), out);
     out.extend_from_slice(&(0x8000_0000 | depends_on).to_be_bytes());
     out.push((weight - 1).min(255) as u8);
     out.extend_from_slice(block);
-    out
 }
 
 /// Which stream a new one depends on, as Chrome reckons: the latest open one of its priority or, without one, of

@@ -11,6 +11,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) fields: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
+    /// The stream stays open.
+    pub(crate) open: bool,
 }
 
 impl Answer {
@@ -19,11 +21,15 @@ impl Answer {
     }
 
     pub(crate) fn of(kind: &str, body: &[u8]) -> Self {
-        Self { status: 200, fields: vec![("content-type", kind.into())], body: body.to_vec() }
+        Self { status: 200, fields: vec![("content-type", kind.into())], body: body.to_vec(), open: false }
     }
 
     pub(crate) fn redirect(to: &str) -> Self {
-        Self { status: 302, fields: vec![("location", to.into())], body: Vec::new() }
+        Self { status: 302, fields: vec![("location", to.into())], body: Vec::new(), open: false }
+    }
+
+    pub(crate) fn open(status: u16) -> Self {
+        Self { status, fields: Vec::new(), body: Vec::new(), open: true }
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
@@ -50,6 +56,8 @@ impl Request {
 
 pub(crate) struct Decoy<F> {
     pub(crate) answer: F,
+    /// What its SETTINGS say.
+    pub(crate) settings: Vec<(u16, u32)>,
     began: bool,
     preface: usize,
     cutter: Cutter,
@@ -65,6 +73,7 @@ impl<F: FnMut(&Request) -> Answer> Decoy<F> {
     pub(crate) fn new(answer: F) -> Self {
         Self {
             answer,
+            settings: vec![(3, 128), (4, 65_536), (5, 16_777_215)],
             began: false,
             preface: 0,
             cutter: Cutter::default(),
@@ -85,7 +94,7 @@ impl<F: FnMut(&Request) -> Answer> Decoy<F> {
         if !self.began {
             self.began = true;
             let mut out = Vec::new();
-            frame::settings(&[(3, 128), (4, 65_536), (5, 16_777_215)], &mut out);
+            frame::settings(&self.settings, &mut out);
             frame::window_update(0, 2_147_418_112, &mut out);
             self.out.push_back(out);
         }
@@ -121,7 +130,7 @@ impl<F: FnMut(&Request) -> Answer> Decoy<F> {
             self.encoder.field(name, value, &mut block);
         }
         let mut out = Vec::new();
-        let end = if answer.body.is_empty() { flag::END_STREAM } else { 0 };
+        let end = if answer.body.is_empty() && !answer.open { flag::END_STREAM } else { 0 };
         frame::header(kind::HEADERS, flag::END_HEADERS | end, stream, block.len(), &mut out);
         out.extend_from_slice(&block);
         self.out.push_back(out);

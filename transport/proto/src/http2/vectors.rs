@@ -1,11 +1,14 @@
 //! Chromium's own requests, captured, against what is built here (`tests/vectors/chrome156`).
 
+use super::PageLoad;
 use super::decode::Decoder;
 use super::encode::Encoder;
 use super::request::{self, Context, Dependencies, Level, Resource};
 use crate::chrome::{CHROME_156, Profile};
+use crate::knock::Field;
+use crate::websocket::Channel;
 
-const CAPTURES: [(&str, &str, usize); 12] = [
+const CAPTURES: [(&str, &str, usize); 13] = [
     ("basic", include_str!("../../tests/vectors/chrome156/basic.txt"), 6),
     ("plain", include_str!("../../tests/vectors/chrome156/plain.txt"), 2),
     ("many", include_str!("../../tests/vectors/chrome156/many.txt"), 13),
@@ -18,6 +21,7 @@ const CAPTURES: [(&str, &str, usize); 12] = [
     ("table65536", include_str!("../../tests/vectors/chrome156/table65536.txt"), 2),
     ("table200", include_str!("../../tests/vectors/chrome156/table200.txt"), 6),
     ("table0", include_str!("../../tests/vectors/chrome156/table0.txt"), 6),
+    ("websocket", include_str!("../../tests/vectors/chrome156/websocket.txt"), 4),
 ];
 
 /// What the captures were made with, beside [`CHROME_156`]: the headless one on Linux.
@@ -175,4 +179,25 @@ fn dependencies_are_chromiums() {
         cookie.remove(stream);
     }
     assert_eq!(cookie.add(11, Level::Medium), 0);
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a starting point for a clock that does not run")]
+fn a_websockets_request_is_chromiums() {
+    let captured = read(CAPTURES[12].1);
+    let (now, name) = (std::time::Instant::now(), "www.example.com".parse().unwrap());
+    let mut load = PageLoad::new(&HEADLESS, &name, "/", Field::Padding, [1; 32]);
+    load.poll(now);
+    load.requests = 2;
+    let mut block = Vec::new();
+    for request in &captured[..2] {
+        let encoder = &mut load.connection.as_mut().unwrap().encoder;
+        encoder.begin(&mut block);
+        request.fields.iter().for_each(|(field, value)| encoder.field(field, value, &mut block));
+    }
+    let mut channel = Channel::http2(load, &HEADLESS, &name, "/secret/path?x=1", [1; 32], now);
+    let frame = channel.poll(now).unwrap();
+    assert_eq!(frame[..14], [0, 0, 167, 1, 0x24, 0, 0, 0, 5, 0x80, 0, 0, 0, 146]);
+    assert_eq!(frame[14..], captured[2].block);
+    assert_eq!(captured[2].weight, 147);
 }

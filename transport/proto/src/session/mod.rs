@@ -48,8 +48,9 @@ pub const MAX_UNACKED: usize = 4 << 20;
 /// Carriers that carry a session at once, at most: as many as browsers once opened to a site of many files.
 pub const MAX_STRIPES: u8 = 4;
 
-/// Bytes after which the bridge acknowledges at once: two full records, as web servers grant credit for an upload.
-const BRIDGE_ACK_BYTES: u64 = 32 << 10;
+/// Bytes after which the bridge acknowledges at once. Web servers grant credit for an upload as seldom: each acknowledgement
+/// costs both sides a record and a system call.
+const BRIDGE_ACK_BYTES: u64 = 256 << 10;
 /// How long the bridge waits for data of its own that an acknowledgement can ride with.
 const BRIDGE_ACK_DELAY: Duration = Duration::from_millis(20);
 /// The same for the client: Chrome sends little upward in a download, and the bridge can wait.

@@ -43,6 +43,11 @@ impl Sessions {
         }
     }
 
+    /// Forgets a session that is over.
+    pub fn remove(&mut self, id: SessionId) {
+        self.known.remove(&id.0);
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

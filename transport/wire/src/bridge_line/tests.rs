@@ -20,7 +20,7 @@ fn every_form_of_a_line_is_understood() {
         address: "192.0.2.7:443".parse().unwrap(),
         fingerprint: Some(FINGERPRINT.to_owned()),
         key,
-        sni: vec!["www.example.com".parse().unwrap()],
+        cover: Cover::Mirror(vec!["www.example.com".parse().unwrap()]),
     };
     let text = format!("Bridge qnet 192.0.2.7:443 {FINGERPRINT} key={key} sni=www.example.com");
     assert_eq!(line.to_string(), text);
@@ -35,7 +35,11 @@ fn every_form_of_a_line_is_understood() {
     let bare = format!("qnet [2001:db8::7]:8443 key={key} sni=a.example sni=b.example");
     let parsed = parse(&bare).unwrap();
     assert_eq!(parsed.to_string(), format!("Bridge {bare}"));
-    assert_eq!((parsed.fingerprint, parsed.sni.len()), (None, 2));
+    assert_eq!((&parsed.fingerprint, parsed.names().len()), (&None, 2));
+    let bare = format!("qnet 192.0.2.7:443 key={key} url=https://cdn.example/path?v=1");
+    let parsed = parse(&bare).unwrap();
+    assert_eq!(parsed.to_string(), format!("Bridge {bare}"));
+    assert_eq!(parsed.cover, Cover::Websocket("https://cdn.example/path?v=1".parse().unwrap()));
 }
 
 #[test]
@@ -53,11 +57,17 @@ fn each_fault_has_its_own_message() {
         (format!("qnet example.com:443 key={key} sni=a.b"), BridgeLineError::Address),
         (format!("qnet 192.0.2.7:443 {} key={key} sni=a.b", &FINGERPRINT[1..]), BridgeLineError::Fingerprint),
         (format!("qnet 192.0.2.7:443 {FINGERPRINT}"), BridgeLineError::NoKey),
-        (format!("qnet 192.0.2.7:443 key={key}"), BridgeLineError::NoName),
+        (format!("qnet 192.0.2.7:443 key={key}"), BridgeLineError::NoCover),
         (format!("qnet 192.0.2.7:443 key={key} key={other} sni=a.b"), BridgeLineError::TwoKeys),
         (format!("qnet 192.0.2.7:443 key={key}x sni=a.b"), BridgeLineError::Key(KeyError::Length(44))),
         (format!("qnet 192.0.2.7:443 key={key} sni="), BridgeLineError::Name(NameError::Empty)),
         (format!("qnet 192.0.2.7:443 key={key} sni=a,b"), BridgeLineError::Name(NameError::Letter)),
+        (format!("qnet 192.0.2.7:443 key={key} sni=a.b url=https://a.b/x"), BridgeLineError::TwoCovers),
+        (
+            format!("qnet 192.0.2.7:443 key={key} url=https://a.b/x url=https://a.b/x"),
+            BridgeLineError::TwoUrls,
+        ),
+        (format!("qnet 192.0.2.7:443 key={key} url=a.b/x"), BridgeLineError::Url(UrlError::Scheme)),
         (format!("qnet 192.0.2.7:443 key={key} sni=a.b iat=0"), BridgeLineError::Unknown("iat".to_owned())),
         (format!("qnet 192.0.2.7:443 key={key} sni=a.b word"), BridgeLineError::Unknown("word".to_owned())),
         (
@@ -100,24 +110,39 @@ proptest! {
     #[test]
     fn lines_survive_their_text(
         secret: [u8; 32], ip: std::net::IpAddr, port in 1_u16.., with_fingerprint: bool,
-        names in proptest::collection::vec("[a-z]{1,12}\\.example", 1..4),
+        names in proptest::collection::vec("[a-z]{1,12}\\.example", 1..4), path in "(/[a-zA-Z0-9._~-]{3,9}){0,3}",
     ) {
+        let cover = if path.is_empty() {
+            Cover::Mirror(names.iter().map(|name| name.parse().unwrap()).collect())
+        } else {
+            Cover::Websocket(format!("https://{}{path}", names[0]).parse().unwrap())
+        };
         let line = BridgeLine {
             address: SocketAddr::new(ip, port),
             fingerprint: with_fingerprint.then(|| FINGERPRINT.to_owned()),
             key: IdentityKey::from_bytes(secret).public(),
-            sni: names.iter().map(|name| name.parse().unwrap()).collect(),
+            cover,
         };
         prop_assert_eq!(parse(&line.to_string()), Ok(line));
     }
 
     #[test]
-    fn mutated_lines_never_panic(at in 0_usize..130, with in "\\PC{0,3}", drop in 0_usize..4) {
-        let mut text = format!("Bridge qnet 192.0.2.7:443 {FINGERPRINT} key={} sni=www.example.com", key());
+    fn mutated_lines_never_panic(at in 0_usize..160, with in "\\PC{0,3}", drop in 0_usize..4, websocket: bool) {
+        let cover = if websocket { "url=https://www.example.com/a/b?c=d" } else { "sni=www.example.com" };
+        let mut text = format!("Bridge qnet 192.0.2.7:443 {FINGERPRINT} key={} {cover}", key());
         let at = at.min(text.len());
         text.replace_range(at..(at + drop).min(text.len()), &with);
         if let Ok(line) = parse(&text) {
             prop_assert_eq!(parse(&line.to_string()), Ok(line));
         }
+    }
+}
+
+#[test]
+fn no_name_or_address_gets_into_an_error() {
+    let said = |word: &str| BridgeLineError::Unknown(word.to_owned()).to_string();
+    assert!(said("iat-mode").starts_with("`iat-mode` is unknown"));
+    for word in ["www.example.com", "192.0.2.7", "2001:db8::7", &"k".repeat(43)] {
+        assert!(said(word).starts_with("an argument of the line is unknown"), "{word}");
     }
 }

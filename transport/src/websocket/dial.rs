@@ -1,0 +1,144 @@
+//! From a bridge line to an open websocket, as a browser comes to it: the page first.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use qnet_proto::chrome::CHROME_156;
+use qnet_proto::http2::{Output, PageLoad};
+use qnet_proto::knock::Field;
+use qnet_proto::websocket::{Channel, WebsocketError};
+use qnet_wire::url::WebsocketUrl;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::Rng as _;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
+
+use super::link::Link;
+use crate::client::{CONNECT_LIMIT, DialError, DialerConfig};
+use crate::driver::now;
+use crate::tls::{Purpose, Tls, connect};
+
+/// An open websocket.
+pub(crate) struct Opened {
+    pub(crate) tcp: TcpStream,
+    pub(crate) tls: Tls,
+    pub(crate) channel: Channel,
+    pub(crate) round_trip: Duration,
+    /// The connection that the page came over, where the websocket has one of its own: it stays for as long as this is there.
+    pub(crate) page: Option<oneshot::Sender<()>>,
+}
+
+/// Loads the page of the site at `address` and opens its websocket.
+pub(crate) async fn open(
+    config: &DialerConfig,
+    address: SocketAddr,
+    url: &WebsocketUrl,
+    rng: &mut ChaCha20Rng,
+) -> Result<Opened, DialError> {
+    let mut tcp = config.connect.connect_within(address, CONNECT_LIMIT).await?;
+    let connected = connect(&mut tcp, Purpose::Page, url.host(), &config.roots).await?;
+    let round_trip = connected.round_trip;
+    let mut link = Link::new(tcp, connected);
+    let mut page =
+        PageLoad::new(&CHROME_156, url.host(), &config.path, Field::Padding, seed(rng)).without_knock();
+    load(&mut link, &mut page).await?;
+    if page.takes_websockets() {
+        let channel = Channel::http2(page, &CHROME_156, url.host(), url.path(), seed(rng), now());
+        return opened(link, channel, round_trip, None).await;
+    }
+    let ticket = link.tls.ticket();
+    let cookies = page.cookies(url.path());
+    let (stays, stay) = oneshot::channel();
+    tokio::spawn(keep_open(link, page, stay));
+    let mut tcp = config.connect.connect_within(address, CONNECT_LIMIT).await?;
+    let connected = connect(&mut tcp, Purpose::Websocket(ticket), url.host(), &config.roots).await?;
+    let round_trip = connected.round_trip;
+    let channel = Channel::http1(&CHROME_156, url.host(), url.path(), &cookies, seed(rng));
+    opened(Link::new(tcp, connected), channel, round_trip, Some(stays)).await
+}
+
+fn seed(rng: &mut ChaCha20Rng) -> [u8; 32] {
+    let mut seed = [0; 32];
+    rng.fill_bytes(&mut seed);
+    seed
+}
+
+/// Sends what the page has to send.
+async fn pay(link: &mut Link, page: &mut PageLoad) -> Result<(), DialError> {
+    // A load without a knock gives records only.
+    while let Some(Output::Record(content) | Output::Knock(content)) = page.poll(now()) {
+        link.send(&content).await?;
+    }
+    match page.failure() {
+        Some(failure) => Err(WebsocketError::Load(failure.clone()).into()),
+        None => Ok(()),
+    }
+}
+
+/// Takes what comes until `at`, if that is some.
+async fn listen(link: &mut Link, page: &mut PageLoad, at: Option<Instant>) -> Result<(), DialError> {
+    let received = match at {
+        None => link.receive().await?,
+        Some(at) => match timeout_at(at.into(), link.receive()).await {
+            Err(_) => return Ok(()),
+            Ok(received) => received?,
+        },
+    };
+    page.on_data(&received, now()).map_err(|error| WebsocketError::Load(error).into())
+}
+
+/// Loads the page, and waits for as long as its script would before it opens the websocket.
+async fn load(link: &mut Link, page: &mut PageLoad) -> Result<(), DialError> {
+    let mut script = None;
+    loop {
+        pay(link, page).await?;
+        if script.is_none() {
+            script = page.conclude().map(|pause| now() + pause);
+        }
+        if script.is_some_and(|at| at <= now()) {
+            return Ok(());
+        }
+        let at = [page.deadline(), script].into_iter().flatten().min();
+        listen(link, page, at).await?;
+    }
+}
+
+/// Keeps the page's connection as a browser does: pays what is owed, until it idles out, ends, or the websocket is gone.
+async fn keep_open(mut link: Link, mut page: PageLoad, mut gone: oneshot::Receiver<()>) {
+    loop {
+        if pay(&mut link, &mut page).await.is_err() {
+            return;
+        }
+        let at = page.deadline();
+        let over = tokio::select! {
+            _ = &mut gone => true,
+            listened = listen(&mut link, &mut page, at) => listened.is_err(),
+        };
+        if over || page.deadline().is_some_and(|idle| idle <= now()) {
+            return;
+        }
+    }
+}
+
+/// Sends the opening and waits for its answer.
+async fn opened(
+    mut link: Link,
+    mut channel: Channel,
+    round_trip: Duration,
+    page: Option<oneshot::Sender<()>>,
+) -> Result<Opened, DialError> {
+    let mut payload = Vec::new();
+    while !channel.is_open() {
+        while let Some(content) = channel.poll(now()) {
+            link.send(&content).await?;
+        }
+        let received = link.receive().await?;
+        channel.on_data(&received, &mut payload, now())?;
+    }
+    if !payload.is_empty() {
+        // A bridge waits for the client's first message.
+        return Err(WebsocketError::Answer("a message before the first one").into());
+    }
+    Ok(Opened { tcp: link.tcp, tls: link.tls, channel, round_trip, page })
+}
