@@ -173,7 +173,8 @@ fn row_26_escapes() {
     assert_eq!(client.code(&escaped), REFUSED);
     assert!(client.reason().contains("refused"));
     // The name the arguments hold comes back in the reason, where it is one: `a` where a raw `=` ends it.
-    let names = [("a=b,c", "`a`"), (r"i\at\-mo\de", "`iat-mode`"), (r"a\=b\;c\\d", "an argument of the line")];
+    let names =
+        [("a=b,c", "`a`"), (r"i\at\-mo\de", "`iat-mode`"), (r"a\=b\;c\\d", "an argument of the line")];
     for (raw, said) in names {
         assert_eq!(client.code(&format!("{raw}=v;{}", args())), NOT_ALLOWED);
         let reason = client.reason();

@@ -190,7 +190,6 @@ fn a_finished_session_waits_for_credit() {
     pair.rest();
     read.extend(pair.read(1, id));
     assert_eq!(read, data[..written]);
-    // The last acknowledgement waits for company.
     pair.rest();
     assert_eq!(pair.client().ended(), Some(Ended::Closed));
 }
