@@ -12,7 +12,7 @@ use qnet_tests::ja4::extension;
 use qnet_tests::support::decoy::NAME;
 use qnet_tests::support::front::{Front, Server};
 use qnet_tests::support::isolate::isolated;
-use qnet_tests::support::tap::{Tap, Way};
+use qnet_tests::support::tap::{Tap, Tapped, Way};
 use qnet_tests::support::tunnel::{EchoWebsocket, echo_websocket, runtime};
 use qnet_transport::Stream;
 use qnet_transport::client::{DialError, Tunnel};
@@ -252,13 +252,20 @@ fn our_own_connections_are_a_browsers() -> Result<()> {
                 |text: &[u8]| position(text, b"-Key: ").and_then(|end| text.get(..end).map(<[u8]>::to_vec));
             ensure!(until_key(&wanted) == until_key(&own.records[0]) && wanted.len() == own.records[0].len());
 
-            let (bridge, tap, line) = tapped(Server::Haproxy)?;
+            let (mut bridge, tap, line) = tapped(Server::Haproxy)?;
             let tunnel = bridge.dialer.dial(&line).await?;
             echo(&tunnel, 100_000).await?;
+            let connects =
+                |one: &Tapped| one.records.iter().filter(|one| one.get(3..5) == Some(&[1, 0x24])).count();
             let seen = tap.seen();
             let [page] = &seen[..] else { anyhow::bail!("{} connections", seen.len()) };
-            let connect = page.records.iter().filter(|record| record.get(3..5) == Some(&[1, 0x24])).count();
-            ensure!(page.protocol == b"h2" && connect == 1);
+            ensure!(page.protocol == b"h2" && !page.resumed && connects(page) == 1);
+            // The session's next carrier resumes the first one's TLS session.
+            bridge.front.restart()?;
+            echo(&tunnel, 1_000).await?;
+            let seen = tap.seen();
+            let [_, page] = &seen[..] else { anyhow::bail!("{} connections", seen.len()) };
+            ensure!(page.protocol == b"h2" && page.resumed && connects(page) == 1);
             Ok(())
         })
     })

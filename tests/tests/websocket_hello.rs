@@ -149,7 +149,7 @@ fn ours(tap: &Tap, certificates: &Certificates) -> [Hello; 2] {
 /// The page's connection, as far as the ticket that it gives.
 async fn first(address: SocketAddr, roots: &Roots) -> Ticket {
     let mut tcp = tokio::net::TcpStream::connect(address).await.unwrap();
-    let mut connected = connect(&mut tcp, Purpose::Page, &NAME.parse().unwrap(), roots).await.unwrap();
+    let mut connected = connect(&mut tcp, Purpose::Page(None), &NAME.parse().unwrap(), roots).await.unwrap();
     assert!(!connected.tls.resumed());
     // A server may keep its tickets until it has something to say.
     let mut load = PageLoad::new(&HEADLESS, &NAME.parse().unwrap(), "/", Field::Padding, [1; 32]);

@@ -181,6 +181,7 @@ impl Dialer {
             line: line.clone(),
             key: IdentityKey::generate(&mut rng),
             shared: Shared::new(Arc::new(Mutex::new(session))),
+            known: websocket::Known::default(),
         };
         keeper.shared.session().dialled(None, now());
         keeper.carry(Mode::Replace, false).await?;
@@ -216,6 +217,8 @@ struct Keeper {
     /// The client's static key in this session.
     key: IdentityKey,
     shared: Arc<Shared>,
+    /// Of the site in front of a bridge under the websocket cover.
+    known: websocket::Known,
 }
 
 impl Keeper {
@@ -292,7 +295,7 @@ impl Keeper {
         rng: &mut ChaCha20Rng,
     ) -> Result<(BoxedCarrier, TcpStream), DialError> {
         let Opened { tcp, tls, channel, round_trip, page } =
-            websocket::open(&self.dialer.config, self.line.address, url, rng).await?;
+            websocket::open(&self.dialer.config, self.line.address, url, &self.known, rng).await?;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let start = protocol::Start {

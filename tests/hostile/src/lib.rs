@@ -19,6 +19,7 @@ pub mod pt;
 pub mod puppet;
 pub mod session;
 pub mod websocket;
+pub mod websocket_insider;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -55,6 +56,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "session_peer", body: session::peer },
     Target { name: "socks", body: pt::socks },
     Target { name: "tls_record", body: htx::tls_record },
+    Target { name: "websocket_bridge", body: websocket_insider::bridge },
+    Target { name: "websocket_client", body: websocket_insider::client },
     Target { name: "websocket_http1", body: websocket::http1 },
     Target { name: "websocket_http2", body: websocket::http2 },
     Target { name: "websocket_server", body: websocket::server },

@@ -69,9 +69,10 @@ pub(super) enum Step {
 pub(super) enum Hello<'a> {
     /// A visit with a token in its Encrypted Client Hello.
     Token(&'a EchOffer),
-    /// A plain visit, as Chrome makes it to a site without ECH: to load a page.
-    Page,
-    /// The same, to open a websocket; with the page's connection's ticket where it gave one.
+    /// A plain visit, as Chrome makes it to a site without ECH: to load a page. With an earlier connection's ticket where
+    /// there is one.
+    Page(Option<Ticket>),
+    /// The same, to open a websocket.
     Websocket(Option<Ticket>),
 }
 
@@ -120,21 +121,20 @@ impl Engine {
                 ssl.set_hostname(&offer.token.inner_name())?;
                 ssl.set_ech_config_list(&offer.config_list)?;
             }
-            Hello::Page | Hello::Websocket(_) => {
+            Hello::Page(ticket) | Hello::Websocket(ticket) => {
                 ssl.set_hostname(name.as_str())?;
                 ssl.set_enable_ech_grease(true);
                 tickets::attach(&mut ssl)?;
-            }
-        }
-        match hello {
-            Hello::Token(_) | Hello::Page => ffi::offer_application_settings(&mut ssl, CHROME_156.alps)?,
-            Hello::Websocket(ticket) => {
-                let protocols = CHROME_156.websocket_alpn;
-                ssl.set_alpn_protos(&prefixed(protocols.iter().map(|protocol| protocol.as_bytes())))?;
                 if let Some(ticket) = ticket {
                     ffi::resume(&mut ssl, ticket)?;
                 }
             }
+        }
+        if matches!(hello, Hello::Websocket(_)) {
+            let protocols = CHROME_156.websocket_alpn.iter().map(|protocol| protocol.as_bytes());
+            ssl.set_alpn_protos(&prefixed(protocols))?;
+        } else {
+            ffi::offer_application_settings(&mut ssl, CHROME_156.alps)?;
         }
         let rules = ssl.verify_param_mut();
         // BoringSSL puts the public name here by itself once ECH is rejected; this is for the case that it is not.
@@ -214,7 +214,7 @@ impl Engine {
         std::mem::take(&mut self.stream.get_mut().writes)
     }
 
-    /// The ticket that came last.
+    /// The ticket that came last of those that were not yet taken.
     pub(super) fn ticket(&self) -> Option<Ticket> {
         tickets::take(self.stream.ssl())
     }

@@ -16,8 +16,8 @@ use super::tickets::Ticket;
 /// What a connection without a token is for.
 #[derive(Debug)]
 pub enum Purpose {
-    /// To load a page, over HTTP/2.
-    Page,
+    /// To load a page, over HTTP/2, with an earlier connection's ticket where there is one.
+    Page(Option<Ticket>),
     /// To open a websocket over HTTP/1.1, with the ticket of the page's connection where it gave one.
     Websocket(Option<Ticket>),
 }
@@ -52,7 +52,7 @@ pub async fn connect(
     roots: &Roots,
 ) -> Result<Connected, HandshakeError> {
     let (hello, wanted): (_, &[u8]) = match purpose {
-        Purpose::Page => (Hello::Page, b"h2"),
+        Purpose::Page(ticket) => (Hello::Page(ticket), b"h2"),
         Purpose::Websocket(ticket) => (Hello::Websocket(ticket), b"http/1.1"),
     };
     let shook = perform(tcp, &hello, name, roots, Trust::Roots).await?;
@@ -103,7 +103,7 @@ impl Tls {
         outcome.map_err(TlsEnd::error)
     }
 
-    /// The ticket that came last; each is given once.
+    /// The ticket that came last of those that were not yet taken: each serves once.
     pub fn ticket(&self) -> Option<Ticket> {
         self.0.ticket()
     }

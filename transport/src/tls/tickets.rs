@@ -19,7 +19,11 @@ impl std::fmt::Debug for Ticket {
     }
 }
 
-type Slot = Mutex<Option<SslSession>>;
+/// Tickets kept of a connection: as many as Chrome keeps of a site, and as servers give at once.
+const MAX_KEPT: usize = 2;
+
+/// The newest is the last.
+type Slot = Mutex<Vec<SslSession>>;
 
 fn index() -> Result<Index<Ssl, Slot>, ErrorStack> {
     // BoringSSL never gives an index back, so one serves the whole process.
@@ -31,22 +35,26 @@ fn index() -> Result<Index<Ssl, Slot>, ErrorStack> {
     Ok(*INDEX.get_or_init(|| new))
 }
 
-/// Hangs an empty place for a ticket on `ssl`; without one, tickets are dropped.
+/// Hangs an empty place for tickets on `ssl`; without one, tickets are dropped.
 pub(super) fn attach(ssl: &mut Ssl) -> Result<(), ErrorStack> {
     ssl.set_ex_data(index()?, Slot::default());
     Ok(())
 }
 
-/// The ticket that came last over `ssl`, which is the one that Chrome uses first.
+/// The ticket of those that are left that came last over `ssl`, which is the one that Chrome uses first.
 pub(super) fn take(ssl: &SslRef) -> Option<Ticket> {
     let slot = index().ok().and_then(|index| ssl.ex_data(index))?;
-    let session = slot.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    let session = slot.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
     Some(Ticket { session, context: ssl.ssl_context().to_owned() })
 }
 
 /// BoringSSL's callback for each ticket.
 pub(super) fn collect(ssl: &mut SslRef, session: SslSession) {
     if let Some(slot) = index().ok().and_then(|index| ssl.ex_data(index)) {
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        let mut kept = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == MAX_KEPT {
+            kept.remove(0);
+        }
+        kept.push(session);
     }
 }

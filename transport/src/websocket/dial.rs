@@ -1,6 +1,7 @@
 //! From a bridge line to an open websocket, as a browser comes to it: the page first.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use qnet_proto::chrome::CHROME_156;
@@ -17,7 +18,7 @@ use tokio::time::timeout_at;
 use super::link::Link;
 use crate::client::{CONNECT_LIMIT, DialError, DialerConfig};
 use crate::driver::now;
-use crate::tls::{Purpose, Tls, connect};
+use crate::tls::{Purpose, Ticket, Tls, connect};
 
 /// An open websocket.
 pub(crate) struct Opened {
@@ -29,30 +30,51 @@ pub(crate) struct Opened {
     pub(crate) page: Option<oneshot::Sender<()>>,
 }
 
+/// What one session's carriers keep for each other of the site.
+#[derive(Default)]
+pub(crate) struct Known(Mutex<Vec<Ticket>>);
+
+impl Known {
+    /// The newest ticket: it serves once.
+    fn ticket(&self) -> Option<Ticket> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Keeps what a connection was given, in place of what was known before.
+    fn learn(&self, tls: &Tls) {
+        let mut new: Vec<_> = std::iter::from_fn(|| tls.ticket()).collect();
+        if !new.is_empty() {
+            new.reverse();
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        }
+    }
+}
+
 /// Loads the page of the site at `address` and opens its websocket.
 pub(crate) async fn open(
     config: &DialerConfig,
     address: SocketAddr,
     url: &WebsocketUrl,
+    known: &Known,
     rng: &mut ChaCha20Rng,
 ) -> Result<Opened, DialError> {
     let mut tcp = config.connect.connect_within(address, CONNECT_LIMIT).await?;
-    let connected = connect(&mut tcp, Purpose::Page, url.host(), &config.roots).await?;
+    let connected = connect(&mut tcp, Purpose::Page(known.ticket()), url.host(), &config.roots).await?;
     let round_trip = connected.round_trip;
     let mut link = Link::new(tcp, connected);
     let mut page =
         PageLoad::new(&CHROME_156, url.host(), &config.path, Field::Padding, seed(rng)).without_knock();
     load(&mut link, &mut page).await?;
+    known.learn(&link.tls);
     if page.takes_websockets() {
         let channel = Channel::http2(page, &CHROME_156, url.host(), url.path(), seed(rng), now());
         return opened(link, channel, round_trip, None).await;
     }
-    let ticket = link.tls.ticket();
     let cookies = page.cookies(url.path());
     let (stays, stay) = oneshot::channel();
     tokio::spawn(keep_open(link, page, stay));
     let mut tcp = config.connect.connect_within(address, CONNECT_LIMIT).await?;
-    let connected = connect(&mut tcp, Purpose::Websocket(ticket), url.host(), &config.roots).await?;
+    let connected = connect(&mut tcp, Purpose::Websocket(known.ticket()), url.host(), &config.roots).await?;
     let round_trip = connected.round_trip;
     let channel = Channel::http1(&CHROME_156, url.host(), url.path(), &cookies, seed(rng));
     opened(Link::new(tcp, connected), channel, round_trip, Some(stays)).await

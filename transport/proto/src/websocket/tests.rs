@@ -70,14 +70,14 @@ fn opened(seed: u8, now: Instant) -> (Channel, Vec<u8>) {
 
 impl Pair {
     fn new(config: &Arc<BridgeConfig>, session: &SharedSession, seed: u8, now: Instant) -> Self {
-        Self::with(config, session, IdentityKey::from_bytes([7; 32]), identity(), seed, now)
+        Self::with(config, session, IdentityKey::from_bytes([7; 32]), &identity(), seed, now)
     }
 
     fn with(
         config: &Arc<BridgeConfig>,
         session: &SharedSession,
         client_key: IdentityKey,
-        believed: IdentityKey,
+        believed: &IdentityKey,
         seed: u8,
         now: Instant,
     ) -> Self {
@@ -170,7 +170,7 @@ fn read(session: &SharedSession, id: StreamId) -> Vec<u8> {
 
 /// Bytes that are nowhere the same.
 fn noise(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at * 131 + at / 251) as u8).collect()
+    (0..length).map(|at| (at * 131 + at / 251).to_le_bytes()[0]).collect()
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn another_client_cannot_join() {
     pair.quietly();
     let now = pair.cut();
     let other = IdentityKey::from_bytes([8; 32]);
-    let mut again = Pair::with(&config, &ours, other, identity(), 2, now);
+    let mut again = Pair::with(&config, &ours, other, &identity(), 2, now);
     again.quietly();
     assert!(again.bridge.session().is_none());
 }
@@ -273,7 +273,7 @@ fn who_has_not_the_bridges_key_hears_nothing() {
         &config,
         &ours,
         IdentityKey::from_bytes([7; 32]),
-        IdentityKey::from_bytes([1; 32]),
+        &IdentityKey::from_bytes([1; 32]),
         1,
         now,
     );
