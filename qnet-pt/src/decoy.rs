@@ -75,16 +75,22 @@ fn told(refusal: &Refusal) -> Outcome {
     }
 }
 
-/// Measures the idle limit, which takes as long as it is.
+/// Measures the idle limit, which takes as long as it is, and then the lifetime.
 async fn measure(examiner: Examiner, roots: Roots) {
     match examiner.measure_idle(&roots).await {
         Ok(Ok(_)) => {}
-        Ok(Err(refusal)) => match told(&refusal) {
-            Outcome::Refused(why) => tracing::error!("{why}"),
-            Outcome::Later(why) => tracing::warn!("{why}"),
-            Outcome::Good => {}
-        },
+        Ok(Err(refusal)) => {
+            return match told(&refusal) {
+                Outcome::Refused(why) => tracing::error!("{why}"),
+                Outcome::Later(why) => tracing::warn!("{why}"),
+                Outcome::Good => {}
+            };
+        }
         // The process ends.
-        Err(_) => {}
+        Err(_) => return,
+    }
+    // A site that is restarted within the hour is no news.
+    if let Ok(Err(refusal)) = examiner.measure_lifetime(&roots).await {
+        tracing::debug!("how long the decoy keeps connections is not known: {}", chain(&refusal));
     }
 }

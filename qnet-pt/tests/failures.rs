@@ -13,7 +13,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{Launch, PATIENCE, Pt, Tunnel, closed_port, extor, listener, new_decoy, shared_decoy, socks};
+use support::{
+    Launch, PATIENCE, Pt, Tunnel, closed_port, extor, in_own_network, listener, new_decoy, shared_decoy,
+    socks,
+};
 
 /// A key that is one, and no bridge's.
 const KEY: &str = "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -83,7 +86,7 @@ fn row_23_certificates() {
     let tunnel = Tunnel::new();
     let mut client = Client::trusting(&shared_decoy());
     let elsewhere = tunnel.args.replace("www.example.com", "www.example.org");
-    client.fails(tunnel.bridge, &elsewhere, NOT_ALLOWED, "it is for www.example.com");
+    client.fails(tunnel.bridge, &elsewhere, NOT_ALLOWED, "it is for another name");
     let other = new_decoy(Options::default());
     client.fails(other.address(), &args(), NOT_ALLOWED, "is not to be trusted");
     // A name the certificate has and the bridge's operator did not give is not the bridge's.
@@ -95,6 +98,59 @@ fn row_23_certificates() {
     let mut client = Client::trusting(&site);
     let args = args.replace(',', ";").replace("example.com", "example.net");
     client.fails(address, &args, HOST_UNREACHABLE, "check the key and the name");
+}
+
+/// What a user's log may not hold: whom the bridge hides behind, where it is, and from where the user dials.
+#[test]
+fn row_17_no_name_and_no_address_in_a_clients_log() {
+    if !in_own_network("row_17_no_name_and_no_address_in_a_clients_log", "true") {
+        return;
+    }
+    let tunnel = Tunnel::new();
+    let site = shared_decoy();
+    let names = vec!["www.example.net".to_owned()];
+    let (other, old) = (
+        new_decoy(Options { names, ..Options::default() }),
+        Arc::new(new_decoy(Options { tls13: false, ..Options::default() })),
+    );
+    let (name, key) = ("www.example.com", KEY);
+    let elsewhere = tunnel.args.replace(name, "www.example.org");
+    let tries = [
+        (tunnel.bridge, elsewhere),
+        (other.address(), args()),
+        (old.address(), args()),
+        (closed_port(), args()),
+        (tunnel.bridge, args()),
+        (tunnel.bridge, format!("key={key}")),
+        (tunnel.bridge, format!("key={key};sni={name},www.example.org")),
+        (tunnel.bridge, format!("key={key};{name}=1")),
+        ("198.51.100.1:443".parse().unwrap(), args()),
+    ];
+    let mut logged = Vec::new();
+    // A process says no more than sixteen things at once.
+    for tries in tries.chunks(6) {
+        let mut client = Launch::client();
+        let mut pt = client.trust(&site).env("TOR_PT_OUTBOUND_BIND_ADDRESS_V4", "192.0.2.77").start();
+        let address = pt.cmethod();
+        for (at, args) in tries {
+            socks::connect(address, *at, args).unwrap_err();
+            pt.line("STATUS TRANSPORT=qnet CONNECT=Failed");
+        }
+        pt.signal("TERM");
+        pt.exit();
+        logged.extend(pt.all());
+    }
+    logged.retain(|line| line.starts_with("LOG") || line.starts_with("STATUS TRANSPORT"));
+    assert_eq!(logged.len(), 2 * tries.len(), "{logged:#?}");
+    let ports = tries.map(|(at, _)| format!(":{}", at.port()));
+    for line in logged {
+        for secret in ["example", "127.0.0.1", "192.0.2.", "198.51.100.", key]
+            .into_iter()
+            .chain(ports.iter().map(String::as_str))
+        {
+            assert!(!line.contains(secret), "{secret}: {line}");
+        }
+    }
 }
 
 #[test]

@@ -215,13 +215,13 @@ fn row_14_source_addresses() {
     user.write_all(&socks::request(away.local_addr().unwrap())).unwrap();
     assert_eq!(accept(&away).peer_addr().unwrap().ip().to_string(), "198.51.100.77");
 
-    // One that is not this machine's is an error, and the words name it.
+    // One that is not this machine's is an error, and the words say which.
     let mut launch = Launch::client();
     outbound(&mut launch);
     let mut pt = launch.start();
     let socks = pt.cmethod();
     socks::connect(socks, "198.51.100.2:9".parse().unwrap(), &tunnel.args).unwrap_err();
-    assert!(pt.line("LOG SEVERITY=warning").contains("192.0.2.77"));
+    assert!(pt.line("LOG SEVERITY=warning").contains("the IPv4 address set for outgoing"));
     socks::connect(socks, "[2001:db8::1]:9".parse().unwrap(), &tunnel.args).unwrap_err();
-    assert!(pt.line("LOG SEVERITY=warning").contains("2001:db8::77"));
+    assert!(pt.line("LOG SEVERITY=warning").contains("the IPv6 address set for outgoing"));
 }

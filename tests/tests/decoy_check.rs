@@ -1,21 +1,23 @@
 //! Which sites the bridge's check takes as decoys, and in which words it refuses the others.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use qnet_proto::knock::Field;
 use qnet_tests::support::{
     decoy::{Decoy, NAME, Options, Server},
+    dns::{NameServer, Says},
     isolate::isolated,
     odd::{OddServer, Quirk},
     process::free_address,
 };
 use qnet_transport::{
     bridge::{BridgeConfig, Listener},
-    decoy::{self, DecoyError, Examined, Idle, Warning},
+    connect::{Connect, Upstream},
+    decoy::{self, DecoyError, Examined, Idle, Pace, Resolver, Warning},
     tls::Roots,
 };
 use qnet_wire::key::IdentityKey;
@@ -28,7 +30,12 @@ fn run(test: &str, body: impl Future<Output = Result<()>>) -> Result<()> {
 }
 
 async fn examine(address: SocketAddr, ca: &Path) -> Result<Result<Examined, DecoyError>> {
-    Ok(decoy::examine(address, &NAME.parse()?, &Roots::with(Some(ca), None)?).await)
+    Ok(decoy::examine(address, &NAME.parse()?, &Roots::with(Some(ca), None)?, &no_records()?).await)
+}
+
+/// A name server that knows of nothing.
+fn no_records() -> Result<Resolver> {
+    Ok(Resolver::at(vec![NameServer::start(Says::Nothing)?.address()], Connect::default()))
 }
 
 async fn idle(address: SocketAddr, ca: &Path) -> Result<Result<Idle, DecoyError>> {
@@ -108,6 +115,26 @@ fn idle_limits_are_measured() -> Result<()> {
 }
 
 #[test]
+fn a_lifetime_is_measured_where_there_is_one() -> Result<()> {
+    run("a_lifetime_is_measured_where_there_is_one", async {
+        let second = Duration::from_secs(1);
+        let decoy = Decoy::start(Server::Nginx, extra("keepalive_time 8s;"))?;
+        let (name, roots) = (NAME.parse()?, Roots::with(Some(&decoy.certificates().ca), None)?);
+        let pace = Pace { idle: 75 * second, requests: 1_000 };
+        let lifetime = decoy::measure_lifetime(decoy.address(), &name, &roots, pace).await?;
+        ensure!(lifetime.ended && (6 * second..=8 * second).contains(&lifetime.lasted), "{lifetime:?}");
+
+        // Another of the site's limits is left alone, and is no lifetime.
+        let pace = Pace { idle: 75 * second, requests: 30 };
+        let lifetime = decoy::measure_lifetime(decoy.address(), &name, &roots, pace).await?;
+        ensure!(!lifetime.ended && lifetime.lasted < 6 * second, "{lifetime:?}");
+        let requests = decoy.access_log()?.lines().count();
+        ensure!(requests < 70, "{requests} requests");
+        Ok(())
+    })
+}
+
+#[test]
 fn settings_that_show_or_hinder_a_carrier_are_refused() -> Result<()> {
     run("settings_that_show_or_hinder_a_carrier_are_refused", async {
         let home = "location = / { return 301 https://other.example/; }";
@@ -123,6 +150,7 @@ fn settings_that_show_or_hinder_a_carrier_are_refused() -> Result<()> {
             (extra("ssl_ecdh_curve secp384r1;"), "HelloRetryRequest"),
             (extra("add_header Alt-Svc 'h3=\":443\"; ma=86400';"), "(Alt-Svc: h3=\\\":443\\\"; ma=86400)"),
             (extra(home), "redirects to another host"),
+            (extra("ssl_verify_client optional_no_ca;"), "asks visitors for a certificate of their own"),
             (extra("ssl_conf_command RecordPadding 64;"), "TLS alerts have 80 bytes instead of 19"),
         ];
         for (options, words) in cases {
@@ -158,6 +186,64 @@ fn odd_servers_are_refused() -> Result<()> {
 }
 
 #[test]
+fn an_https_record_with_ech_or_h3_is_refused_and_no_answer_a_warning() -> Result<()> {
+    run("an_https_record_with_ech_or_h3_is_refused_and_no_answer_a_warning", async {
+        let site = OddServer::start(Quirk::None, NAME)?;
+        let roots = Roots::with(Some(&site.certificates().ca), None)?;
+        let examine = async |servers: &[&NameServer]| {
+            let resolver =
+                Resolver::at(servers.iter().map(|server| server.address()).collect(), Connect::default());
+            let examined = decoy::examine(site.address(), &NAME.parse()?, &roots, &resolver).await;
+            let warnings = examined.map(|examined| {
+                examined.warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+            });
+            Ok::<_, anyhow::Error>(warnings.map_err(|error| error.to_string()))
+        };
+        for says in [Says::Nothing, Says::Http2] {
+            let warnings = examine(&[&NameServer::start(says)?]).await?;
+            ensure!(warnings.as_deref() == Ok(""), "{says:?}: {warnings:?}");
+        }
+        for (says, words) in [(Says::Ech, "Encrypted Client Hello (ech)"), (Says::Http3, "HTTP/3 (h3)")] {
+            let refused = examine(&[&NameServer::start(says)?]).await?;
+            ensure!(refused.as_ref().is_err_and(|why| why.contains(words)), "{says:?}: {refused:?}");
+        }
+        let (silent, failing) = (NameServer::start(Says::Silence)?, NameServer::start(Says::Failure)?);
+        for (server, words) in [(&silent, "no answer from a name server"), (&failing, "SERVFAIL")] {
+            let begun = Instant::now();
+            let warnings = examine(&[server]).await?;
+            ensure!(warnings.as_ref().is_ok_and(|all| all.contains(words)), "{server:?}: {warnings:?}");
+            ensure!(server.asked() == 3, "asked {} times", server.asked());
+            ensure!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        }
+        // Another name server is asked where one fails.
+        let refused = examine(&[&failing, &NameServer::start(Says::Ech)?]).await?;
+        ensure!(refused.is_err(), "{refused:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn name_servers_are_asked_from_the_address_that_the_parent_wants() -> Result<()> {
+    run("name_servers_are_asked_from_the_address_that_the_parent_wants", async {
+        let (here, source): (IpAddr, _) = ("192.0.2.1".parse()?, "192.0.2.2".parse()?);
+        for address in ["192.0.2.1/32", "192.0.2.2/32"] {
+            let added = Command::new("ip").args(["address", "add", address, "dev", "lo"]).status()?;
+            ensure!(added.success(), "no address {address}");
+        }
+        let site = OddServer::start(Quirk::None, NAME)?;
+        let server = NameServer::start_at(here, Says::Nothing)?;
+        let proxy = Upstream::Socks4a { addr: free_address()?, user: None };
+        let connect = Connect { bind_v4: Some(source), upstream: proxy, bind_v6: None };
+        let roots = Roots::with(Some(&site.certificates().ca), None)?;
+        let resolver = Resolver::at(vec![server.address()], connect);
+        let examined = decoy::examine(site.address(), &NAME.parse()?, &roots, &resolver).await?;
+        ensure!(examined.warnings.is_empty(), "{examined:?}");
+        ensure!(server.asked_from() == Some(source.into()), "{server:?}");
+        Ok(())
+    })
+}
+
+#[test]
 fn the_cookie_form_is_found_where_padding_is_refused() -> Result<()> {
     run("the_cookie_form_is_found_where_padding_is_refused", async {
         let plain = OddServer::start(Quirk::None, NAME)?;
@@ -186,13 +272,13 @@ fn a_long_goodbye_is_heard_in_the_slow_part() -> Result<()> {
 #[test]
 fn an_unknown_authority_is_a_warning_on_this_machine_only() -> Result<()> {
     run("an_unknown_authority_is_a_warning_on_this_machine_only", async {
-        let (name, roots) = (NAME.parse()?, Roots::with(None, None)?);
+        let (name, roots, resolver) = (NAME.parse()?, Roots::with(None, None)?, no_records()?);
         let near = Decoy::start(Server::Nginx, Options::default())?;
-        let examined = decoy::examine(near.address(), &name, &roots).await?;
+        let examined = decoy::examine(near.address(), &name, &roots, &resolver).await?;
         ensure!(matches!(examined.warnings[..], [Warning::Untrusted { .. }]), "{examined:?}");
         ensure!(examined.warnings[0].to_string().contains("issuer"), "{}", examined.warnings[0]);
         // The name must be right all the same.
-        let other = decoy::examine(near.address(), &"other.example".parse()?, &roots).await;
+        let other = decoy::examine(near.address(), &"other.example".parse()?, &roots, &resolver).await;
         ensure!(
             matches!(&other, Err(DecoyError::Certificate { why, .. }) if why.contains(NAME)),
             "{other:?}"
@@ -202,11 +288,11 @@ fn an_unknown_authority_is_a_warning_on_this_machine_only() -> Result<()> {
         ensure!(added.success(), "no second address");
         let listen = Some(SocketAddr::from(([192, 0, 2, 1], 8443)));
         let far = Decoy::start(Server::Nginx, Options { listen, ..Options::default() })?;
-        let refused = decoy::examine(far.address(), &name, &roots).await;
+        let refused = decoy::examine(far.address(), &name, &roots, &resolver).await;
         ensure!(matches!(refused, Err(DecoyError::Untrusted(_))), "{refused:?}");
         examine(far.address(), &far.certificates().ca).await??;
 
-        let nowhere = decoy::examine(free_address()?, &name, &roots).await;
+        let nowhere = decoy::examine(free_address()?, &name, &roots, &resolver).await;
         ensure!(matches!(nowhere, Err(DecoyError::Unreachable { .. })), "{nowhere:?}");
         Ok(())
     })
@@ -220,6 +306,7 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
             names: names.clone(),
             requests: 400,
             idle: Duration::from_secs(1),
+            extra: "keepalive_time 3s;".into(),
             ..Options::default()
         };
         let decoy = Decoy::start(Server::Nginx, options)?;
@@ -230,7 +317,7 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
                 decoy: decoy.address(),
                 names: names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,
                 invited: Vec::new(),
-                connect: qnet_transport::connect::Connect::default(),
+                connect: Connect::default(),
                 profile: qnet_transport::Profile::default(),
             })?)
         };
@@ -238,7 +325,7 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
         let listener = bridge(names)?;
         ensure!(listener.facts().context("a mirror")?.idle_limit.is_none());
         let slow = listener.examiner().context("a mirror")?.measure_idle(&roots);
-        listener.examiner().context("a mirror")?.examine(&roots).await?;
+        listener.examiner().context("a mirror")?.asking(no_records()?).examine(&roots).await?;
         ensure!(
             listener.facts().context("a mirror")?.max_requests == 400,
             "{:?}",
@@ -247,8 +334,17 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
         slow.await??;
         let limit = listener.facts().context("a mirror")?.idle_limit.context("not told")?;
         ensure!((900..2_000).contains(&limit.as_millis()), "{limit:?}");
+        listener.examiner().context("a mirror")?.measure_lifetime(&roots).await??;
+        let lifetime = listener.facts().context("a mirror")?.lifetime.context("not told")?;
+        ensure!((2_000..=3_000).contains(&lifetime.as_millis()), "{lifetime:?}");
         ensure!(
             listener.facts().context("a mirror")?.max_requests == 400,
+            "{:?}",
+            listener.facts().context("a mirror")?
+        );
+        listener.examiner().context("a mirror")?.asking(no_records()?).examine(&roots).await?;
+        ensure!(
+            listener.facts().context("a mirror")?.lifetime == Some(lifetime),
             "{:?}",
             listener.facts().context("a mirror")?
         );
@@ -256,8 +352,8 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
         let wrong = bridge(vec![NAME.into(), "www.example.org".into()])?
             .examiner()
             .context("a mirror")?
-            .examine(&roots)
-            .await;
+            .asking(no_records()?);
+        let wrong = wrong.examine(&roots).await;
         let said = wrong.err().context("a name that the site does not serve passes")?.to_string();
         ensure!(said.starts_with("www.example.org cannot be the decoy: the site's certificate"), "{said}");
         Ok(())

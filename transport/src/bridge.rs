@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     budget::Budget,
     connect::{Connect, Hop},
-    decoy::{self, Examined, Idle, Refusal},
+    decoy::{self, Examined, Idle, Lifetime, Pace, Refusal, Resolver},
     driver::{Driver, Host, now},
     seed::seed,
     session::Shared,
@@ -44,6 +44,8 @@ const MAX_CONNECTIONS: usize = 60_000;
 const LISTEN_BACKLOG: u32 = 1_024;
 /// How long the decoy may take to accept. It is on this machine or near it.
 const DECOY_CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// What is taken for the decoy's idle limit before it is measured: less than any server's default.
+const UNKNOWN_IDLE: Duration = Duration::from_secs(3);
 /// How long to wait after accept failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often sessions without a carrier are looked through for those whose time is over.
@@ -239,7 +241,10 @@ impl Listener {
     #[must_use]
     pub fn examiner(&self) -> Option<Examiner> {
         match &self.common.cover {
-            Cover::Mirror { core, decoy } => Some(Examiner { core: Arc::clone(core), decoy: *decoy }),
+            Cover::Mirror { core, decoy } => {
+                let resolver = Resolver::system(self.common.connect.clone());
+                Some(Examiner { core: Arc::clone(core), decoy: *decoy, resolver })
+            }
             Cover::Websocket { .. } => None,
         }
     }
@@ -263,9 +268,16 @@ impl Listener {
 pub struct Examiner {
     core: Arc<Core>,
     decoy: SocketAddr,
+    resolver: Resolver,
 }
 
 impl Examiner {
+    /// Asks `resolver` instead of the system's name servers for the names' HTTPS records.
+    #[must_use]
+    pub fn asking(self, resolver: Resolver) -> Self {
+        Self { resolver, ..self }
+    }
+
     /// Examines the decoy under each of the bridge's names, and tells the carriers what was measured. To be called before
     /// the bridge is announced; takes a second or two for each name.
     ///
@@ -273,9 +285,11 @@ impl Examiner {
     ///
     /// The site cannot be the decoy. Nothing is changed then, and it may be examined again.
     pub async fn examine(&self, roots: &Roots) -> Result<Examined, Refusal> {
-        let examined = decoy::examine_all(self.decoy, &self.core.names, roots).await?;
-        let idle = self.facts().idle_limit;
-        *self.facts() = DecoyFacts { idle_limit: idle, ..DecoyFacts::from(&examined.facts) };
+        let examined = decoy::examine_all(self.decoy, &self.core.names, roots, &self.resolver).await?;
+        let mut facts = self.facts();
+        let DecoyFacts { idle_limit, lifetime, .. } = *facts;
+        *facts = DecoyFacts { idle_limit, lifetime, ..DecoyFacts::from(&examined.facts) };
+        drop(facts);
         Ok(examined)
     }
 
@@ -288,6 +302,20 @@ impl Examiner {
             let idle = decoy::measure_idle_all(examiner.decoy, &examiner.core.names, &roots).await?;
             examiner.facts().idle_limit = Some(idle.limit);
             Ok(idle)
+        })
+    }
+
+    /// Measures in the background how long the decoy keeps a connection in use, and tells the carriers where it ends one; takes
+    /// more than an hour for each name where it does not. To be called after [`Examiner::measure_idle`] is done.
+    pub fn measure_lifetime(&self, roots: &Roots) -> JoinHandle<Result<Lifetime, Refusal>> {
+        let (examiner, roots) = (self.clone(), roots.clone());
+        tokio::spawn(async move {
+            let facts = examiner.facts().clone();
+            let pace = Pace { idle: facts.idle_limit.unwrap_or(UNKNOWN_IDLE), requests: facts.max_requests };
+            let all = decoy::measure_lifetime_all(examiner.decoy, &examiner.core.names, &roots, pace);
+            let lifetime = all.await?;
+            examiner.facts().lifetime = lifetime.ended.then_some(lifetime.lasted);
+            Ok(lifetime)
         })
     }
 

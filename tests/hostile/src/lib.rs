@@ -17,6 +17,7 @@ pub mod insider;
 pub mod mux;
 pub mod pt;
 pub mod puppet;
+pub mod session;
 pub mod websocket;
 pub mod websocket_insider;
 
@@ -51,6 +52,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "pt_args", body: pt::args },
     Target { name: "record", body: htx::record },
     Target { name: "server_hello", body: hello::server },
+    Target { name: "session_pair", body: session::pair },
+    Target { name: "session_peer", body: session::peer },
     Target { name: "socks", body: pt::socks },
     Target { name: "tls_record", body: htx::tls_record },
     Target { name: "websocket_bridge", body: websocket_insider::bridge },

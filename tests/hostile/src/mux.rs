@@ -44,48 +44,52 @@ pub fn peer(data: &[u8]) {
     ours.into_iter().for_each(|id| mux.release(id));
 }
 
-/// One side of an honest pair.
-struct Side {
-    mux: Mux,
+/// What the user of one side of an honest pair does and knows.
+#[derive(Default)]
+pub(crate) struct User {
     open: Vec<StreamId>,
     /// Bytes written to and read from each stream, which are numbered from 0 on.
     written: BTreeMap<u64, u64>,
     read: BTreeMap<u64, u64>,
 }
 
-impl Side {
-    fn new(role: Role) -> Self {
-        Self { mux: Mux::new(role), open: Vec::new(), written: BTreeMap::new(), read: BTreeMap::new() }
-    }
-
+impl User {
     /// One act of the user's.
-    fn act(&mut self, action: u8, size: usize) {
+    pub(crate) fn act(&mut self, mux: &mut Mux, action: u8, size: usize) {
         let chosen = self.open.get(size % self.open.len().max(1)).copied();
         match (action % 6, chosen) {
-            (0, _) if self.open.len() < MOST_OPEN => self.open.extend(self.mux.open()),
+            (0, _) if self.open.len() < MOST_OPEN => self.open.extend(mux.open()),
             (1 | 2, Some(id)) => {
                 let from = self.written.entry(id.get()).or_default();
                 let bytes: Vec<u8> = (*from..*from + size as u64 * 37).map(byte_at).collect();
-                *from += self.mux.write(id, &bytes).unwrap_or(0) as u64;
+                *from += mux.write(id, &bytes).unwrap_or(0) as u64;
             }
-            (3, Some(id)) => self.take(id, size + 1),
-            (4, Some(id)) => self.mux.finish(id),
+            (3, Some(id)) => self.take(mux, id, size + 1),
+            (4, Some(id)) => mux.finish(id),
             (5, Some(id)) => {
-                self.mux.release(id);
+                mux.release(id);
                 self.open.retain(|open| *open != id);
             }
             _ => {}
         }
-        while let Some(id) = self.mux.accept() {
+        while let Some(id) = mux.accept() {
             self.open.push(id);
         }
-        while self.mux.take_wake().is_some() {}
+        while mux.take_wake().is_some() {}
+    }
+
+    /// The same towards a peer whose bytes are its own business.
+    pub(crate) fn act_unchecked(&mut self, mux: &mut Mux, action: u8, size: usize) {
+        match self.open.first() {
+            Some(&id) if action % 6 == 3 => drop(mux.read(id, &mut vec![0; size + 1])),
+            _ => self.act(mux, action, size),
+        }
     }
 
     /// Reads, and checks each byte's place.
-    fn take(&mut self, id: StreamId, room: usize) {
+    fn take(&mut self, mux: &mut Mux, id: StreamId, room: usize) {
         let mut buffer = vec![0; room];
-        if let Ok(Read::Data(length)) = self.mux.read(id, &mut buffer) {
+        if let Ok(Read::Data(length)) = mux.read(id, &mut buffer) {
             let at = self.read.entry(id.get()).or_default();
             assert!(
                 buffer[..length].iter().zip(*at..).all(|(byte, place)| *byte == byte_at(place)),
@@ -101,26 +105,31 @@ fn byte_at(place: u64) -> u8 {
     (place % 251) as u8
 }
 
+/// What is read was written.
+pub(crate) fn check_users(users: &[User; 2]) {
+    let [client, bridge] = users;
+    for (from, to) in [(client, bridge), (bridge, client)] {
+        assert!(to.read.iter().all(|(id, read)| from.written.get(id).is_some_and(|written| read <= written)));
+    }
+}
+
 /// Two honest ends: whatever their users do and however little the carrier takes at a time, neither finds fault with
 /// the other, and what is read is what was written, in order.
 pub fn pair(data: &[u8]) {
-    let mut sides = [Side::new(Role::Client), Side::new(Role::Bridge)];
+    let mut ends = [Mux::new(Role::Client), Mux::new(Role::Bridge)];
+    let mut users = [User::default(), User::default()];
     for step in data.chunks_exact(2) {
         let (action, size) = (step[0], usize::from(step[1]));
-        let [client, bridge] = &mut sides;
-        let (from, to) = if action & 0x80 == 0 { (client, bridge) } else { (bridge, client) };
+        let side = usize::from(action >> 7);
         if action & 0x40 == 0 {
-            from.act(action & 0x3f, size);
+            users[side].act(&mut ends[side], action & 0x3f, size);
         } else {
             let mut carried = Vec::new();
-            assert!(from.mux.pack(size * 64, &mut carried) <= size * 64);
+            assert!(ends[side].pack(size * 64, &mut carried) <= size * 64);
             for frame in frames(&carried) {
-                to.mux.on_frame(&frame.expect("a frame as it was packed")).expect("an honest peer");
+                ends[1 - side].on_frame(&frame.expect("a frame as it was packed")).expect("an honest peer");
             }
         }
     }
-    let [client, bridge] = sides;
-    for (from, to) in [(&client, &bridge), (&bridge, &client)] {
-        assert!(to.read.iter().all(|(id, read)| from.written.get(id).is_some_and(|written| read <= written)));
-    }
+    check_users(&users);
 }

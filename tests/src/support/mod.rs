@@ -4,6 +4,7 @@ pub mod browser;
 pub mod ca;
 pub mod censor;
 pub mod decoy;
+pub mod dns;
 pub mod flow;
 pub mod front;
 pub mod hello;

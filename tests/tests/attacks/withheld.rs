@@ -33,37 +33,56 @@ fn flows(what: &str, payload: &Mutex<Payload>) -> Result<()> {
     Ok(())
 }
 
-/// All that the client says is held, so that no credit comes and the download stands still; then it goes on.
-fn held(server: Server) -> Result<()> {
+/// All that one side says is held, so that no credit comes and the other's data stands still; then it goes on.
+fn held(server: Server, way: Way) -> Result<()> {
     let stage = stage(server)?;
     let link = Link::start(stage.bridge, Duration::ZERO)?;
     let (arm, release) = (Gate::new(), Gate::new());
-    link.set_rules(vec![Rule::new(Way::Up, Which::Once(arm.clone()), Act::Hold(release.clone()))]);
+    link.set_rules(vec![Rule::new(way, Which::Once(arm.clone()), Act::Hold(release.clone()))]);
     let tunnel = stage.tunnel_over(&link)?;
-    let payload = stage.download(&tunnel)?;
-    flows("a download", &payload)?;
+    let payload = match way {
+        Way::Up => stage.download(&tunnel)?,
+        Way::Down => stage.upload(&tunnel)?,
+    };
+    flows("a transfer", &payload)?;
     arm.open();
     let began = Instant::now();
     while began.elapsed() < HELD {
         thread::sleep(Duration::from_millis(100));
         let trace = link.traces().pop().context("no connection")?;
-        ensure!(trace.down.end().is_none(), "ended after {:?}: {:?}", began.elapsed(), trace.down.end());
+        for end in [trace.up.end(), trace.down.end()] {
+            ensure!(end.is_none(), "ended after {:?}: {end:?}", began.elapsed());
+        }
     }
     let stood = copy(&payload).right;
     release.open();
-    flows("the download goes on", &payload)?;
+    flows("the transfer goes on", &payload)?;
     ensure!(copy(&payload).right > stood, "nothing came");
     Ok(())
 }
 
 #[test]
 fn a_download_survives_a_silent_client_before_nginx() -> Result<()> {
-    isolated("withheld::a_download_survives_a_silent_client_before_nginx", || held(Server::Nginx))
+    isolated("withheld::a_download_survives_a_silent_client_before_nginx", || held(Server::Nginx, Way::Up))
 }
 
 #[test]
 fn a_download_survives_a_silent_client_before_lighttpd() -> Result<()> {
-    isolated("withheld::a_download_survives_a_silent_client_before_lighttpd", || held(Server::Lighttpd))
+    isolated("withheld::a_download_survives_a_silent_client_before_lighttpd", || {
+        held(Server::Lighttpd, Way::Up)
+    })
+}
+
+#[test]
+fn an_upload_survives_a_silent_bridge_before_nginx() -> Result<()> {
+    isolated("withheld::an_upload_survives_a_silent_bridge_before_nginx", || held(Server::Nginx, Way::Down))
+}
+
+#[test]
+fn an_upload_survives_a_silent_bridge_before_lighttpd() -> Result<()> {
+    isolated("withheld::an_upload_survives_a_silent_bridge_before_lighttpd", || {
+        held(Server::Lighttpd, Way::Down)
+    })
 }
 
 /// A tunnel that carries something, much or little, either way, outlives the decoy's limit; one that carries nothing ends

@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 
 use qnet_wire::error::{Kind, Retry};
+use qnet_wire::redact::Redacted;
 
 /// Which part of the way an error speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +68,10 @@ pub enum ConnectError {
         hop: Hop,
     },
     /// The source address is not this machine's.
-    #[error("cannot connect from {address}: is it an address of this machine?")]
+    #[error("cannot connect from the {} address set for outgoing connections: is it this machine's?", family(.address))]
     Bind {
         /// The address configured.
-        address: IpAddr,
+        address: Redacted<IpAddr>,
         /// The system's reason.
         #[source]
         error: io::Error,
@@ -108,6 +109,10 @@ pub enum ConnectError {
     /// A user name or password that the proxy's protocol cannot carry.
     #[error("the upstream proxy's login cannot be sent: {0}")]
     BadLogin(&'static str),
+}
+
+fn family(address: &Redacted<IpAddr>) -> &'static str {
+    if address.reveal().to_canonical().is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 /// A proxy's failure code.

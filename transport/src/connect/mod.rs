@@ -146,7 +146,7 @@ impl Connect {
         if let Some(source) = self.source(to.ip()) {
             socket
                 .bind(SocketAddr::new(source, 0))
-                .map_err(|error| ConnectError::Bind { address: source, error })?;
+                .map_err(|error| ConnectError::Bind { address: source.into(), error })?;
         }
         let options = || -> io::Result<()> {
             socket.set_nodelay(true)?;
@@ -162,7 +162,8 @@ impl Connect {
         Ok(tcp)
     }
 
-    fn source(&self, to: IpAddr) -> Option<IpAddr> {
+    /// From which address `to` is reached, where the configuration says.
+    pub(crate) fn source(&self, to: IpAddr) -> Option<IpAddr> {
         match to.to_canonical() {
             address if address.is_loopback() => None,
             IpAddr::V4(_) if to.is_ipv4() => self.bind_v4.map(IpAddr::V4),

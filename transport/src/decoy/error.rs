@@ -42,6 +42,13 @@ pub enum DecoyError {
         "the site asks browsers for a second hello (HelloRetryRequest); let the web server accept the group X25519"
     )]
     HelloRetry,
+    /// A CertificateRequest. Chrome drops such a connection, asks its user, and begins again with the answer; a client that went
+    /// on at once, with an empty certificate and so a longer Finished flight, would show.
+    #[error(
+        "the site asks visitors for a certificate of their own, over which browsers begin anew; switch client \
+         certificates off for this name (nginx: ssl_verify_client off)"
+    )]
+    ClientCertificate,
     /// The certificate is for other names, or out of date.
     #[error("the site's certificate is no good for {name}: {why}")]
     Certificate {
@@ -61,6 +68,12 @@ pub enum DecoyError {
     /// `alt-svc` or an ALTSVC frame (RFC 7838).
     #[error("the site sends browsers elsewhere (Alt-Svc: {0}); switch HTTP/3 off, or remove that header")]
     AltSvc(String),
+    /// An HTTPS record (RFC 9460) with `ech` or `h3`.
+    #[error(
+        "the DNS of the site's name has an HTTPS record that offers browsers {0}, and they would come in another way than \
+         clients do; take that out of the record"
+    )]
+    HttpsRecord(&'static str),
     /// A redirect to another origin.
     #[error("the site redirects to another host; use that host's name, or serve a page under this one")]
     RedirectsAway,
@@ -134,8 +147,10 @@ impl DecoyError {
             Self::OldTls
             | Self::NoHttp2
             | Self::HelloRetry
+            | Self::ClientCertificate
             | Self::Untrusted(_)
             | Self::AltSvc(_)
+            | Self::HttpsRecord(_)
             | Self::RedirectsAway
             | Self::ClosesEarly { .. }
             | Self::AlertLength(_)
@@ -163,8 +178,10 @@ impl DecoyError {
             Self::OldTls
             | Self::NoHttp2
             | Self::HelloRetry
+            | Self::ClientCertificate
             | Self::Untrusted(_)
             | Self::AltSvc(_)
+            | Self::HttpsRecord(_)
             | Self::RedirectsAway
             | Self::AlertLength(_)
             | Self::Unasked(_)
@@ -184,7 +201,15 @@ impl From<HandshakeError> for DecoyError {
             HandshakeError::OldTls => Self::OldTls,
             HandshakeError::NoHttp2(_) => Self::NoHttp2,
             HandshakeError::HelloRetry => Self::HelloRetry,
-            HandshakeError::Certificate { name, why } => Self::Certificate { name, why },
+            // To the operator, whose site it is, the names are told.
+            HandshakeError::Certificate { name, why, names } => Self::Certificate {
+                name: name.reveal().clone(),
+                why: if names.reveal().is_empty() {
+                    why
+                } else {
+                    format!("it is for {}", names.reveal().join(", "))
+                },
+            },
             other => Self::Handshake(other),
         }
     }

@@ -13,17 +13,16 @@
 //! [`measure_idle`] loads the page and waits for the connection to end, up to ten minutes; it belongs in the background. Until
 //! it is done a bridge asks its decoy for something every two seconds when it need not.
 //!
-//! **Not checked:** whether the name's DNS has an HTTPS record (RFC 9460) with `ech` or `h3` in it, since there is no asking for one
-//! through the system's resolver. Browsers would then send another hello than ours, or go by HTTP/3. To check by hand:
+//! Meanwhile the name's DNS is asked for an HTTPS record (RFC 9460) with `ech` or `h3` in it: browsers would then send another hello
+//! than ours, or go by HTTP/3. Where no name server answers within two seconds the operator is told so, and how to look by hand.
 //!
-//! ```text
-//! dig +short HTTPS www.example.com      nothing, or a line without ech= and without h3 in its alpn=
-//! ```
-//!
-//! Nor is the lifetime that some servers give to a connection, an hour and more, waited for.
+//! [`measure_lifetime`] comes after it: a connection is kept in use for an hour and some minutes, or until the site ends it. A site that
+//! ends connections later is as one that never does; the carrier then ends with it, unannounced.
 
+mod dns;
 mod error;
 mod idle;
+mod lifetime;
 mod probes;
 mod visit;
 
@@ -32,11 +31,14 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use qnet_proto::{bridge::DecoyFacts, http2::Answer, knock::Field};
 use qnet_wire::name::ServerName;
 
+pub use dns::Resolver;
 pub use error::{DecoyError, Refusal};
 pub use idle::Idle;
+pub use lifetime::{Lifetime, Pace};
 pub use visit::Ending;
 
 use crate::tls::Roots;
+use dns::Verdict;
 use visit::{Site, Visit};
 
 /// An unasked record of this length or more could be taken for an answer (docs/protocol.md, section 4).
@@ -65,11 +67,18 @@ pub struct Facts {
     pub round_trip: Duration,
     /// How long an idle connection is kept, once measured.
     pub idle: Option<Duration>,
+    /// How long any connection is kept, once measured, if there is such a limit.
+    pub lifetime: Option<Duration>,
 }
 
 impl From<&Facts> for DecoyFacts {
     fn from(facts: &Facts) -> Self {
-        Self { idle_limit: facts.idle, max_requests: facts.requests, largest_record: facts.largest_record }
+        Self {
+            idle_limit: facts.idle,
+            lifetime: facts.lifetime,
+            max_requests: facts.requests,
+            largest_record: facts.largest_record,
+        }
     }
 }
 
@@ -83,6 +92,7 @@ impl Facts {
             largest_record: self.largest_record.min(other.largest_record),
             round_trip: self.round_trip.min(other.round_trip),
             idle: self.idle.into_iter().chain(other.idle).min(),
+            lifetime: self.lifetime.into_iter().chain(other.lifetime).min(),
         }
     }
 }
@@ -105,6 +115,13 @@ pub enum Warning {
         /// What it does about such padding.
         why: String,
     },
+    /// No name server told whether there is an HTTPS record.
+    DnsUnchecked {
+        /// The name asked for.
+        name: ServerName,
+        /// What went wrong.
+        why: String,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -117,6 +134,11 @@ impl fmt::Display for Warning {
             Self::CookieNeeded { name, why } => write!(
                 f,
                 "{name} needs the cookie form of the knock, which its logs can show: padding changes its answer ({why})"
+            ),
+            Self::DnsUnchecked { name, why } => write!(
+                f,
+                "could not check that the DNS of {name} has no HTTPS record with ech or h3, which a decoy's must not ({why}); \
+                 see what `dig +short HTTPS {name}` says"
             ),
         }
     }
@@ -135,12 +157,32 @@ pub struct Examined {
 /// documentation for what is done.
 ///
 /// A certificate that `roots` do not vouch for is refused, but where the site is on this machine: its clients may have
-/// authorities that the bridge does not, and the operator is warned.
+/// authorities that the bridge does not, and the operator is warned; as when `resolver` cannot say whether there is an HTTPS record.
 ///
 /// # Errors
 /// See [`DecoyError`].
-pub async fn examine(address: SocketAddr, name: &ServerName, roots: &Roots) -> Result<Examined, DecoyError> {
+pub async fn examine(
+    address: SocketAddr,
+    name: &ServerName,
+    roots: &Roots,
+    resolver: &Resolver,
+) -> Result<Examined, DecoyError> {
     let site = Site { address, name, roots };
+    let (visited, looked_up) = tokio::join!(examine_site(&site), resolver.https_records(name));
+    let mut examined = visited?;
+    match looked_up {
+        Ok(Verdict::Harmless) => {}
+        Ok(Verdict::Ech) => return Err(DecoyError::HttpsRecord("a key for Encrypted Client Hello (ech)")),
+        Ok(Verdict::Http3) => return Err(DecoyError::HttpsRecord("HTTP/3 (h3)")),
+        Err(why) => {
+            examined.warnings.push(Warning::DnsUnchecked { name: name.clone(), why: why.to_string() });
+        }
+    }
+    Ok(examined)
+}
+
+async fn examine_site(site: &Site<'_>) -> Result<Examined, DecoyError> {
+    let Site { address, name, .. } = *site;
     let mut warnings = Vec::new();
 
     let mut first = site.plain_visit().await?;
@@ -151,16 +193,16 @@ pub async fn examine(address: SocketAddr, name: &ServerName, roots: &Roots) -> R
         warnings.push(Warning::Untrusted { name: name.clone(), why });
     }
     probes::watch(&mut first).await?;
-    let requests = probes::count_requests(&site, &mut first).await?;
+    let requests = probes::count_requests(site, &mut first).await?;
 
     let mut second = site.plain_visit().await?;
     probes::spoil(&mut second).await?;
 
     let plain = [first.answer(), second.answer()];
     let mut visits = vec![first, second];
-    let field = match knocks(&site, Field::Padding, &plain, &mut visits).await? {
+    let field = match knocks(site, Field::Padding, &plain, &mut visits).await? {
         Ok(()) => Field::Padding,
-        Err(padding) => match knocks(&site, Field::Cookie, &plain, &mut visits).await? {
+        Err(padding) => match knocks(site, Field::Cookie, &plain, &mut visits).await? {
             Ok(()) => {
                 warnings.push(Warning::CookieNeeded { name: name.clone(), why: padding });
                 Field::Cookie
@@ -176,6 +218,7 @@ pub async fn examine(address: SocketAddr, name: &ServerName, roots: &Roots) -> R
         largest_record: visits.iter().map(|visit| visit.largest).max().unwrap_or_default(),
         round_trip: visits.iter().map(|visit| visit.round_trip).min().unwrap_or_default(),
         idle: None,
+        lifetime: None,
     };
     Ok(Examined { facts, warnings })
 }
@@ -204,10 +247,11 @@ pub async fn examine_all(
     address: SocketAddr,
     names: &[ServerName],
     roots: &Roots,
+    resolver: &Resolver,
 ) -> Result<Examined, Refusal> {
     let mut all: Option<Examined> = None;
     for name in names {
-        let this = examine(address, name, roots).await.map_err(Refusal::of(name))?;
+        let this = examine(address, name, roots, resolver).await.map_err(Refusal::of(name))?;
         all = Some(match all {
             None => this,
             Some(before) => Examined {
@@ -240,6 +284,38 @@ pub async fn measure_idle_all(
     for name in names {
         let this = measure_idle(address, name, roots).await.map_err(Refusal::of(name))?;
         shortest = shortest.filter(|other| other.limit <= this.limit).or(Some(this));
+    }
+    shortest.ok_or(Refusal::NoName)
+}
+
+/// Keeps a connection to `name` at `address` in use until the site ends it, for 65 minutes at most; and once more where it does.
+///
+/// # Errors
+/// As for [`examine`].
+pub async fn measure_lifetime(
+    address: SocketAddr,
+    name: &ServerName,
+    roots: &Roots,
+    pace: Pace,
+) -> Result<Lifetime, DecoyError> {
+    lifetime::measure(&Site { address, name, roots }, pace).await
+}
+
+/// [`measure_lifetime`] for each of a bridge's names, one after the other; the shortest that was ended, if one was.
+///
+/// # Errors
+/// As for [`measure_lifetime`], for the first name that has one; that there is no name.
+pub async fn measure_lifetime_all(
+    address: SocketAddr,
+    names: &[ServerName],
+    roots: &Roots,
+    pace: Pace,
+) -> Result<Lifetime, Refusal> {
+    let mut shortest: Option<Lifetime> = None;
+    for name in names {
+        let this = measure_lifetime(address, name, roots, pace).await.map_err(Refusal::of(name))?;
+        let order = |lifetime: &Lifetime| (!lifetime.ended, lifetime.lasted);
+        shortest = shortest.filter(|other| order(other) <= order(&this)).or(Some(this));
     }
     shortest.ok_or(Refusal::NoName)
 }

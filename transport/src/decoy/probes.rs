@@ -23,7 +23,7 @@ const WATCH: Duration = Duration::from_millis(200);
 /// Requests without an answer while they are counted: what every server takes at once (lighttpd takes 8).
 const AT_ONCE: u32 = 8;
 /// A server that does not answer for so long answers no more.
-const SILENT: Duration = Duration::from_secs(3);
+pub(super) const SILENT: Duration = Duration::from_secs(3);
 /// All requests together.
 const COUNT_LIMIT: Duration = Duration::from_secs(60);
 /// The content of a record that does not open; long enough to be one.

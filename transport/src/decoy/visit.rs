@@ -125,6 +125,9 @@ impl Site<'_> {
         let key = IdentityKey::generate(&mut rng).public();
         let offer = token::offer(&mut rng, &key, self.name, aes_hardware());
         let (done, doubt) = handshake_with_any_issuer(&mut tcp, &offer, self.name, self.roots).await?;
+        if done.wants_client_certificate {
+            return Err(DecoyError::ClientCertificate);
+        }
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let load = PageLoad::new(&CHROME_156, self.name, "/", field.unwrap_or(Field::Padding), seed);

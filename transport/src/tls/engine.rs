@@ -5,11 +5,12 @@ use std::io::{self, Read, Write};
 
 use boring::asn1::Asn1Time;
 use boring::error::ErrorStack;
-use boring::ssl::{Error as SslError, Ssl, SslRef, SslStream, SslVerifyMode};
-use boring::x509::X509;
+use boring::ssl::{Error as SslError, Ssl, SslStream, SslVerifyMode};
 use boring::x509::verify::{X509CheckFlags, X509VerifyFlags};
+use boring::x509::{X509, X509VerifyError};
 use qnet_proto::token::EchOffer;
 use qnet_wire::name::ServerName;
+use qnet_wire::redact::Redacted;
 
 use super::chrome::CHROME_156;
 use super::error::{HandshakeError, alert_meaning};
@@ -174,7 +175,7 @@ impl Engine {
             return Step::Failed(Vec::new(), HandshakeError::Unexpected("no alert in a write of its own"));
         }
         if self.stream.ssl().get_ech_name_override() != Some(self.name.as_str().as_bytes()) {
-            return Step::Failed(Vec::new(), HandshakeError::WrongOffer { name: self.name.to_string() });
+            return Step::Failed(Vec::new(), HandshakeError::WrongOffer { name: self.shown_name() });
         }
         Step::Done(writes)
     }
@@ -233,6 +234,11 @@ impl Engine {
         self.stream.ssl().selected_alpn_protocol()
     }
 
+    /// Whether the server asked for a client certificate, once [`Step::Done`] was returned.
+    pub(super) fn wants_client_certificate(&self) -> bool {
+        ffi::wants_client_certificate(self.stream.ssl())
+    }
+
     /// The server's certificate.
     pub(super) fn certificate(&self) -> Option<X509> {
         self.stream.ssl().peer_certificate()
@@ -244,38 +250,58 @@ impl Engine {
     /// [`HandshakeError::Certificate`]: it is for other names, or out of date.
     pub(super) fn doubt(&self) -> Result<Option<String>, HandshakeError> {
         let Err(error) = self.stream.ssl().verify_result() else { return Ok(None) };
-        let refuse = |why| Err(HandshakeError::Certificate { name: self.name.to_string(), why });
-        let Some(certificate) = self.certificate() else { return refuse("it cannot be checked".into()) };
+        let Some(certificate) = self.certificate() else {
+            return Err(self.untrusted("it cannot be checked".into(), Vec::new()));
+        };
         // The verdict is the first thing that is wrong; these may hide behind it.
         let rules = X509CheckFlags::NEVER_CHECK_SUBJECT | X509CheckFlags::NO_PARTIAL_WILDCARDS;
         if !certificate.check_host_with_flags(self.name.as_str(), rules)? {
-            let names = names(&certificate);
-            return refuse(if names.is_empty() {
-                "it names no host".into()
-            } else {
-                format!("it is for {}", names.join(", "))
-            });
+            return Err(self.wrong_name(&certificate));
         }
         let now = Asn1Time::days_from_now(0)?;
         if *certificate.not_after() < now || *certificate.not_before() > now {
             let (from, until) = (certificate.not_before(), certificate.not_after());
-            return refuse(format!("it is valid from {from} until {until}; is this machine's clock right?"));
+            let why = format!("it is valid from {from} until {until}; is this machine's clock right?");
+            return Err(self.untrusted(why, Vec::new()));
         }
         Ok(Some(error.error_string().into()))
     }
 
     fn explain(&self, error: &SslError) -> HandshakeError {
         match reason(error) {
-            Some(boring_sys::SSL_R_CERTIFICATE_VERIFY_FAILED) => HandshakeError::Certificate {
-                name: self.name.to_string(),
-                why: why_not_trusted(self.stream.ssl()),
-            },
+            Some(boring_sys::SSL_R_CERTIFICATE_VERIFY_FAILED) => self.not_trusted(),
             // A reason above the offset is an alert that came in.
             Some(code) if let Ok(number) = u8::try_from(code - boring_sys::SSL_AD_REASON_OFFSET) => {
                 HandshakeError::Alert { number, meaning: alert_meaning(number) }
             }
             _ => HandshakeError::Malformed(words(error)),
         }
+    }
+
+    fn not_trusted(&self) -> HandshakeError {
+        let why = match self.stream.ssl().verify_result() {
+            Ok(()) => "it cannot be checked",
+            Err(error) if error != X509VerifyError::HOSTNAME_MISMATCH => error.error_string(),
+            Err(error) => match self.certificate() {
+                Some(certificate) => return self.wrong_name(&certificate),
+                None => error.error_string(),
+            },
+        };
+        self.untrusted(why.into(), Vec::new())
+    }
+
+    fn wrong_name(&self, certificate: &X509) -> HandshakeError {
+        let names = names(certificate);
+        let why = if names.is_empty() { "it names no host" } else { "it is for another name" };
+        self.untrusted(why.into(), names)
+    }
+
+    fn untrusted(&self, why: String, names: Vec<String>) -> HandshakeError {
+        HandshakeError::Certificate { name: self.shown_name(), why, names: Redacted(names) }
+    }
+
+    fn shown_name(&self) -> Redacted<String> {
+        Redacted(self.name.to_string())
     }
 }
 
@@ -290,16 +316,6 @@ fn words(error: &SslError) -> String {
     let stack = error.ssl_error().map(ErrorStack::errors).unwrap_or_default();
     let reasons: Vec<_> = stack.iter().filter_map(|entry| entry.reason()).collect();
     if reasons.is_empty() { error.to_string() } else { reasons.join(", ").replace('_', " ").to_lowercase() }
-}
-
-fn why_not_trusted(ssl: &SslRef) -> String {
-    let Err(error) = ssl.verify_result() else { return "it cannot be checked".into() };
-    let why = error.error_string();
-    if error != boring::x509::X509VerifyError::HOSTNAME_MISMATCH {
-        return why.into();
-    }
-    let names = ssl.peer_certificate().map(|certificate| names(&certificate)).unwrap_or_default();
-    if names.is_empty() { why.into() } else { format!("it is for {}", names.join(", ")) }
 }
 
 /// The first DNS names of a certificate. Its issuer may be anybody, so only what a log may show.

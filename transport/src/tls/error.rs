@@ -6,20 +6,22 @@ use std::path::PathBuf;
 
 use boring::error::ErrorStack;
 use qnet_wire::error::{Kind, Retry};
+use qnet_wire::redact::Redacted;
 
 /// Why the handshake with the decoy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// The certificate is not one that a browser would accept for the name.
     #[error(
-        "the site's certificate for {name} is not to be trusted: {why}; check the name in the bridge line and this \
-         machine's clock"
+        "the site's certificate is not to be trusted: {why}; check the name in the bridge line and this machine's clock"
     )]
     Certificate {
         /// The decoy's name, as in the bridge line.
-        name: String,
-        /// What is wrong, naming the names the certificate is for where that is it.
+        name: Redacted<String>,
+        /// What is wrong, without names.
         why: String,
+        /// The names that the certificate is for instead, where that is what is wrong: a few of them.
+        names: Redacted<Vec<String>>,
     },
     /// The site answered with TLS 1.2 or older.
     #[error("the site behind the bridge speaks no TLS 1.3: tell the bridge's operator")]
@@ -67,10 +69,10 @@ pub enum HandshakeError {
     #[error("the far side answered the hidden hello itself; that is no decoy")]
     EchAccepted,
     /// The offer does not fit the name it is used with.
-    #[error("the ECH offer was not made for {name}")]
+    #[error("the ECH offer was made for another name")]
     WrongOffer {
         /// The name given.
-        name: String,
+        name: Redacted<String>,
     },
     /// BoringSSL could not be set up.
     #[error("the TLS library failed")]

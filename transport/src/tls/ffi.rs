@@ -41,6 +41,14 @@ pub(super) fn offer_application_settings(ssl: &mut SslRef, protocol: &str) -> Re
     Ok(())
 }
 
+/// Whether the server asked for a client certificate (RFC 8446, section 4.3.2), while its handshake is not freed: until `ssl`
+/// has completed one, which a client whose ECH is rejected never does.
+pub(super) fn wants_client_certificate(ssl: &SslRef) -> bool {
+    // SAFETY: `as_ptr` is a live SSL that we borrow; BoringSSL reads it and returns a pointer that we only compare.
+    // It is null without a CertificateRequest and a list, which may be empty, with one.
+    unsafe { !boring_sys::SSL_get0_server_requested_CAs(ssl.as_ptr()).is_null() }
+}
+
 /// Offers to resume `ticket`'s session. One from another context is not offered.
 pub(super) fn resume(ssl: &mut SslRef, ticket: &Ticket) -> Result<(), ErrorStack> {
     if ssl.ssl_context().as_ptr() != ticket.context.as_ptr() {

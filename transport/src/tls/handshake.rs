@@ -50,6 +50,8 @@ pub struct Handshake {
     pub round_trip: Duration,
     /// The certificate that was accepted.
     pub certificate: Certificate,
+    /// Whether the server asked for a client certificate (RFC 8446, section 4.3.2); it got an empty one.
+    pub wants_client_certificate: bool,
 }
 
 impl std::fmt::Debug for Handshake {
@@ -224,6 +226,7 @@ fn conclude(shook: Handshook) -> Result<Handshake, HandshakeError> {
         unread,
         round_trip,
         certificate: certificate.ok_or(HandshakeError::Unexpected("no certificate"))?,
+        wants_client_certificate: engine.wants_client_certificate(),
     })
 }
 

@@ -191,8 +191,17 @@ pub enum BridgeLineError {
     #[error("in `url=`: {0}")]
     Url(UrlError),
     /// Something that this version does not know.
-    #[error("`{}` is unknown to this version of qnet; is there a newer one?", .0.escape_debug())]
+    #[error("{} is unknown to this version of qnet; is there a newer one?", shown(.0))]
     Unknown(String),
+}
+
+/// Longest unknown argument that an error shows.
+const MAX_SHOWN: usize = 20;
+
+/// What may stand in a log: an argument's name, but no key, host name or address that got into its place.
+fn shown(word: &str) -> String {
+    let plain = word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if plain && word.len() <= MAX_SHOWN { format!("`{word}`") } else { "an argument of the line".into() }
 }
 
 impl BridgeLineError {

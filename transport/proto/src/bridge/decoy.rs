@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use qnet_wire::name::ServerName;
 
 use crate::{
-    bridge::DecoyFacts,
+    bridge::{DecoyFacts, inner::Context},
     decoy_tls::{DecoyTls, Said},
     frame::Handover,
     http2::Keeper,
@@ -19,11 +19,15 @@ const QUIET: Duration = Duration::from_millis(50);
 const UNKNOWN_LIMIT: Duration = Duration::from_secs(2);
 /// How long before the idle limit a busy tunnel's request goes out.
 const MARGIN: Duration = Duration::from_secs(1);
-/// How long a tunnel whose data the client does not take counts as in use: a web server gives a download that stands still as
-/// long (nginx: `send_timeout`, 60 s; Apache the same; lighttpd more).
+/// How long a tunnel whose data the client does not take, or whose client waits for credit, counts as in use: a web server gives a
+/// download or an upload that stands still as long (nginx: `send_timeout` and `client_body_timeout`, 60 s; Apache the same for
+/// downloads; lighttpd more).
 const STALLED: Duration = Duration::from_secs(60);
 /// Requests before the decoy's own limit at which the end is announced.
 const ANNOUNCE: u32 = 20;
+/// How long before the end of the decoy's lifetime the carrier's end is announced, but no more than a tenth of it: time for
+/// what is open to come to its end, and for another carrier.
+const ANNOUNCE_BEFORE: Duration = Duration::from_secs(60);
 /// Requests without an answer at which no more are made: the decoy is stuck.
 const MAX_OUTSTANDING: u32 = 8;
 /// A carrier should be able to live this long within the decoy's number of requests.
@@ -97,6 +101,22 @@ impl Keeping {
         })
     }
 
+    /// Follows the KeyUpdates among the records that the decoy sent after message 2: the client read them, if it did, after
+    /// HANDOVER. `None`: one does not open under the keys that were handed over.
+    pub(super) fn catch_up(
+        &mut self,
+        missed: &[(u64, Vec<u8>)],
+        counts: Counts,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        for (index, record) in missed {
+            self.tls.opener.go_to(*index);
+            self.tls.read(record, &mut self.scratch, out).ok()?;
+        }
+        self.tls.opener.go_to(counts.down);
+        Some(())
+    }
+
     /// The decoy's next record may begin inside a frame, the tail of the knock's answer: asks it for a mark after which frames
     /// can be told. `random`: what the mark is known by.
     pub(super) fn find_frames(&mut self, random: [u8; 8], out: &mut Vec<u8>) {
@@ -148,14 +168,15 @@ impl Keeping {
         self.owed = true;
     }
 
-    /// When [`Keeping::on_timer`] has something to do. `stalled`: data waits for the client, who withholds room or credit.
-    pub(super) fn deadline(&self, facts: &DecoyFacts, stalled: bool) -> Option<Instant> {
+    /// When [`Keeping::on_timer`] has something to do. `stalled`: data waits for the client, who withholds room or credit, or the
+    /// client seems to wait for credit, which somebody withholds.
+    pub(super) fn deadline(&self, facts: &DecoyFacts, stalled: impl FnOnce() -> bool) -> Option<Instant> {
         if self.exhausted(facts) || self.keeper.outstanding() >= MAX_OUTSTANDING {
             return None;
         }
         let busy = self.last_request + interval(facts);
         if !self.owed {
-            return Some(busy).filter(|at| stalled && *at < self.last_traffic + STALLED);
+            return Some(busy).filter(|at| *at < self.last_traffic + STALLED && stalled());
         }
         let missing = (1.0 - self.allowance).max(0.0) / rate(facts);
         let allowed = self.allowance_at + Duration::from_secs_f64(missing);
@@ -168,7 +189,7 @@ impl Keeping {
         let elapsed = now.saturating_duration_since(self.allowance_at).as_secs_f64();
         self.allowance = (self.allowance + elapsed * rate(facts)).min(burst(facts));
         self.allowance_at = now;
-        if self.deadline(facts, stalled).is_none_or(|at| at > now) {
+        if self.deadline(facts, || stalled).is_none_or(|at| at > now) {
             return;
         }
         self.allowance = (self.allowance - 1.0).max(0.0);
@@ -179,9 +200,11 @@ impl Keeping {
         self.tls.sealer.seal(APPLICATION_DATA, &request, out);
     }
 
-    /// Whether the carrier's end should be announced: the decoy's number of requests is nearly used up.
-    pub(super) fn nearly_over(&self, facts: &DecoyFacts) -> bool {
-        self.keeper.requests().saturating_add(ANNOUNCE) >= facts.max_requests
+    /// Whether the carrier's end should be announced: the decoy's number of requests or its connection's time is nearly used
+    /// up.
+    pub(super) fn nearly_over(&self, context: &Context<'_>) -> bool {
+        self.keeper.requests().saturating_add(ANNOUNCE) >= context.facts.max_requests
+            || last_call(context.facts, context.began).is_some_and(|at| at <= context.now)
     }
 
     /// One request is left for the decoy to answer; making it would end the connection without warning.
@@ -192,6 +215,18 @@ impl Keeping {
     pub(super) fn shrink(&mut self) {
         self.scratch = Vec::new();
     }
+}
+
+/// Whether a record of type 23 has a KeyUpdate's length: five bytes of a message of its own, the inner type and the tag (RFC 8446,
+/// section 4.6.3). No HTTP/2 frame is as short.
+pub(super) fn may_be_key_update(record: &[u8]) -> bool {
+    record.len() == scan::HEADER_LEN + 5 + 17
+}
+
+/// When the end of a connection that `began` then is announced, where its lifetime is known.
+pub(super) fn last_call(facts: &DecoyFacts, began: Option<Instant>) -> Option<Instant> {
+    let lifetime = facts.lifetime?;
+    began?.checked_add(lifetime - (lifetime / 10).min(ANNOUNCE_BEFORE))
 }
 
 fn interval(facts: &DecoyFacts) -> Duration {

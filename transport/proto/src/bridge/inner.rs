@@ -13,7 +13,7 @@ use crate::{
     bridge::{
         BridgeConfig, DecoyFacts,
         before::Knocked,
-        decoy::{Counts, Keeping, Word},
+        decoy::{Counts, Keeping, Word, last_call, may_be_key_update},
     },
     buffer::{Inbox, Outbox, Scratch},
     frame::{Frame, Handover, frames},
@@ -34,6 +34,8 @@ const SHORTEST_PROOF: usize = 80;
 const FRAME_HEADER: usize = 4;
 /// Bytes of DECOY frames held back at most, by a decoy that sends nothing but tiny records: then extra records go out.
 const MAX_HELD_BACK: usize = 32 * 1024;
+/// Records that may be KeyUpdates kept from message 2 until HANDOVER, a round trip: a server updates once in gigabytes.
+const MAX_MISSED: usize = 16;
 /// The inner type byte and the tag.
 const OVERHEAD: usize = 17;
 
@@ -79,6 +81,8 @@ pub(super) struct Inner {
     decoy_up: Vec<u8>,
     /// The decoy's bytes for the client that did not fit the records that stand for the decoy's own.
     decoy_down: Vec<u8>,
+    /// The decoy's records since message 2 that may change its keys, with their indices: HANDOVER does not know them.
+    missed: Vec<(u64, Vec<u8>)>,
     down_lengths: Lengths,
     announced: bool,
     pub(super) news: News,
@@ -124,6 +128,7 @@ impl Inner {
             counts,
             decoy_up: Vec::new(),
             decoy_down: Vec::new(),
+            missed: Vec::new(),
             down_lengths: before.down_lengths.clone(),
             announced: false,
             news: News::default(),
@@ -296,6 +301,8 @@ impl Inner {
         let mut keeping = keeping.ok_or(Ended::Violation)?;
         let mut random = [0; 8];
         context.rng.fill_bytes(&mut random);
+        let missed = std::mem::take(&mut self.missed);
+        keeping.catch_up(&missed, self.counts, to_decoy.tail()).ok_or(Ended::Violation)?;
         keeping.find_frames(random, to_decoy.tail());
         if let Phase::Handover(asked) = std::mem::replace(&mut self.phase, Phase::Up(Box::new(keeping))) {
             self.news.up = self.begin_session(asked, context);
@@ -363,6 +370,10 @@ impl Inner {
                 }
                 word
             } else {
+                let awaits_handover = matches!(self.phase, Phase::Three(..) | Phase::Handover(_));
+                if awaits_handover && may_be_key_update(record) && self.missed.len() < MAX_MISSED {
+                    self.missed.push((self.counts.down.wrapping_sub(1), record.to_vec()));
+                }
                 self.seal_decoy(record, to_client);
                 if self.decoy_down.len() > MAX_HELD_BACK {
                     self.release(to_client, context.rng);
@@ -421,7 +432,7 @@ impl Inner {
     /// Seals what the streams have to send.
     pub(super) fn flush(&mut self, to_client: &mut Outbox, context: &Context<'_>) {
         let Phase::Up(keeping) = &mut self.phase else { return };
-        if !self.announced && keeping.nearly_over(context.facts) {
+        if !self.announced && keeping.nearly_over(context) {
             self.announced = true;
             self.news.going_away = true;
             self.tunnel.announce_end();
@@ -433,16 +444,22 @@ impl Inner {
         }
     }
 
-    /// Whether data waits for the client.
+    /// Whether data waits for the client, or the client for leave to send more.
     fn stalled(&self, to_client: &Outbox) -> bool {
-        !to_client.is_empty() || self.tunnel.has_unsent()
+        !to_client.is_empty() || self.tunnel.waits()
     }
 
     /// When [`Inner::on_timer`] has something to do.
-    pub(super) fn deadline(&self, to_client: &Outbox, facts: &DecoyFacts) -> Option<Instant> {
+    pub(super) fn deadline(
+        &self,
+        to_client: &Outbox,
+        facts: &DecoyFacts,
+        began: Option<Instant>,
+    ) -> Option<Instant> {
         let Phase::Up(keeping) = &self.phase else { return None };
-        let keep = keeping.deadline(facts, self.stalled(to_client));
-        [keep, self.tunnel.deadline()].into_iter().flatten().min()
+        let announce = last_call(facts, began).filter(|_| !self.announced);
+        let keep = keeping.deadline(facts, || self.stalled(to_client));
+        [keep, announce, self.tunnel.deadline()].into_iter().flatten().min()
     }
 
     pub(super) fn on_timer(&mut self, to_client: &Outbox, to_decoy: &mut Outbox, context: &Context<'_>) {
@@ -472,6 +489,8 @@ pub(super) struct Context<'a> {
     pub(super) config: &'a BridgeConfig,
     pub(super) facts: &'a DecoyFacts,
     pub(super) rng: &'a mut ChaCha20Rng,
+    /// When the connection began.
+    pub(super) began: Option<Instant>,
     pub(super) now: Instant,
 }
 

@@ -48,6 +48,8 @@ const LINGER: Duration = Duration::from_secs(60);
 pub struct DecoyFacts {
     /// How long it keeps a silent connection; `None` until measured.
     pub idle_limit: Option<Duration>,
+    /// How long it keeps any connection; `None` where no such limit was measured.
+    pub lifetime: Option<Duration>,
     /// Requests it answers on one connection.
     pub max_requests: u32,
     /// The largest record length seen from it, in bytes.
@@ -57,7 +59,7 @@ pub struct DecoyFacts {
 impl Default for DecoyFacts {
     /// Before anything is measured: nginx's number of requests, nothing else.
     fn default() -> Self {
-        Self { idle_limit: None, max_requests: 1_000, largest_record: 0 }
+        Self { idle_limit: None, lifetime: None, max_requests: 1_000, largest_record: 0 }
     }
 }
 
@@ -111,6 +113,8 @@ pub struct Bridge {
     client: End,
     decoy: End,
     events: VecDeque<Event>,
+    /// When the first byte came: the decoy's connection is as old.
+    began: Option<Instant>,
     /// When to give buffers back.
     shrink_at: Option<Instant>,
     /// When the client's end is no longer waited for, and the bytes it had still to take when that was decided.
@@ -130,6 +134,7 @@ impl Bridge {
             client: End::default(),
             decoy: End::default(),
             events: VecDeque::new(),
+            began: None,
             shrink_at: None,
             abandon: None,
             abandoned: false,
@@ -212,9 +217,9 @@ impl Bridge {
     }
 
     fn client_htx(&mut self, now: Instant) {
-        let facts = self.facts();
+        let (facts, began) = (self.facts(), self.began);
         let State::Inner(inner) = &mut self.state else { return };
-        let mut context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, now };
+        let mut context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, began, now };
         let outcome = inner.client_records(
             &mut self.client.inbox,
             &mut self.client.outbox,
@@ -320,10 +325,10 @@ impl Bridge {
     }
 
     fn decoy_htx(&mut self, now: Instant) {
-        let facts = self.facts();
+        let (facts, began) = (self.facts(), self.began);
         let over = matches!(self.state, State::Over(_)) || self.client.ended;
         let (State::Inner(inner) | State::Over(inner)) = &mut self.state else { return };
-        let mut context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, now };
+        let mut context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, began, now };
         let (inbox, to_client, to_decoy) =
             (&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox);
         let word = inner.decoy_records(inbox, to_client, to_decoy, over, &mut context);
@@ -375,6 +380,7 @@ impl Carrier for Bridge {
     }
 
     fn filled(&mut self, side: Side, n: usize, now: Instant) {
+        self.began.get_or_insert(now);
         self.end(side).inbox.filled(n);
         self.touched(now);
         match side {
@@ -443,7 +449,7 @@ impl Carrier for Bridge {
 
     fn deadline(&self) -> Option<Instant> {
         let keeping = match &self.state {
-            State::Inner(inner) => inner.deadline(&self.client.outbox, &self.facts()),
+            State::Inner(inner) => inner.deadline(&self.client.outbox, &self.facts(), self.began),
             _ => None,
         };
         [keeping, self.shrink_at, self.abandon.map(|(at, _)| at)].into_iter().flatten().min()
@@ -458,9 +464,9 @@ impl Carrier for Bridge {
             self.abandoned = now_left == 0 || now_left >= left;
             self.abandon = Some((now + LINGER, now_left)).filter(|_| !self.abandoned);
         }
-        let facts = self.facts();
+        let (facts, began) = (self.facts(), self.began);
         if let State::Inner(inner) = &mut self.state {
-            let context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, now };
+            let context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, began, now };
             inner.on_timer(&self.client.outbox, &mut self.decoy.outbox, &context);
         }
         self.flush(now);
@@ -488,9 +494,9 @@ impl Carrier for Bridge {
     }
 
     fn flush(&mut self, now: Instant) {
-        let facts = self.facts();
+        let (facts, began) = (self.facts(), self.began);
         if let State::Inner(inner) = &mut self.state {
-            let context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, now };
+            let context = Context { config: &self.config, facts: &facts, rng: &mut self.rng, began, now };
             inner.flush(&mut self.client.outbox, &context);
         }
         self.tell_news();

@@ -70,11 +70,13 @@ pub(super) struct Granted {
     withheld: u64,
     /// When the present stretch of `size` began to be used; none before any data.
     since: Option<Instant>,
+    /// Bytes that could still come without the first grant that the peer may not have got; none where it showed that it has.
+    unheard: Option<u64>,
 }
 
 impl Granted {
     pub(super) fn new(size: u64) -> Self {
-        Self { size, credit: size, withheld: 0, since: None }
+        Self { size, credit: size, withheld: 0, since: None, unheard: None }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -93,6 +95,11 @@ impl Granted {
         self.size - self.credit - self.withheld
     }
 
+    /// Whether the peer seems to wait for credit: it used all, or exactly what it had before a grant.
+    pub(super) fn starves(&self) -> bool {
+        self.credit == 0 || self.unheard == Some(0)
+    }
+
     pub(super) fn withheld(&self) -> u64 {
         self.withheld
     }
@@ -105,6 +112,7 @@ impl Granted {
     /// `count` bytes arrived that [`covers`](Self::covers) allowed.
     pub(super) fn arrived(&mut self, count: u64, clock: Option<Clock>) {
         self.credit = self.credit.saturating_sub(count);
+        self.unheard = self.unheard.and_then(|left| left.checked_sub(count));
         if self.since.is_none() {
             self.since = clock.map(|clock| clock.now);
         }
@@ -147,6 +155,7 @@ impl Granted {
             }
         }
         self.since = clock.map(|clock| clock.now);
+        self.unheard.get_or_insert(self.credit);
         self.credit += increment;
         increment
     }
@@ -211,7 +220,23 @@ impl Credit {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONNECTION_DOWN, CONNECTION_UP, Credit, STREAM_DOWN, STREAM_UP};
+    use super::{CONNECTION_DOWN, CONNECTION_UP, Credit, Granted, STREAM_DOWN, STREAM_UP};
+
+    #[test]
+    fn who_used_what_it_had_before_a_grant_starves() {
+        let mut granted = Granted::new(100);
+        assert!(!granted.starves());
+        granted.arrived(60, None);
+        granted.consumed(60);
+        granted.grant(None, 100);
+        assert!(!granted.starves());
+        granted.arrived(40, None);
+        assert!(granted.starves(), "no more than before the grant");
+        granted.arrived(1, None);
+        assert!(!granted.starves(), "it heard of the grant");
+        granted.arrived(59, None);
+        assert!(granted.starves(), "nothing is left");
+    }
 
     /// A receiver may withhold half of the connection's window; a lone stream still uses all of its own.
     #[test]

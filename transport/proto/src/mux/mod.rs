@@ -402,6 +402,13 @@ impl Mux {
         self.queued_in + self.queued_out
     }
 
+    /// Whether the peer seems to wait for credit, on the connection or for a stream that is read.
+    #[must_use]
+    pub fn peer_starves(&self) -> bool {
+        self.granted.starves()
+            || self.streams.values().any(|stream| !stream.discards() && stream.granted.starves())
+    }
+
     /// Bytes written to streams that still wait to be packed, for want of room or of credit.
     #[must_use]
     pub fn unsent(&self) -> usize {

@@ -201,6 +201,10 @@ struct Slot {
     spent: Option<Need>,
     /// Where the first bytes stood that it brought.
     first: Option<u64>,
+    /// The end of what was sent on it.
+    sent_until: u64,
+    /// Client: the position that its JOIN says is expected.
+    told: u64,
 }
 
 /// The carriers of a session.
@@ -229,6 +233,8 @@ impl Carriers {
             carried: 0,
             spent: None,
             first: None,
+            sent_until: 0,
+            told: 0,
         });
     }
 
@@ -246,17 +252,20 @@ impl Carriers {
         number
     }
 
-    /// Client: a number for one that asks.
-    pub(super) fn ask(&mut self, mode: Mode, now: Instant) -> CarrierNumber {
+    /// Client: a number for one that asks, and says that `next` is expected.
+    pub(super) fn ask(&mut self, mode: Mode, next: u64, now: Instant) -> CarrierNumber {
         let number = CarrierNumber(self.next);
         self.enter(number, CarrierState::Joining, mode, now);
+        if let Some(slot) = self.slot(number) {
+            slot.told = next;
+        }
         number
     }
 
-    /// Client: how the carrier of this number asked.
-    pub(super) fn asked(&self, number: CarrierNumber) -> Option<Mode> {
+    /// Client: how the carrier of this number asked, and what it said.
+    pub(super) fn asked(&self, number: CarrierNumber) -> Option<(Mode, u64)> {
         let asks = |slot: &&Slot| slot.number == number && slot.state == CarrierState::Joining;
-        self.slots.iter().find(asks).map(|slot| slot.mode)
+        self.slots.iter().find(asks).map(|slot| (slot.mode, slot.told))
     }
 
     pub(super) fn asking(&self) -> bool {
@@ -307,11 +316,14 @@ impl Carriers {
         extra > 0
     }
 
-    pub(super) fn remove(&mut self, number: CarrierNumber, now: Instant) {
+    /// Returns the end of what was sent on it.
+    pub(super) fn remove(&mut self, number: CarrierNumber, now: Instant) -> u64 {
+        let sent_until = self.slot(number).map_or(0, |slot| slot.sent_until);
         self.slots.retain(|slot| slot.number != number);
         if self.detached.is_none() && !self.any_active() {
             self.detached = Some(now);
         }
+        sent_until
     }
 
     pub(super) fn state_of(&self, number: CarrierNumber) -> CarrierState {
@@ -345,37 +357,52 @@ impl Carriers {
         }
     }
 
-    /// Bytes at `position` came; `next` is expected now. What a newer carrier began with has been reached: the older ones
-    /// have brought all they had.
-    pub(super) fn heard(&mut self, number: CarrierNumber, position: u64, next: u64) {
-        if self.drained_by.is_none() {
-            return;
+    /// Session bytes up to `until` were given to it.
+    pub(super) fn sent(&mut self, number: CarrierNumber, until: u64) {
+        if let Some(slot) = self.slot(number) {
+            slot.sent_until = slot.sent_until.max(until);
         }
+    }
+
+    /// Bytes at `position` came.
+    pub(super) fn heard(&mut self, number: CarrierNumber, position: u64) {
         if let Some(slot) = self.slot(number)
             && slot.state == CarrierState::Active
         {
             slot.first.get_or_insert(position);
         }
-        let newest =
-            self.slots.iter().filter(|slot| slot.state == CarrierState::Active).find_map(|slot| slot.first);
-        if newest.is_some_and(|first| first <= next) {
+    }
+
+    /// Lets go of the older carriers once they have nothing to bring: what a newer one began with is expected now, so that
+    /// they have brought all they had, and the peer has acknowledged all that was given to them.
+    pub(super) fn settle(&mut self, expected: u64, acknowledged: u64) {
+        if self.drained_by.is_none() {
+            return;
+        }
+        let in_state = |state| self.slots.iter().filter(move |slot| slot.state == state);
+        let brought = in_state(CarrierState::Active).find_map(|slot| slot.first);
+        let unsure = in_state(CarrierState::Draining).any(|slot| slot.sent_until > acknowledged);
+        if !unsure && brought.is_some_and(|first| first <= expected) {
             self.end_draining();
         }
     }
 
-    fn end_draining(&mut self) {
+    /// Returns the end of what was sent on those that are let go.
+    fn end_draining(&mut self) -> u64 {
+        let drained = self.slots.iter().filter(|slot| slot.state == CarrierState::Draining);
+        let sent_until = drained.map(|slot| slot.sent_until).max().unwrap_or_default();
         self.slots.retain(|slot| slot.state != CarrierState::Draining);
         self.drained_by = None;
+        sent_until
     }
 
     pub(super) fn drained_by(&self) -> Option<Instant> {
         self.drained_by
     }
 
-    pub(super) fn on_timer(&mut self, now: Instant) {
-        if self.drained_by.is_some_and(|at| at <= now) {
-            self.end_draining();
-        }
+    /// Returns the end of what was sent on carriers whose time is over, 0 if there is none.
+    pub(super) fn on_timer(&mut self, now: Instant) -> u64 {
+        if self.drained_by.is_some_and(|at| at <= now) { self.end_draining() } else { 0 }
     }
 
     /// Why the oldest of the active ones that are spent should be replaced, and since when it is there.

@@ -7,7 +7,8 @@ use crate::mux::{Mux, Violation};
 use crate::record::MAX_CONTENT;
 
 /// Pieces kept out of order, at most. Adjacent ones are one; striping makes one for each record of a slower carrier that
-/// is on its way, and a socket holds some hundreds.
+/// is on its way, and a socket holds some hundreds. What goes beyond is dropped: the gap before it stays, its carrier
+/// counts as stalled, and the next one brings all of it again.
 const MAX_PIECES: usize = 4_096;
 
 /// The receiving end of a session's bytes.
@@ -25,6 +26,11 @@ pub(super) struct Inbound {
 impl Inbound {
     pub(super) fn next(&self) -> u64 {
         self.next
+    }
+
+    /// Whether bytes came that others must come before.
+    pub(super) fn has_gap(&self) -> bool {
+        !self.early.is_empty()
     }
 
     /// Takes `bytes` that stand at `position` and gives the streams what is whole.
@@ -69,11 +75,7 @@ impl Inbound {
                 break;
             }
             let (from, to) = (position.max(*at), end.min(piece_end));
-            let cut = |start: u64, whole: &'_ [u8]| -> Vec<u8> {
-                let range = usize::try_from(from - start).ok().zip(usize::try_from(to - start).ok());
-                range.and_then(|(a, b)| whole.get(a..b)).map(<[u8]>::to_vec).unwrap_or_default()
-            };
-            if cut(position, bytes) != cut(*at, piece) {
+            if part(bytes, from - position, to - position) != part(piece, from - at, to - at) {
                 return Err(Violation::OtherData);
             }
         }
@@ -97,27 +99,25 @@ impl Inbound {
             let room = self.early.range(at..).next().map_or(u64::MAX, |(start, _)| start - at);
             let count = usize::try_from(room).unwrap_or(usize::MAX).min(rest.len());
             let (fresh, later) = rest.split_at(count);
-            self.insert(at, fresh)?;
+            self.insert(at, fresh);
             (at, rest) = (at + count as u64, later);
         }
         Ok(())
     }
 
     /// Nothing of it is kept yet.
-    fn insert(&mut self, at: u64, fresh: &[u8]) -> Result<(), Violation> {
-        self.early_bytes += fresh.len();
+    fn insert(&mut self, at: u64, fresh: &[u8]) {
         let before = self.early.range_mut(..at).next_back();
         if let Some((start, piece)) = before
             && start + piece.len() as u64 == at
         {
             piece.extend_from_slice(fresh);
-            return Ok(());
+        } else if self.early.len() < MAX_PIECES {
+            self.early.insert(at, fresh.to_vec());
+        } else {
+            return;
         }
-        if self.early.len() >= MAX_PIECES {
-            return Err(Violation::BeyondWindow);
-        }
-        self.early.insert(at, fresh.to_vec());
-        Ok(())
+        self.early_bytes += fresh.len();
     }
 
     /// The next bytes, in order. Whole frames are read where they lie; only what is cut off is copied.
@@ -159,6 +159,12 @@ impl Inbound {
     pub(super) fn allocated(&self) -> usize {
         self.partial.capacity() + self.early_bytes
     }
+}
+
+/// A part of some bytes.
+fn part(bytes: &[u8], from: u64, to: u64) -> &[u8] {
+    let range = usize::try_from(from).ok().zip(usize::try_from(to).ok());
+    range.and_then(|(from, to)| bytes.get(from..to)).unwrap_or_default()
 }
 
 /// The length of the frame that begins here, once its header is whole.

@@ -19,6 +19,7 @@
 mod carriers;
 mod inbound;
 mod log;
+mod need;
 mod pace;
 mod profile;
 mod table;
@@ -56,9 +57,6 @@ const BRIDGE_ACK_DELAY: Duration = Duration::from_millis(20);
 const CLIENT_ACK_BYTES: u64 = MAX_UNACKED as u64 / 4;
 /// How long the client waits. Afterwards the bridge need not keep a quiet session's last bytes.
 const CLIENT_ACK_DELAY: Duration = Duration::from_secs(1);
-
-/// Room left in a record below which what is left out is taken to follow at once.
-const NEARLY_FULL: usize = 128;
 
 /// A session, shared by its users and its carriers.
 pub type SharedSession = Arc<Mutex<Session>>;
@@ -98,6 +96,10 @@ pub struct Session {
     log: Log,
     /// What goes out next: below the log's end a repetition.
     next_send: u64,
+    /// The last segment said that more follows.
+    said_more: bool,
+    /// The end of the furthest segment that came.
+    furthest: u64,
     inbound: Inbound,
     acks: Acks,
     pace: Pace,
@@ -117,6 +119,8 @@ impl Session {
             carriers: Carriers::new(now),
             log: Log::new(),
             next_send: 0,
+            said_more: false,
+            furthest: 0,
             inbound: Inbound::default(),
             acks: Acks::default(),
             pace: Pace::new(&profile, now),
@@ -157,7 +161,8 @@ impl Session {
 
     /// Whether nothing is left to say, and what follows from that.
     fn settle_end(&mut self) {
-        if !self.finishing || self.ended.is_some() || self.streams.wants_to_send() || !self.log.is_empty() {
+        let left = self.streams.wants_to_send() || self.streams.unsent() > 0 || !self.log.is_empty();
+        if !self.finishing || self.ended.is_some() || left {
             return;
         }
         self.end_to_send = self.carriers.any_active();
@@ -171,13 +176,15 @@ impl Session {
         let secret = Secret::derive(&established.up, &established.down, statics);
         let number = self.carriers.first(secret.limits(0, &self.profile), now);
         self.secret = Some(secret);
+        // Early data went with it.
+        self.carriers.sent(number, self.next_send);
         self.pace.progress(now);
         number
     }
 
     /// Client: a further carrier, whose inner handshake is complete, asks to join.
     pub fn join(&mut self, handshake_hash: &[u8; 32], mode: Mode, now: Instant) -> (CarrierNumber, Join) {
-        let number = self.carriers.ask(mode, now);
+        let number = self.carriers.ask(mode, self.inbound.next(), now);
         (number, self.statement(Role::Client, number, mode, handshake_hash))
     }
 
@@ -209,14 +216,14 @@ impl Session {
     ) -> Result<(CarrierNumber, Join), JoinError> {
         let secret = self.secret.as_ref().ok_or(JoinError::Unknown)?;
         secret.check(Role::Client, join, handshake_hash, Some(client))?;
-        // Less than was acknowledged over another carrier meanwhile is no news; more than was sent is a lie.
-        if self.ended.is_some() || join.next > self.log.end() {
+        if self.ended.is_some() {
             return Err(JoinError::Unknown);
         }
         let mode = Mode::from_wire(join.mode).ok_or(JoinError::Unknown)?;
         let number = CarrierNumber(u32::try_from(join.carrier).map_err(|_| JoinError::Number)?);
+        self.check_next(join.next)?;
         self.carriers.admit(number, mode, now)?;
-        self.resume(number, join.next, mode, now);
+        self.resume(number, join.next, mode, self.inbound.next(), now);
         Ok((number, self.statement(Role::Bridge, number, mode, handshake_hash)))
     }
 
@@ -234,20 +241,32 @@ impl Session {
         let secret = self.secret.as_ref().ok_or(JoinError::Unknown)?;
         secret.check(Role::Bridge, answer, handshake_hash, None)?;
         let number = CarrierNumber(u32::try_from(answer.carrier).map_err(|_| JoinError::Number)?);
-        let mode = self.carriers.asked(number).ok_or(JoinError::Number)?;
-        if mode.to_wire() != answer.mode || answer.next > self.log.end() {
+        let (mode, told) = self.carriers.asked(number).ok_or(JoinError::Number)?;
+        if mode.to_wire() != answer.mode {
             return Err(JoinError::Unknown);
         }
         let limits = secret.limits(number.0, &self.profile);
+        self.check_next(answer.next)?;
         self.carriers.accepted(number, mode, limits, now);
-        self.resume(number, answer.next, mode, now);
+        self.resume(number, answer.next, mode, told, now);
         Ok(())
     }
 
-    /// A carrier has joined: what the peer has not got goes out again, unless older carriers still bring it.
-    fn resume(&mut self, number: CarrierNumber, next: u64, mode: Mode, now: Instant) {
+    /// Whether the authentic peer may expect this position. Less than was acknowledged over another carrier meanwhile is no
+    /// news; more than was sent is a lie that ends the session.
+    fn check_next(&mut self, next: u64) -> Result<(), JoinError> {
+        if next <= self.log.end() {
+            return Ok(());
+        }
+        self.fail(Ended::Violation);
+        Err(JoinError::Unknown)
+    }
+
+    /// A carrier has joined: what the peer has not got goes out again, unless older carriers still bring it. The peer was
+    /// told that `told` is expected; more may have come meanwhile.
+    fn resume(&mut self, number: CarrierNumber, next: u64, mode: Mode, told: u64, now: Instant) {
         self.log.acknowledge(next);
-        self.acks.told = self.inbound.next();
+        self.acks = Acks { told, at: None, due: self.inbound.next() > told };
         let again = match mode {
             Mode::Replace => {
                 self.carriers.retire_all_but(number);
@@ -261,11 +280,19 @@ impl Session {
         }
         self.next_send = self.next_send.max(self.log.start());
         self.pace.replaced(now);
+        self.settle_end();
     }
 
     fn send_again(&mut self) {
         self.next_send = self.log.start();
         self.pace.forget_sample();
+    }
+
+    /// Carriers are gone that had bytes up to here.
+    fn send_again_if_lost(&mut self, sent_until: u64) {
+        if sent_until > self.log.start() {
+            self.send_again();
+        }
     }
 
     /// Client: the bridge does not know the session.
@@ -275,10 +302,11 @@ impl Session {
 
     /// A carrier's connection has ended, or its inner handshake or JOIN came to nothing.
     pub fn lost(&mut self, number: CarrierNumber, now: Instant) {
-        let carried = self.carriers.state_of(number) != CarrierState::Retired;
-        self.carriers.remove(number, now);
-        if carried {
-            self.send_again();
+        let sent_until = self.carriers.remove(number, now);
+        self.send_again_if_lost(sent_until);
+        if self.carriers.any_active() {
+            // An acknowledgement may have been lost with it.
+            self.acks.due |= self.acks.told > 0;
         }
         self.settle_end();
     }
@@ -344,7 +372,13 @@ impl Session {
             return self.end_to_send;
         }
         let repeats = self.next_send < self.log.end();
-        self.acks.due || repeats || self.log.len() < MAX_UNACKED && self.streams.wants_to_send()
+        let fresh = self.log.len() < MAX_UNACKED && self.streams.wants_to_send();
+        self.acks.due || repeats || fresh || self.owes_word()
+    }
+
+    /// The last segment said that more follows, and nothing does.
+    fn owes_word(&self) -> bool {
+        self.said_more && self.next_send == self.log.end() && !self.streams.wants_to_send()
     }
 
     /// Appends frames of at most `room` bytes in all to `out` and returns how many bytes that were.
@@ -356,13 +390,19 @@ impl Session {
                 Frame::End.encode(out);
                 return out.len() - before;
             }
-            let (end, sent, waited) = (before + room, self.log.end(), !self.log.is_empty());
+            let (waited, sent) = (self.waits(), self.log.end());
+            let end = before + room;
             self.pack_ack(end, out);
             self.pack_segment(end.saturating_sub(out.len()), out);
             let packed = out.len() - before;
             self.carriers.carried(number, packed, now);
-            if self.log.end() > sent {
-                self.pace.sent(self.log.end(), waited, now);
+            self.carriers.sent(number, self.next_send);
+            // The client acknowledges when it is quiet: that says nothing about the path.
+            if self.log.end() > sent && self.role == Role::Client {
+                self.pace.sent(self.log.end(), now);
+            }
+            if !waited {
+                self.pace.waits(now);
             }
             self.settle_end();
         }
@@ -371,7 +411,7 @@ impl Session {
 
     fn pack_ack(&mut self, end: usize, out: &mut Vec<u8>) {
         let ack = Frame::Ack { position: self.inbound.next() };
-        if self.acks.told < self.inbound.next() && out.len() + ack.encoded_len() <= end {
+        if (self.acks.due || self.acks.told < self.inbound.next()) && out.len() + ack.encoded_len() <= end {
             ack.encode(out);
             self.acks = Acks { told: self.inbound.next(), at: None, due: false };
         }
@@ -391,14 +431,13 @@ impl Session {
             }
         }
         let length = out.len() - content;
-        if length == 0 {
+        if length == 0 && !self.owes_word() {
             out.truncate(start);
             return;
         }
         self.next_send += length as u64;
-        let full = length + NEARLY_FULL > room;
-        let more = full && (self.next_send < self.log.end() || self.streams.wants_to_send());
-        frame::finish_segment(start, more, out);
+        self.said_more = self.next_send < self.log.end() || self.streams.wants_to_send();
+        frame::finish_segment(start, self.said_more, out);
     }
 
     /// Takes in one of the peer's frames: SEGMENT, ACK or END.
@@ -441,14 +480,21 @@ impl Session {
         let before = self.inbound.next();
         self.inbound.take(position, bytes, &mut self.streams)?;
         self.carriers.carried(number, bytes.len(), now);
-        self.carriers.heard(number, position, self.inbound.next());
+        self.carriers.heard(number, position);
+        self.carriers.settle(self.inbound.next(), self.log.start());
         self.pace.heard(now);
-        self.pace.expects(more);
+        let end = position.saturating_add(bytes.len() as u64);
+        if end >= self.furthest {
+            self.furthest = end;
+            self.pace.expects(more);
+        }
         if self.inbound.next() > before {
             self.pace.progress(now);
         }
         // A repetition is answered too: the peer has not heard of it.
-        self.owe_ack(now);
+        if !bytes.is_empty() && position <= before {
+            self.owe_ack(now);
+        }
         Ok(())
     }
 
@@ -459,7 +505,7 @@ impl Session {
         };
         let owed = self.inbound.next() - self.acks.told;
         self.acks.due |= owed >= bytes;
-        if owed > 0 && (self.acks.at.is_none() || self.role == Role::Client) {
+        if self.acks.at.is_none() || self.role == Role::Client {
             // The client waits for quiet, the bridge no longer than that from the first byte.
             self.acks.at = Some(now + delay);
         }
@@ -473,6 +519,7 @@ impl Session {
         if self.log.acknowledge(position) {
             self.next_send = self.next_send.max(position);
             self.pace.acknowledged(position, now);
+            self.carriers.settle(self.inbound.next(), self.log.start());
             self.settle_end();
         }
         Ok(())
@@ -483,78 +530,6 @@ impl Session {
         if let Some(round_trip) = self.pace.round_trip() {
             self.streams.tick(now, round_trip);
         }
-    }
-
-    // --- time ---------------------------------------------------------------------------------------------------
-
-    /// When to call [`on_timer`](Self::on_timer).
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        if self.ended.is_some() {
-            return None;
-        }
-        let need = if self.role == Role::Client { self.need_at() } else { None };
-        let need = need.filter(|at| *at > self.pace.looked());
-        let ack = self.acks.at.filter(|_| !self.acks.due);
-        [need, ack, self.carriers.drained_by()].into_iter().flatten().min()
-    }
-
-    /// Time has passed.
-    pub fn on_timer(&mut self, now: Instant) {
-        self.pace.look(now);
-        self.acks.due |= self.acks.at.is_some_and(|at| at <= now) && self.acks.told < self.inbound.next();
-        self.acks.at = self.acks.at.filter(|at| *at > now);
-        self.carriers.on_timer(now);
-    }
-
-    /// Client: why somebody should make a carrier now, if so.
-    #[must_use]
-    pub fn need(&self, now: Instant) -> Option<Need> {
-        let (need, at) = self.coming_need()?;
-        (at <= now).then_some(need)
-    }
-
-    fn need_at(&self) -> Option<Instant> {
-        self.coming_need().map(|(_, at)| at)
-    }
-
-    /// The next need there will be if nothing happens, and when.
-    fn coming_need(&self) -> Option<(Need, Instant)> {
-        if self.role == Role::Bridge
-            || self.ended.is_some()
-            || self.secret.is_none()
-            || self.carriers.asking()
-        {
-            return None;
-        }
-        let waits = !self.log.is_empty() || self.pace.expecting();
-        let (need, at) = match self.carriers.detached() {
-            Some(since) if !self.log.is_empty() || self.streams.wants_to_send() => (Need::Use, since),
-            Some(since) if self.streams.open_streams() > 0 => (Need::Look, since + self.pace.poll()?),
-            Some(_) => return None,
-            None => {
-                let stall = waits.then(|| (Need::Stalled, self.pace.stalled_at()));
-                let replace = self.carriers.replace_at();
-                let stripe = self.carriers.wants_more(self.profile.stripes);
-                [stall, replace, stripe].into_iter().flatten().min_by_key(|(_, at)| *at)?
-            }
-        };
-        Some((need, at.max(self.pace.budget_at())))
-    }
-
-    /// How the carrier that was needed should join.
-    #[must_use]
-    pub fn mode_for(&self, need: Need) -> Mode {
-        match need {
-            Need::Use | Need::Look | Need::Stalled => Mode::Replace,
-            Need::Age | Need::Volume | Need::GoingAway if self.profile.stripes <= 1 => Mode::Gently,
-            _ => Mode::Striped(self.profile.stripes.clamp(2, MAX_STRIPES)),
-        }
-    }
-
-    /// Client: somebody begins to make a carrier, for this reason.
-    pub fn dialled(&mut self, need: Option<Need>, now: Instant) {
-        self.pace.dialled(need, now);
     }
 
     /// Bytes allocated for what is on its way.
@@ -576,6 +551,18 @@ impl fmt::Debug for Session {
         f.debug_struct("Session")
             .field("role", &self.role)
             .field("ended", &self.ended)
+            .field("finishing", &self.finishing)
+            .field("acknowledged", &self.log.start())
+            .field("next_send", &self.next_send)
+            .field("sent", &self.log.end())
+            .field("received", &self.inbound.next())
+            .field("acks", &self.acks)
+            .field("carriers", &self.carriers)
+            .field("pace", &self.pace)
+            .field("unsent", &self.streams.unsent())
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,11 +140,13 @@ impl Pace {
         self.expecting
     }
 
-    /// Fresh bytes up to `end` went out. Where nothing was `waited` for before, the wait begins.
-    pub(super) fn sent(&mut self, end: u64, waited: bool, now: Instant) {
-        if !waited && !self.expecting {
-            self.progress = self.progress.max(now);
-        }
+    /// The wait for something begins.
+    pub(super) fn waits(&mut self, now: Instant) {
+        self.progress = self.progress.max(now);
+    }
+
+    /// Fresh bytes up to `end` were sent.
+    pub(super) fn sent(&mut self, end: u64, now: Instant) {
         self.sample.get_or_insert((end, now));
     }
 

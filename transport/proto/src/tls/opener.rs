@@ -41,6 +41,11 @@ impl Opener {
         self.0.next_index = self.0.next_index.wrapping_add(records);
     }
 
+    /// Awaits the record of this index, under the same secret.
+    pub(crate) fn go_to(&mut self, index: u64) {
+        self.0.next_index = index;
+    }
+
     /// Goes on under the next generation of the secret: call it right after a KeyUpdate message was opened
     /// (RFC 8446, section 4.6.3).
     pub fn key_update(&mut self) {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use qnet_proto::Ended;
+use qnet_proto::bridge::DecoyFacts;
 use qnet_proto::carrier::{Close, Event};
 
 use crate::decoy::{Ending, Manner};
@@ -299,4 +300,28 @@ fn an_idle_client_asks_for_no_time() {
         assert!(client.held() < 40_000, "{}", client.held());
     });
     assert!(!world.client_events.iter().any(|e| matches!(e, Event::Ended(_))));
+}
+
+/// What comes down is withheld for longer than the decoy bears silence, while the client uploads: little at a time, or all that
+/// its credit allows.
+#[test]
+fn an_upload_survives_a_silent_bridge() {
+    for (size, pause) in [(1_000, 500), (300_000, 500), (3_000_000, 60_000)] {
+        let idle = Duration::from_secs(5);
+        let manner = Manner { idle: Some(idle), ..Manner::default() };
+        let facts = DecoyFacts { idle_limit: Some(idle), ..DecoyFacts::default() };
+        let mut world = World::new(Options { manner, facts, ..Options::default() });
+        world.run_through();
+        world.hold(Down, true);
+        let held = world.now;
+        while world.now < held + Duration::from_secs(16) {
+            world.client_user.add(Plan { up: size, down: 10 });
+            world.bridge_user.add(Plan { up: size, down: 10 });
+            let left = held + Duration::from_secs(16) - world.now;
+            world.run_for(Duration::from_millis(pause).min(left));
+        }
+        assert_eq!(world.decoy.ending, None, "{size} every {pause} ms");
+        world.hold(Down, false);
+        world.run_through();
+    }
 }

@@ -288,7 +288,7 @@ impl Decoy {
     }
 
     /// Things a server may ask of its client.
-    fn ask(&mut self, ping: bool, key_update: bool) {
+    pub(crate) fn ask(&mut self, ping: bool, key_update: bool) {
         if ping {
             let mut ping = Vec::new();
             frame(PING, 0, 0, &[9; 8], &mut ping);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use qnet_proto::Ended;
-use qnet_proto::carrier::Close;
+use qnet_proto::bridge::DecoyFacts;
+use qnet_proto::carrier::{Close, Event};
 use qnet_proto::knock::Field;
 use qnet_proto::tls::Suite;
 
@@ -125,4 +126,33 @@ fn a_busy_tunnel_outlives_the_decoys_idle_limit() {
     }
     assert_eq!(world.decoy.ending, None);
     assert!(world.decoy.requests > requests + 20);
+}
+
+#[test]
+fn the_end_of_the_decoys_lifetime_is_announced_to_quiet_tunnels_too() {
+    for busy in [true, false] {
+        let facts = DecoyFacts { lifetime: Some(Duration::from_secs(100)), ..DecoyFacts::default() };
+        let mut world = World::new(Options { facts, ..Options::default() });
+        world.run_through();
+        while busy && world.now < world.begun + Duration::from_secs(80) {
+            world.run_for(Duration::from_secs(3));
+            let plan = Plan { up: 100, down: 100 };
+            world.client_user.add(plan);
+            world.bridge_user.add(plan);
+            world.run_through();
+        }
+        // A tenth before the end, as old as the connection then is.
+        let begun = world.begun;
+        for (until, expected) in [(Duration::from_millis(89_900), false), (Duration::from_secs(91), true)] {
+            let left = until.saturating_sub(world.now - begun);
+            world.run_for(left);
+            assert_eq!(
+                world.client_events.contains(&Event::GoingAway),
+                expected,
+                "busy {busy}, after {until:?}"
+            );
+        }
+        assert!(world.bridge_events.contains(&Event::GoingAway));
+        assert_eq!((world.client_end(), world.bridge_end()), (None, None));
+    }
 }

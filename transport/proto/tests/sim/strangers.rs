@@ -318,6 +318,32 @@ fn a_key_update_of_the_decoys_in_the_load_is_followed() {
     }
 }
 
+/// Messages 1 and 2, message 3 and HANDOVER take 60 ms from the proof on; the bridge's own first PING comes after them.
+#[test]
+fn a_key_update_of_the_decoys_in_the_inner_handshake_is_followed() {
+    for after in (0..90).step_by(5) {
+        for times in 1..=2 {
+            let mut world = World::new(Options::default());
+            assert!(world.run(Duration::from_secs(30), World::proved));
+            world.run_for(Duration::from_millis(after));
+            for _ in 0..times {
+                world.with_decoy(|decoy| decoy.ask(true, true));
+            }
+            world.run_through();
+            for _ in 0..3 {
+                world.run_for(Duration::from_secs(3));
+                world.client_user.add(crate::user::Plan { up: 10, down: 10 });
+                world.bridge_user.add(crate::user::Plan { up: 10, down: 10 });
+                world.run_through();
+            }
+            world.run_for(Duration::from_secs(1));
+            let told = (world.client_end(), world.bridge_end(), world.decoy.ending);
+            assert_eq!(told, (None, None, None), "{times} after {after} ms");
+            assert_eq!(world.decoy.secrets_updated, times, "{times} after {after} ms");
+        }
+    }
+}
+
 #[test]
 fn the_facts_of_a_decoy_with_few_requests_are_kept_to() {
     let facts =

@@ -137,3 +137,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn no_name_or_address_gets_into_an_error() {
+    let said = |word: &str| BridgeLineError::Unknown(word.to_owned()).to_string();
+    assert!(said("iat-mode").starts_with("`iat-mode` is unknown"));
+    for word in ["www.example.com", "192.0.2.7", "2001:db8::7", &"k".repeat(43)] {
+        assert!(said(word).starts_with("an argument of the line is unknown"), "{word}");
+    }
+}
