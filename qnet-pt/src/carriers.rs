@@ -143,6 +143,7 @@ pub(crate) fn listen(
         invited: Vec::new(),
         connect: directly(settings),
         profile: qnet_transport::Profile::default(),
+        sessions: qnet_transport::bridge::Sessions::default(),
     };
     Listener::bind(config).map_err(|error| listen_message(bind, &error))
 }
@@ -161,6 +162,7 @@ pub(crate) fn listen_websocket(
         site: options.site,
         connect: directly(settings),
         profile: qnet_transport::Profile::default(),
+        sessions: qnet_transport::bridge::Sessions::default(),
     };
     Listener::bind_websocket(config).map_err(|error| listen_message(bind, &error))
 }

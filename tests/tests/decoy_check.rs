@@ -319,6 +319,7 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
                 invited: Vec::new(),
                 connect: Connect::default(),
                 profile: qnet_transport::Profile::default(),
+                sessions: qnet_transport::bridge::Sessions::default(),
             })?)
         };
         let roots = Roots::with(Some(&decoy.certificates().ca), None)?;

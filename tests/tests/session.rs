@@ -10,7 +10,7 @@ use qnet_tests::support::censor::{Censor, Manner};
 use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
 use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::tunnel::runtime;
-use qnet_transport::bridge::{BridgeConfig, Listener};
+use qnet_transport::bridge::{BridgeConfig, Listener, Sessions};
 use qnet_transport::client::{Dialer, DialerConfig};
 use qnet_transport::connect::Connect;
 use qnet_transport::tls::Roots;
@@ -32,6 +32,7 @@ fn unhurried() -> Profile {
 /// A bridge, what stands before it, and who dials.
 struct Stage {
     decoy: Decoy,
+    sessions: Sessions,
     censor: Censor,
     dialer: Dialer,
     line: BridgeLine,
@@ -42,7 +43,7 @@ fn identity() -> IdentityKey {
 }
 
 /// A bridge each of whose streams first gives as many bytes as the eight it begins with say, then all that it was given.
-async fn serve(decoy: &Decoy) -> Result<SocketAddr> {
+async fn serve(decoy: &Decoy, sessions: Sessions) -> Result<SocketAddr> {
     let mut listener = Listener::bind(BridgeConfig {
         listen: "127.0.0.1:0".parse()?,
         identity: identity(),
@@ -51,6 +52,7 @@ async fn serve(decoy: &Decoy) -> Result<SocketAddr> {
         invited: Vec::new(),
         connect: Connect::default(),
         profile: Profile::default(),
+        sessions,
     })?;
     let address = listener.local_addr();
     tokio::spawn(async move {
@@ -82,11 +84,12 @@ fn pattern(from: usize, count: usize) -> Vec<u8> {
 impl Stage {
     async fn new(options: Options, manner: Manner, profile: Profile) -> Result<Self> {
         let decoy = Decoy::start(Server::Nginx, options)?;
-        let censor = Censor::start(serve(&decoy).await?, manner).await?;
+        let sessions = Sessions::default();
+        let censor = Censor::start(serve(&decoy, sessions.clone()).await?, manner).await?;
         let dialer = dialer(&decoy, profile, "/")?;
         let (address, key) = (censor.address(), identity().public());
         let line = format!("qnet {address} key={key} sni={NAME}").parse()?;
-        Ok(Self { decoy, censor, dialer, line })
+        Ok(Self { decoy, sessions, censor, dialer, line })
     }
 
     /// Lets the client load another page.
@@ -287,6 +290,28 @@ fn two_carriers_share_the_work() -> Result<()> {
     })
 }
 
+/// An address that is blocked, and another of the same bridge.
+#[test]
+fn a_session_goes_on_at_another_address() -> Result<()> {
+    staged("a_session_goes_on_at_another_address", || async {
+        let stage = Stage::new(Options::default(), Manner::default(), unhurried()).await?;
+        let other = serve(&stage.decoy, stage.sessions.clone()).await?;
+        let second: BridgeLine = format!("qnet {other} key={} sni={NAME}", identity().public()).parse()?;
+        let tunnel = stage.dialer.dial_any(&[stage.line.clone(), second.clone()]).await?;
+        let mut stream = tunnel.open()?;
+        download(&mut stream, 1_000_000).await?;
+        stage.censor.set_target("127.0.0.1:9".parse()?);
+        let _ = stage.censor.cut();
+        stream.write_all(&pattern(0, 1_000_000)).await?;
+        expect(&mut stream, 1_000_000).await?;
+        // The first address works no more: a dial takes the second at once.
+        download(&mut stage.dialer.dial_any(&[stage.line.clone(), second]).await?.open()?, 1_000).await?;
+        let nobody = stage.dialer.dial_any(&[]).await.err().context("a tunnel to nobody")?;
+        ensure!(nobody.to_string().contains("one bridge's lines"), "{nobody}");
+        Ok(())
+    })
+}
+
 #[test]
 fn a_bridge_that_was_started_anew_says_that_it_forgot() -> Result<()> {
     staged("a_bridge_that_was_started_anew_says_that_it_forgot", || async {
@@ -296,7 +321,7 @@ fn a_bridge_that_was_started_anew_says_that_it_forgot() -> Result<()> {
         let mut stream = tunnel.open()?;
         download(&mut stream, 1_000).await?;
         // Another process, as far as anybody can tell: the same key at the same address, and no session.
-        stage.censor.set_target(serve(&stage.decoy).await?);
+        stage.censor.set_target(serve(&stage.decoy, Sessions::default()).await?);
         let _ = stage.censor.cut();
         stream.write_all(b"anybody?").await?;
         let heard = timeout(Duration::from_secs(20), stream.read(&mut [0; 1])).await?;
@@ -336,6 +361,7 @@ fn the_bridge_hears_of_a_users_end_at_once() -> Result<()> {
             invited: Vec::new(),
             connect: Connect::default(),
             profile: Profile::default(),
+            sessions: Sessions::default(),
         })?;
         let roots = Roots::with(Some(&decoy.certificates().ca), None)?;
         let line = format!("qnet {} key={} sni={NAME}", listener.local_addr(), identity().public());

@@ -12,7 +12,7 @@ use qnet_proto::{
     bridge::{Bridge, BridgeConfig as Core, DecoyFacts},
     carrier::Close,
     knock::KnockedTokens,
-    session::{Profile, SessionId, Sessions, SharedSession, lock},
+    session::{Profile, SessionId, SharedSession, SharedSessions, lock, lock_sessions},
     websocket as protocol,
 };
 use qnet_wire::{key::IdentityKey, name::ServerName, url::WebsocketUrl};
@@ -69,6 +69,8 @@ pub struct BridgeConfig {
     pub connect: Connect,
     /// How sessions behave.
     pub profile: Profile,
+    /// Its sessions; the same as another listener's of the same bridge where their carriers may follow each other.
+    pub sessions: Sessions,
 }
 
 /// What a bridge behind a web server or a CDN needs, which ends TLS.
@@ -85,6 +87,8 @@ pub struct WebsocketBridgeConfig {
     pub connect: Connect,
     /// How sessions behave.
     pub profile: Profile,
+    /// Its sessions; the same as another listener's of the same bridge where their carriers may follow each other.
+    pub sessions: Sessions,
 }
 
 /// A stream a client opened.
@@ -121,7 +125,31 @@ struct Common {
     trouble: watch::Sender<Option<String>>,
     incoming: mpsc::Sender<Incoming>,
     slots: Arc<Semaphore>,
-    users: Mutex<Users>,
+    sessions: Sessions,
+}
+
+/// The sessions of one bridge. Clones are the same sessions, for several listeners under one key: other addresses, other covers.
+#[derive(Clone, Default)]
+pub struct Sessions {
+    known: SharedSessions,
+    users: Arc<Mutex<Users>>,
+}
+
+impl Sessions {
+    fn users(&self) -> MutexGuard<'_, Users> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends those that were without a carrier for too long.
+    fn expire(&self) {
+        let ended = lock_sessions(&self.known).expire(now());
+        for id in ended {
+            let shared = self.users().of.remove(&id).and_then(|shared| shared.upgrade());
+            if let Some(shared) = shared {
+                shared.wake_all();
+            }
+        }
+    }
 }
 
 /// What users share of each session, for its next carrier to find. Entries nobody holds are cleared as the map grows.
@@ -172,11 +200,11 @@ impl Listener {
             invited: config.invited,
             facts: RwLock::new(DecoyFacts::default()),
             knocked: Mutex::new(KnockedTokens::new(REMEMBERED)),
-            sessions: Mutex::new(Sessions::new()),
+            sessions: Arc::clone(&config.sessions.known),
             profile: config.profile,
         };
         let cover = Cover::Mirror { core: Arc::new(core), decoy: config.decoy };
-        Self::listen(config.listen, cover, config.connect)
+        Self::listen(config.listen, cover, config.connect, config.sessions)
     }
 
     /// Binds and begins to serve behind a web server.
@@ -188,14 +216,14 @@ impl Listener {
         let core = protocol::BridgeConfig {
             identity: config.identity,
             url: config.url,
-            sessions: Mutex::new(Sessions::new()),
+            sessions: Arc::clone(&config.sessions.known),
             profile: config.profile,
         };
         let cover = Cover::Websocket { core: Arc::new(core), site: config.site };
-        Self::listen(config.listen, cover, config.connect)
+        Self::listen(config.listen, cover, config.connect, config.sessions)
     }
 
-    fn listen(address: SocketAddr, cover: Cover, connect: Connect) -> io::Result<Self> {
+    fn listen(address: SocketAddr, cover: Cover, connect: Connect, sessions: Sessions) -> io::Result<Self> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -213,7 +241,7 @@ impl Listener {
             trouble: watch::Sender::new(None),
             incoming: sender,
             slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            users: Mutex::default(),
+            sessions,
         });
         tokio::spawn(expire(Arc::downgrade(&common)));
         let task = tokio::spawn(serve(listener, Arc::clone(&common)));
@@ -331,14 +359,6 @@ impl Drop for Listener {
 }
 
 impl Common {
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        let sessions = match &self.cover {
-            Cover::Mirror { core, .. } => &core.sessions,
-            Cover::Websocket { core, .. } => &core.sessions,
-        };
-        sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The decoy, or the site behind a websocket bridge.
     async fn reach(&self, address: SocketAddr) -> Option<TcpStream> {
         let reached = self.connect.connect_directly(address, Hop::Decoy, DECOY_CONNECT_LIMIT).await;
@@ -362,10 +382,6 @@ impl Common {
             *known = trouble;
             news
         });
-    }
-
-    fn users(&self) -> MutexGuard<'_, Users> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -452,13 +468,7 @@ async fn expire(common: Weak<Common>) {
     loop {
         tokio::time::sleep(EXPIRE_EVERY).await;
         let Some(common) = common.upgrade() else { return };
-        let ended = common.sessions().expire(now());
-        for id in ended {
-            let shared = common.users().of.remove(&id).and_then(|shared| shared.upgrade());
-            if let Some(shared) = shared {
-                shared.wake_all();
-            }
-        }
+        common.sessions.expire();
     }
 }
 
@@ -481,7 +491,7 @@ impl Host for BridgeHost {
 
     fn shared(&mut self, session: &SharedSession, established: bool) -> Arc<Shared> {
         if established {
-            return self.common.users().find(session, self.own.take());
+            return self.common.sessions.users().find(session, self.own.take());
         }
         let shared = Shared::new(Arc::clone(session));
         self.own = Some(Arc::clone(&shared));

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -114,6 +117,9 @@ pub enum DialError {
     /// The page load before the websocket, or its opening, failed.
     #[error(transparent)]
     Websocket(#[from] WebsocketError),
+    /// No line, or lines of several bridges.
+    #[error("one bridge's lines are needed, all with the same key")]
+    Lines,
     /// It took too long.
     #[error("no tunnel after {} seconds: the network is very slow, or something on it drops this connection", DIAL_LIMIT.as_secs())]
     TimedOut,
@@ -140,6 +146,7 @@ impl DialError {
             Self::Tunnel(why) => why.kind(),
             Self::Websocket(error) => error.kind(),
             Self::TimedOut => Kind::Network,
+            Self::Lines => Kind::Misuse,
             Self::Seed(_) => Kind::Local,
         }
     }
@@ -153,7 +160,7 @@ impl DialError {
             Self::Tunnel(why) => why.retry(),
             Self::Websocket(error) => error.retry(),
             Self::TimedOut => Retry::Later,
-            Self::Seed(_) => Retry::Never,
+            Self::Lines | Self::Seed(_) => Retry::Never,
         }
     }
 }
@@ -175,17 +182,38 @@ impl Dialer {
     ///
     /// See [`DialError`].
     pub async fn dial(&self, line: &BridgeLine) -> Result<Tunnel, DialError> {
+        self.dial_any(std::slice::from_ref(line)).await
+    }
+
+    /// The same where one bridge, of one key, has several lines: other addresses, other covers. The first that can be reached
+    /// begins; when a carrier fails or stands still the session goes on over the next.
+    ///
+    /// # Errors
+    ///
+    /// See [`DialError`]; of the last line, if all fail.
+    pub async fn dial_any(&self, lines: &[BridgeLine]) -> Result<Tunnel, DialError> {
+        let key = lines.first().map(|line| line.key).filter(|key| lines.iter().all(|line| line.key == *key));
+        if key.is_none() {
+            return Err(DialError::Lines);
+        }
         let mut rng = ChaCha20Rng::from_seed(seed()?);
         let session = Session::new(Role::Client, self.config.profile.clone(), now());
         let keeper = Keeper {
             dialer: self.clone(),
-            line: line.clone(),
+            lines: lines.to_vec(),
+            present: AtomicUsize::new(0),
             key: IdentityKey::generate(&mut rng),
             shared: Shared::new(Arc::new(Mutex::new(session))),
             known: websocket::Known::default(),
         };
         keeper.shared.session().dialled(None, now());
-        keeper.carry(Mode::Replace, false).await?;
+        let mut outcome = keeper.carry(Mode::Replace, false).await;
+        for _ in lines.iter().skip(1) {
+            if outcome.is_err() {
+                outcome = keeper.carry(Mode::Replace, false).await;
+            }
+        }
+        outcome?;
         let tunnel = Tunnel::new(Arc::clone(&keeper.shared));
         tokio::spawn(keeper.keep(rng));
         Ok(tunnel)
@@ -214,7 +242,10 @@ type BoxedCarrier = Box<dyn Carrier + Send>;
 /// Makes the carriers of one session, one after another.
 struct Keeper {
     dialer: Dialer,
-    line: BridgeLine,
+    /// The bridge's, at least one.
+    lines: Vec<BridgeLine>,
+    /// Which of them is used.
+    present: AtomicUsize,
     /// The client's static key in this session.
     key: IdentityKey,
     shared: Arc<Shared>,
@@ -223,8 +254,26 @@ struct Keeper {
 }
 
 impl Keeper {
+    fn line(&self) -> &BridgeLine {
+        let at = self.present.load(Ordering::Relaxed) % self.lines.len();
+        &self.lines[at]
+    }
+
+    /// Takes the next line from now on.
+    fn turn(&self) {
+        self.present.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// One carrier more, as far as the bridge's proof or, where `up`, until it carries the session.
     async fn carry(&self, mode: Mode, up: bool) -> Result<(), DialError> {
+        let outcome = self.try_line(mode, up).await;
+        if outcome.is_err() {
+            self.turn();
+        }
+        outcome
+    }
+
+    async fn try_line(&self, mode: Mode, up: bool) -> Result<(), DialError> {
         let limit = Instant::now() + DIAL_LIMIT;
         // Boxed: what it needs while it runs would otherwise stay in its caller for as long as that lives.
         let begun = timeout_at(limit, Box::pin(self.begin(mode))).await;
@@ -247,7 +296,7 @@ impl Keeper {
         // Without a proof the carrier goes on as a page left open, where it has not ended.
         let kept = fate.send(if outcome.is_ok() { Fate::Keep } else { Fate::LeaveOpen });
         if let Err(DialError::Tunnel(Ended::NoProof)) = outcome {
-            self.dialer.try_other_field(&self.line.key);
+            self.dialer.try_other_field(&self.line().key);
         }
         // Where the carrier's task is gone, the carrier has ended, and the session knows.
         kept.ok();
@@ -260,7 +309,7 @@ impl Keeper {
         mode: Mode,
     ) -> Result<(watch::Receiver<Progress>, oneshot::Sender<Fate>), DialError> {
         let mut rng = ChaCha20Rng::from_seed(seed()?);
-        let (core, tcp) = match &self.line.cover {
+        let (core, tcp) = match &self.line().cover {
             Cover::Mirror(names) => self.mirror(names, mode, &mut rng).await?,
             Cover::Websocket(url) => self.websocket(url, mode, &mut rng).await?,
         };
@@ -281,8 +330,8 @@ impl Keeper {
         let config = &self.dialer.config;
         let pick = rng.next_u32() as usize % names.len().max(1);
         let Some(name) = names.get(pick) else { return Err(DialError::Tunnel(Ended::Internal)) };
-        let mut tcp = config.connect.connect_within(self.line.address, CONNECT_LIMIT).await?;
-        let offer = token::offer(rng, &self.line.key, name, aes_hardware());
+        let mut tcp = config.connect.connect_within(self.line().address, CONNECT_LIMIT).await?;
+        let offer = token::offer(rng, &self.line().key, name, aes_hardware());
         let done = handshake(&mut tcp, &offer, name, &config.roots).await?;
         let start = self.start(name, mode, offer.token, done, rng);
         Ok((Box::new(Client::new(start, now())), tcp))
@@ -296,11 +345,11 @@ impl Keeper {
         rng: &mut ChaCha20Rng,
     ) -> Result<(BoxedCarrier, TcpStream), DialError> {
         let Opened { tcp, tls, channel, round_trip, page } =
-            websocket::open(&self.dialer.config, self.line.address, url, &self.known, rng).await?;
+            websocket::open(&self.dialer.config, self.line().address, url, &self.known, rng).await?;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let start = protocol::Start {
-            bridge: self.line.key,
+            bridge: self.line().key,
             url: url.clone(),
             client_key: self.key.clone(),
             session: Arc::clone(self.shared.handle()),
@@ -326,7 +375,7 @@ impl Keeper {
         rng.fill_bytes(&mut seed);
         let config = &self.dialer.config;
         Start {
-            bridge: self.line.key,
+            bridge: self.line().key,
             client_key: self.key.clone(),
             invited: false,
             session: Arc::clone(self.shared.handle()),
@@ -343,7 +392,7 @@ impl Keeper {
             unread: done.unread,
             name: name.clone(),
             path: config.path.clone(),
-            field: self.dialer.field(&self.line.key),
+            field: self.dialer.field(&self.line().key),
             early_data: config.early_data,
             aes_hardware: aes_hardware(),
             round_trip: done.round_trip,
@@ -382,6 +431,9 @@ impl Keeper {
         let mut session = self.shared.session();
         tracing::debug!("a session makes a new connection: {need}");
         session.dialled(Some(need), now());
+        if need == Need::Stalled {
+            self.turn();
+        }
         session.mode_for(need)
     }
 

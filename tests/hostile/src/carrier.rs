@@ -11,7 +11,7 @@ use qnet_proto::carrier::{Carrier, Close, Event, Side};
 use qnet_proto::client::{Client, Start};
 use qnet_proto::knock::{Field, KnockedTokens};
 use qnet_proto::mux::Role;
-use qnet_proto::session::{Mode, Profile, Session, Sessions};
+use qnet_proto::session::{Mode, Profile, Session, SharedSessions};
 use qnet_proto::tls::{Sealer, Secret, Suite};
 use qnet_proto::token::Token;
 use qnet_wire::key::IdentityKey;
@@ -166,7 +166,7 @@ pub fn bridge(data: &[u8]) {
         invited: Vec::new(),
         facts: RwLock::new(DecoyFacts::default()),
         knocked: Mutex::new(KnockedTokens::new(16)),
-        sessions: Mutex::new(Sessions::new()),
+        sessions: SharedSessions::default(),
         profile: Profile::default(),
     };
     let now = Instant::now();

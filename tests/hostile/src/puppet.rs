@@ -16,7 +16,7 @@ use qnet_proto::noise::{
     prologue,
 };
 use qnet_proto::record::{Cipher, RecordOpener, RecordSealer};
-use qnet_proto::session::{Mode, Profile, Session, Sessions};
+use qnet_proto::session::{Mode, Profile, Session, SharedSessions};
 use qnet_proto::tls::{Sealer, Secret, Suite};
 use qnet_proto::token::Token;
 use qnet_wire::key::IdentityKey;
@@ -201,7 +201,7 @@ impl PuppetClient {
             invited: script.invited.clone(),
             facts: RwLock::new(DecoyFacts::default()),
             knocked: Mutex::new(KnockedTokens::new(10)),
-            sessions: Mutex::new(Sessions::new()),
+            sessions: SharedSessions::default(),
             profile: Profile::default(),
         };
         let mut puppet = Self {

@@ -13,7 +13,7 @@ use qnet_proto::noise::{
     Initiator, MESSAGE1_MAX, MESSAGE2_LEN, MESSAGE3_LEN, MessageReader, Responder, framed,
 };
 use qnet_proto::record::{Cipher, DirectionSecret, RecordOpener, RecordSealer};
-use qnet_proto::session::{Mode, Profile, Session, Sessions, SharedSession, lock};
+use qnet_proto::session::{Mode, Profile, Session, SharedSession, SharedSessions, lock};
 use qnet_proto::websocket::{Accept, Bridge, BridgeConfig, Channel, Client, Server, Start, Verdict};
 use qnet_wire::key::IdentityKey;
 use qnet_wire::url::WebsocketUrl;
@@ -194,7 +194,7 @@ pub fn bridge(data: &[u8]) {
     let config = BridgeConfig {
         identity: identity(),
         url: url(),
-        sessions: Mutex::new(Sessions::new()),
+        sessions: SharedSessions::default(),
         profile: Profile::default(),
     };
     let mut bridge = Bridge::new(Arc::new(config), b"", b"", [3; 32], now);

@@ -42,6 +42,7 @@ pub async fn echo_bridge_before(decoy: SocketAddr, name: &str) -> Result<(Socket
         invited: Vec::new(),
         connect: Connect::default(),
         profile: qnet_transport::Profile::default(),
+        sessions: qnet_transport::bridge::Sessions::default(),
     })?;
     let address = listener.local_addr();
     tokio::spawn(echo_all(listener));
@@ -86,6 +87,7 @@ pub fn echo_websocket(server: front::Server, path: &str, idle: Duration) -> Resu
         site: front.site(),
         connect: Connect::default(),
         profile: qnet_transport::Profile::default(),
+        sessions: qnet_transport::bridge::Sessions::default(),
     })?;
     tokio::spawn(echo_all(listener));
     let line = format!("qnet {} key={key} url={url}", front.address()).parse()?;

@@ -15,11 +15,11 @@ use anyhow::{Context, Result, bail};
 use qnet_tests::support::decoy::{Decoy, Options, Server};
 use qnet_tests::support::flow::{End, Flow};
 use qnet_tests::support::link::{Link, Trace};
-use qnet_transport::Stream;
 use qnet_transport::bridge::{BridgeConfig, Listener};
 use qnet_transport::client::{Dialer, DialerConfig, Tunnel};
 use qnet_transport::connect::Connect;
 use qnet_transport::tls::Roots;
+use qnet_transport::{Profile, Stream};
 use qnet_wire::bridge_line::BridgeLine;
 use qnet_wire::key::{BridgeKey, IdentityKey};
 use rand_chacha::ChaCha20Rng;
@@ -93,7 +93,8 @@ impl Stage {
             names: vec![decoy.name().parse()?],
             invited: Vec::new(),
             connect: Connect::default(),
-            profile: qnet_transport::Profile::default(),
+            profile: Profile::default(),
+            sessions: qnet_transport::bridge::Sessions::default(),
         })?;
         let bridge = listener.local_addr();
         let front = Link::start(bridge, Duration::ZERO)?;
@@ -123,7 +124,9 @@ impl Stage {
     /// A client that loads `path`.
     pub(crate) fn dialer(&self, path: &str) -> Result<Dialer> {
         let roots = Roots::with(Some(&self.decoy.certificates().ca), None)?;
-        Ok(Dialer::new(DialerConfig { path: path.to_owned(), ..DialerConfig::new(roots) }))
+        // What becomes of one connection is looked at: no other takes its place.
+        let profile = Profile::single();
+        Ok(Dialer::new(DialerConfig { path: path.to_owned(), profile, ..DialerConfig::new(roots) }))
     }
 
     /// A tunnel through `front`, its inner handshake done.

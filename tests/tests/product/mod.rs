@@ -37,6 +37,7 @@ impl Bridge {
             invited: Vec::new(),
             connect: Connect::default(),
             profile: qnet_transport::Profile::default(),
+            sessions: qnet_transport::bridge::Sessions::default(),
         };
         let listener = runtime.block_on(async { Listener::bind(config) })?;
         Ok(Self { listener, runtime, key })

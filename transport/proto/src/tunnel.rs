@@ -13,7 +13,9 @@ use crate::{
     mux::{Role, Violation},
     noise::{self, Established},
     record::{Cipher, DirectionSecret, KeyClock, RecordOpener, RecordSealer},
-    session::{CarrierNumber, CarrierState, Join, Mode, SharedSession, Statics, lock},
+    session::{
+        CarrierNumber, CarrierState, Join, Mode, SharedSession, SharedSessions, Statics, lock, lock_sessions,
+    },
     sizes::{Lengths, control_length},
 };
 
@@ -74,6 +76,8 @@ struct Handshake {
 pub(crate) enum Meant {
     /// Dealt with.
     Done,
+    /// The peer has ended the session.
+    Over,
     /// Keys changed; the record must end here.
     KeysChanged,
     /// The carrier's CLOSE with its code.
@@ -168,8 +172,28 @@ impl Tunnel {
         asked
     }
 
+    /// Bridge: enters the client's new session in the table, or puts this carrier into the one it asks for. Whether it carries
+    /// one now; the client is told.
+    pub(crate) fn begin(&mut self, sessions: &SharedSessions, asked: Option<&Join>, now: Instant) -> bool {
+        let mut sessions = lock_sessions(sessions);
+        match asked {
+            Some(join) => self.admit(sessions.get(&join.id), join, now),
+            None => {
+                sessions.insert(&self.session);
+                true
+            }
+        }
+    }
+
+    /// Bridge: the client has ended the session.
+    pub(crate) fn forget(&self, sessions: &SharedSessions) {
+        if let Some(id) = lock(&self.session).id() {
+            lock_sessions(sessions).remove(id);
+        }
+    }
+
     /// Bridge: this carrier asks to carry `session`, if there is one, instead of a session of its own. Answers it.
-    pub(crate) fn admit(&mut self, session: Option<SharedSession>, join: &Join, now: Instant) -> bool {
+    fn admit(&mut self, session: Option<SharedSession>, join: &Join, now: Instant) -> bool {
         self.place = Place::Outside;
         let admitted = session.zip(self.handshake.as_ref()).and_then(|(session, handshake)| {
             let admitted =
@@ -382,9 +406,10 @@ impl Tunnel {
             Frame::Stream { .. } | Frame::WindowUpdate { .. } | Frame::Close { .. } => {
                 Err(Violation::Misplaced)
             }
-            Frame::Segment { .. } | Frame::Ack { .. } | Frame::End { .. } => match self.place {
+            Frame::Segment { .. } | Frame::Ack { .. } | Frame::End => match self.place {
                 Place::Inside(number) => {
-                    lock(&self.session).on_frame(number, frame, now).map(|()| Meant::Done)
+                    lock(&self.session).on_frame(number, frame, now)?;
+                    Ok(if *frame == Frame::End { Meant::Over } else { Meant::Done })
                 }
                 _ => Err(Violation::Misplaced),
             },

@@ -1,7 +1,7 @@
 //! From the proof on: HTX with the client, TLS with the decoy.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -21,7 +21,7 @@ use crate::{
     noise::{self, AwaitMessage3, MESSAGE1_MAX, MessageReader, Responder, SendMessage2},
     record::{Cipher, MAX_CONTENT, MAX_LENGTH, RecordOpener, RecordSealer},
     scan::{self, APPLICATION_DATA, HEADER_LEN, Head, head, protected_head},
-    session::{Join, Session, Statics, lock},
+    session::{Join, Session, Statics},
     sizes::Lengths,
     tunnel::{ALERT, FRAMES, Meant, NOISE, Tunnel},
 };
@@ -275,13 +275,9 @@ impl Inner {
             };
             match self.tunnel.on_frame(&frame, false, context.now).map_err(|_: Violation| Ended::Violation)? {
                 Meant::Done | Meant::Carrier(_) => {}
+                Meant::Over => self.tunnel.forget(&context.config.sessions),
                 Meant::KeysChanged if rest.next().is_none() => {}
                 Meant::KeysChanged | Meant::Role => return Err(Ended::Violation),
-            }
-            if frame == Frame::End
-                && let Some(id) = lock(self.tunnel.session()).id()
-            {
-                context.config.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
             }
         }
         Ok(())
@@ -305,21 +301,9 @@ impl Inner {
         keeping.catch_up(&missed, self.counts, to_decoy.tail()).ok_or(Ended::Violation)?;
         keeping.find_frames(random, to_decoy.tail());
         if let Phase::Handover(asked) = std::mem::replace(&mut self.phase, Phase::Up(Box::new(keeping))) {
-            self.news.up = self.begin_session(asked, context);
+            self.news.up = self.tunnel.begin(&context.config.sessions, asked.as_deref(), context.now);
         }
         Ok(())
-    }
-
-    /// Enters the client's new session in the table, or puts this carrier into the one it asks for.
-    fn begin_session(&mut self, asked: Option<Box<Join>>, context: &Context<'_>) -> bool {
-        let mut sessions = context.config.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        match asked {
-            Some(join) => self.tunnel.admit(sessions.get(&join.id), &join, context.now),
-            None => {
-                sessions.insert(self.tunnel.session());
-                true
-            }
-        }
     }
 
     /// Only whole TLS records go to the decoy, so that what follows raw begins at a boundary.

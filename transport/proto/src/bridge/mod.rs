@@ -27,7 +27,7 @@ use crate::{
     buffer::{Inbox, Outbox},
     carrier::{Carrier, Close, Event, Side},
     knock::KnockedTokens,
-    session::{Profile, Sessions, SharedSession},
+    session::{Profile, SharedSession, SharedSessions},
 };
 use before::{Answer, Before, Knocked, Seen};
 use decoy::Word;
@@ -76,7 +76,7 @@ pub struct BridgeConfig {
     /// Tokens that knocked.
     pub knocked: Mutex<KnockedTokens>,
     /// The sessions, with a carrier and without.
-    pub sessions: Mutex<Sessions>,
+    pub sessions: SharedSessions,
     /// How sessions behave.
     pub profile: Profile,
 }
@@ -535,7 +535,7 @@ mod tests {
             invited: Vec::new(),
             facts: RwLock::default(),
             knocked: Mutex::new(KnockedTokens::new(8)),
-            sessions: Mutex::default(),
+            sessions: SharedSessions::default(),
             profile: Profile::default(),
         };
         Bridge::new(Arc::new(config), [1; 32])

@@ -282,7 +282,7 @@ impl Inner {
                 return Heard::Fails(Ended::Violation);
             }
             match (self.tunnel.on_frame(&frame, self.first_keys, now), &frame) {
-                (Ok(Meant::Done), _) => {}
+                (Ok(Meant::Done | Meant::Over), _) => {}
                 (Ok(Meant::Role), Frame::Join(answer)) if self.tunnel.joined(answer, now) => {}
                 (Ok(Meant::Role), Frame::Refused) if self.tunnel.refused(now) => {
                     return Heard::Fails(Ended::Forgotten);

@@ -35,7 +35,7 @@ use self::log::Log;
 pub use self::pace::Need;
 use self::pace::Pace;
 pub use self::profile::Profile;
-pub use self::table::Sessions;
+pub use self::table::{Sessions, SharedSessions, lock_sessions};
 use crate::Ended;
 pub use crate::frame::Join;
 use crate::frame::{self, Frame};
@@ -307,6 +307,8 @@ impl Session {
         if self.carriers.any_active() {
             // An acknowledgement may have been lost with it.
             self.acks.due |= self.acks.told > 0;
+        } else if self.role == Role::Client && self.profile.per_minute == 0 {
+            self.fail(Ended::Unreachable);
         }
         self.settle_end();
     }

@@ -13,7 +13,7 @@ pub struct Profile {
     pub volume: RangeInclusive<u64>,
     /// New carriers at once: a page that is opened in a few tabs.
     pub burst: u32,
-    /// New carriers a minute in the long run. A hello of ours never resumes a TLS session, as a browser's often does, so they
+    /// New carriers a minute in the long run; 0: none but the first, with which the session ends. A hello of ours never resumes a TLS session, as a browser's often does, so they
     /// must be few.
     pub per_minute: u32,
     /// How long after its last carrier a session with open streams and nothing to send looks what the bridge has for it;
@@ -26,6 +26,14 @@ pub struct Profile {
     pub give_up: Duration,
     /// Carriers used at once, 1 to [`MAX_STRIPES`](super::MAX_STRIPES): more than one for throughput where packets get lost.
     pub stripes: u8,
+}
+
+impl Profile {
+    /// One carrier, and the session ends with it.
+    #[must_use]
+    pub fn single() -> Self {
+        Self { burst: 1, per_minute: 0, ..Self::default() }
+    }
 }
 
 impl Default for Profile {

@@ -1,7 +1,7 @@
 //! The sessions of a bridge, with a carrier and without.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{SessionId, SharedSession, lock};
@@ -16,6 +16,15 @@ const DETACHED_EMPTY: Duration = Duration::from_secs(2 * 60);
 const MAX_DETACHED: usize = 16_384;
 /// Bytes that sessions without a carrier hold in all.
 const MAX_DETACHED_BYTES: usize = 64 << 20;
+
+/// The sessions of a bridge, shared by all its covers and addresses.
+pub type SharedSessions = Arc<Mutex<Sessions>>;
+
+/// Locks the table. A poisoned lock is taken all the same: no call leaves it half changed. A session may be locked while the
+/// table is, never the other way round.
+pub fn lock_sessions(sessions: &SharedSessions) -> MutexGuard<'_, Sessions> {
+    sessions.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The sessions a bridge knows.
 #[derive(Debug, Default)]

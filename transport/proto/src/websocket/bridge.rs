@@ -1,7 +1,7 @@
 //! The bridge's carrier over an open websocket (docs/protocol.md, section 17).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use qnet_wire::key::IdentityKey;
@@ -17,7 +17,7 @@ use crate::carrier::{Carrier, Close, Event, Side};
 use crate::frame::{Frame, frames};
 use crate::mux::Role;
 use crate::noise::{AwaitMessage3, MESSAGE1_MIN, MESSAGE3_LEN, MessageReader, Responder};
-use crate::session::{Join, Profile, Session, Sessions, SharedSession, Statics};
+use crate::session::{Profile, Session, SharedSession, SharedSessions, Statics};
 use crate::sizes::below;
 use crate::tunnel::{FRAMES, Meant, NOISE, Tunnel};
 
@@ -40,7 +40,7 @@ pub struct BridgeConfig {
     /// Its address, as its line has it.
     pub url: WebsocketUrl,
     /// Sessions whose carriers may come back.
-    pub sessions: Mutex<Sessions>,
+    pub sessions: SharedSessions,
     /// How sessions behave.
     pub profile: Profile,
 }
@@ -301,30 +301,20 @@ fn said(
         if std::mem::take(&mut first) {
             *phase = Phase::Up;
             let joins = if let Frame::Join(join) = &frame { Some(join) } else { None };
-            begin_session(joins, tunnel, config, now);
+            tunnel.begin(&config.sessions, joins, now);
             if joins.is_some() {
                 continue;
             }
         }
         match tunnel.on_frame(&frame, false, now).map_err(|_| Ended::Violation)? {
             Meant::Done => {}
+            Meant::Over => tunnel.forget(&config.sessions),
             Meant::Carrier(_) => tunnel.going_away(now),
             Meant::KeysChanged if rest.next().is_none() => {}
             Meant::KeysChanged | Meant::Role => return Err(Ended::Violation),
         }
     }
     Ok(())
-}
-
-/// Enters the client's new session in the table, or puts this carrier into the one it asks for; says so where it may not.
-fn begin_session(join: Option<&Join>, tunnel: &mut Tunnel, config: &BridgeConfig, now: Instant) {
-    let mut sessions = config.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-    match join {
-        Some(join) => {
-            tunnel.admit(sessions.get(&join.id), join, now);
-        }
-        None => sessions.insert(tunnel.session()),
-    }
 }
 
 impl Carrier for Bridge {

@@ -342,7 +342,7 @@ impl Talk {
             }
             let meant = self.tunnel.on_frame(&frame, self.first_keys, now).map_err(|_| Ended::Violation)?;
             match (meant, &frame) {
-                (Meant::Done, _) => {}
+                (Meant::Done | Meant::Over, _) => {}
                 (Meant::Role, Frame::Join(answer)) if self.tunnel.joined(answer, now) => {}
                 (Meant::Role, Frame::Refused) if self.tunnel.refused(now) => return Err(Ended::Forgotten),
                 (Meant::Carrier(0), _) => {

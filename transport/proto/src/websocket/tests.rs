@@ -12,7 +12,7 @@ use crate::Ended;
 use crate::carrier::{Carrier as _, Close, Event, Side};
 use crate::chrome::CHROME_156;
 use crate::mux::{Read, Role, StreamId};
-use crate::session::{Mode, Profile, Session, Sessions, SharedSession, lock};
+use crate::session::{Mode, Profile, Session, SharedSession, SharedSessions, lock};
 
 #[allow(clippy::disallowed_methods, reason = "a starting point; the tests step time themselves")]
 fn start() -> Instant {
@@ -31,7 +31,7 @@ fn config() -> Arc<BridgeConfig> {
     Arc::new(BridgeConfig {
         identity: identity(),
         url: url(),
-        sessions: Mutex::new(Sessions::new()),
+        sessions: SharedSessions::default(),
         profile: Profile::default(),
     })
 }

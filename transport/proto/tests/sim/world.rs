@@ -10,7 +10,7 @@ use qnet_proto::carrier::{Carrier, Close, Event, Side};
 use qnet_proto::client::{Client, Start};
 use qnet_proto::knock::KnockedTokens;
 use qnet_proto::mux::Role;
-use qnet_proto::session::{Mode, Profile, Session, Sessions, SharedSession};
+use qnet_proto::session::{Mode, Profile, Session, SharedSession, SharedSessions};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
@@ -106,7 +106,7 @@ impl World {
                 invited: options.invited.clone(),
                 facts: RwLock::new(options.facts.clone()),
                 knocked: Mutex::new(KnockedTokens::new(100)),
-                sessions: Mutex::new(Sessions::new()),
+                sessions: SharedSessions::default(),
                 profile: Profile::default(),
             })
         });

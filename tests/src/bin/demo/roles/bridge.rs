@@ -27,6 +27,7 @@ pub(super) async fn run(decoy: SocketAddr, news: SocketAddr) -> Result<()> {
         invited: Vec::new(),
         connect: Connect::default(),
         profile: qnet_transport::Profile::default(),
+        sessions: qnet_transport::bridge::Sessions::default(),
     })?;
     say("key", key)?;
     say("address", listener.local_addr())?;
