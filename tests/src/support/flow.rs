@@ -111,6 +111,12 @@ impl Flow {
         self.end.get_or_insert((end, now.saturating_duration_since(self.started)));
     }
 
+    /// When the connection began: what times count from.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
     /// The bytes, up to a bound of some megabytes.
     #[must_use]
     pub fn raw(&self) -> &[u8] {

@@ -14,20 +14,20 @@ use crate::support::link::{Act, Link, Rule, Way, Which};
 /// How long a reset is waited for after bytes were sent to a side that has ended.
 const RESET_LIMIT: Duration = Duration::from_millis(250);
 
-/// What lies between two records that are spaced: more than a server needs to take up the first.
-const SPACE: Duration = Duration::from_millis(4);
+/// What lies between two records of a client: more than a server needs to take up the first.
+const SPACE: Duration = Duration::from_millis(8);
 
-/// Plays a probe and watches until the connection ends or `limit` is over. Where `spaced`, a client's records arrive one by
-/// one, as on a slower path: servers answer together what arrives together.
+/// Plays a probe and watches until the connection ends or `limit` is over. A client's records arrive one by one, as on a slower
+/// path: of what arrives together a server takes up now more, now less at once, and answers accordingly.
 ///
 /// # Errors
 /// The address cannot be connected to.
-pub fn play(probe: &Probe, address: SocketAddr, limit: Duration, spaced: bool) -> Result<Observation> {
+pub fn play(probe: &Probe, address: SocketAddr, limit: Duration) -> Result<Observation> {
     match &probe.driver {
         Driver::Script(steps) => script(steps, address, limit),
         Driver::Client(client, rules) => {
-            let space = spaced.then(|| Rule::new(Way::Up, Which::From(1), Act::Delay(SPACE)));
-            let rules = rules.iter().cloned().chain(space).collect();
+            let space = Rule::new(Way::Up, Which::From(1), Act::Delay(SPACE));
+            let rules = rules.iter().cloned().chain([space]).collect();
             through_link(client, rules, address, limit)
         }
     }
