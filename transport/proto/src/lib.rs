@@ -18,6 +18,7 @@
 //! | [`frame`] | frames |
 //! | [`mux`] | streams with flow control |
 //! | [`session`] | what outlives carriers: positions, acknowledgements, who carries what |
+//! | [`shape`] | what a carrier's traffic looks like |
 //! | [`client`] | the client's carrier |
 //! | [`bridge`] | the bridge's carrier |
 //! | [`websocket`] | websockets as Chrome opens them, and as a bridge takes them |
@@ -42,6 +43,7 @@ pub mod noise;
 pub mod record;
 mod scan;
 pub mod session;
+pub mod shape;
 mod sizes;
 pub mod tls;
 pub mod token;

@@ -16,6 +16,7 @@ use crate::{
     session::{
         CarrierNumber, CarrierState, Join, Mode, SharedSession, SharedSessions, Statics, lock, lock_sessions,
     },
+    shape::Shaper,
     sizes::{Lengths, control_length},
 };
 
@@ -27,6 +28,8 @@ pub(crate) const NOISE: u8 = 22;
 pub(crate) const ALERT: u8 = 21;
 /// PINGs owed at once. A peer that asks more often than it reads gets the newest answered.
 const MAX_PONGS: usize = 8;
+/// The inner type byte and the tag.
+const OVERHEAD: usize = 17;
 /// Bytes of a KEY_UPDATE frame, kept free at the end of each record.
 const KEY_UPDATE_LEN: usize = 4;
 /// Sealed bytes waiting for the socket above which no more are sealed: enough for a few full records, little enough that
@@ -36,7 +39,10 @@ pub(crate) const BACKLOG: usize = 64 * 1024;
 /// Record layer of one carrier, and the session it carries.
 pub(crate) struct Tunnel {
     session: SharedSession,
+    shaper: Shaper,
     place: Place,
+    /// Streams that the session had when a record was last packed.
+    begun: u64,
     /// What a JOIN is bound to, from message 3 on.
     handshake: Option<Handshake>,
     /// Encoded frames of the carrier's own that wait: JOIN, REFUSED, CLOSE.
@@ -93,10 +99,15 @@ impl Tunnel {
         sealer: RecordSealer,
         opener: RecordOpener,
         max_content: usize,
+        shape: (Role, [u8; 32]),
     ) -> Self {
+        let (role, seed) = shape;
+        let shaper = Shaper::new(lock(&session).shape(), role, seed);
         Self {
             session,
+            shaper,
             place: Place::Outside,
+            begun: 0,
             handshake: None,
             control: Vec::new(),
             sealer,
@@ -337,7 +348,20 @@ impl Tunnel {
             waiting += out.len() - before;
             sealed = true;
         }
+        if sealed && waiting < BACKLOG && self.is_inside() {
+            self.pack_padding(out);
+        }
         sealed
+    }
+
+    /// Lengthens the burst that has just ended, where it is to look like another.
+    fn pack_padding(&mut self, out: &mut Vec<u8>) {
+        while let Some(length) = self.shaper.padding(self.max_content + OVERHEAD) {
+            self.seal_frames(&[Frame::Padding], Some(length), out);
+            if let Some(clock) = &mut self.clock {
+                clock.count(length);
+            }
+        }
     }
 
     fn pack_one(&mut self, out: &mut Vec<u8>, now: Instant) -> bool {
@@ -348,8 +372,16 @@ impl Tunnel {
             Frame::Ping { answer: true, data }.encode(out);
         }
         let room = self.max_content.saturating_sub(out.len() - content + KEY_UPDATE_LEN);
+        let mut last = true;
         if let Place::Inside(number) = self.place {
-            lock(&self.session).pack(number, room, out, now);
+            let mut session = lock(&self.session);
+            let room = self.shaper.room(session.streams().unsent(), room);
+            session.pack(number, room, out, now);
+            last = !session.wants_to_send(number);
+            let begun = session.streams().begun();
+            if std::mem::replace(&mut self.begun, begun) < begun {
+                self.shaper.opened();
+            }
         }
         let len = out.len() - content;
         if len == 0 {
@@ -360,7 +392,9 @@ impl Tunnel {
         if update {
             Frame::KeyUpdate.encode(out);
         }
-        let length = control_length(out.len() - content);
+        let whole = out.len() - content;
+        let length =
+            control_length(whole).or_else(|| self.shaper.length(whole, self.max_content + OVERHEAD, last));
         self.sealer.finish(out, start, FRAMES, length);
         if let Some(clock) = &mut self.clock {
             clock.count(len);
@@ -409,6 +443,9 @@ impl Tunnel {
             Frame::Segment { .. } | Frame::Ack { .. } | Frame::End => match self.place {
                 Place::Inside(number) => {
                     lock(&self.session).on_frame(number, frame, now)?;
+                    if let Frame::Segment { bytes, .. } = frame {
+                        self.shaper.heard(bytes.len());
+                    }
                     Ok(if *frame == Frame::End { Meant::Over } else { Meant::Done })
                 }
                 _ => Err(Violation::Misplaced),

@@ -118,9 +118,11 @@ impl Inner {
             noise::prologue(knock.key.salt(), knock.token.as_bytes(), &knock.record, &out[start..]);
         let responder = Responder::new(rng, &config.identity, &prologue);
         let counts = Counts { up: before.up_protected, down: before.down.protected };
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
         let session = Arc::new(Mutex::new(Session::new(Role::Bridge, config.profile.clone(), now)));
         let mut inner = Self {
-            tunnel: Tunnel::new(session, sealer, opener, LEAST_CONTENT),
+            tunnel: Tunnel::new(session, sealer, opener, LEAST_CONTENT, (Role::Bridge, seed)),
             phase: Phase::One(Box::new(responder)),
             name,
             invited: knock.invited,

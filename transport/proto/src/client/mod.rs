@@ -31,6 +31,7 @@ use crate::{
     buffer::{Inbox, Outbox, Scratch},
     carrier::{Carrier, Close, Event, Side},
     knock::{Field, KnockKey},
+    mux::Role,
     noise::Initiator,
     record::MAX_CONTENT,
     scan::APPLICATION_DATA,
@@ -247,7 +248,10 @@ impl Client {
             statics: Statics { client: self.client_key.public().0, bridge: self.bridge.0 },
             now,
         };
-        let tunnel = Tunnel::new(Arc::clone(&self.session), proof.sealer, proof.opener, MAX_CONTENT);
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let session = Arc::clone(&self.session);
+        let tunnel = Tunnel::new(session, proof.sealer, proof.opener, MAX_CONTENT, (Role::Client, seed));
         let inner = Inner::new(tunnel, initiator, load.tls, load.h2, load.up_lengths, &options);
         self.state = State::Inner(Box::new(inner));
         self.events.push_back(Event::Proved);

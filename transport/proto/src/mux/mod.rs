@@ -396,6 +396,12 @@ impl Mux {
         self.open_ours + self.open_theirs
     }
 
+    /// Streams that were ever opened, by either side.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        (self.next_ours - self.role.first_id()) / 2 + (self.next_theirs - self.role.peer().first_id()) / 2
+    }
+
     /// Bytes held: received and not read, taken and not sent.
     #[must_use]
     pub fn buffered(&self) -> usize {

@@ -41,6 +41,7 @@ pub use crate::frame::Join;
 use crate::frame::{self, Frame};
 use crate::mux::{Mux, Role, Violation};
 use crate::noise::Established;
+use crate::shape::Shape;
 
 /// Bytes sent and not acknowledged, at most: what a path of 100 Mbit/s and 300 ms holds.
 pub const MAX_UNACKED: usize = 4 << 20;
@@ -135,6 +136,12 @@ impl Session {
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
         self.secret.as_ref().map(Secret::id)
+    }
+
+    /// What its carriers' traffic looks like.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.profile.shape
     }
 
     /// Its streams.

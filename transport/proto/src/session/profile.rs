@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::shape::Shape;
+
 /// How a session treats its carriers and acknowledges. All of it is one side's own business: nothing here has to agree with
 /// the peer's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct Profile {
     /// How long new carriers may fail before a session that needs one is given up. Whoever uses it should learn that the bridge
     /// is gone, and may know another; a change of network or a short outage is over sooner.
     pub give_up: Duration,
+    /// What carriers' traffic looks like.
+    pub shape: Shape,
     /// Carriers used at once, 1 to [`MAX_STRIPES`](super::MAX_STRIPES): more than one for throughput where packets get lost.
     pub stripes: u8,
 }
@@ -46,6 +50,7 @@ impl Default for Profile {
             poll: Some(Duration::from_secs(60)),
             poll_most: Duration::from_secs(15 * 60),
             give_up: Duration::from_secs(2 * 60),
+            shape: Shape::default(),
             stripes: 1,
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use qnet_wire::key::IdentityKey;
 use qnet_wire::url::WebsocketUrl;
 use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::SeedableRng as _;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use super::accept::Server;
 use super::records::{self, Incoming, NONCE_LEN, Outgoing};
@@ -172,8 +172,10 @@ impl Bridge {
     fn talk(&mut self, nonce: &[u8; NONCE_LEN], now: Instant) -> Talk {
         let session = Arc::new(Mutex::new(Session::new(Role::Bridge, self.config.profile.clone(), now)));
         let BridgeConfig { identity, url, .. } = &*self.config;
+        let mut shape = [0; 32];
+        self.rng.fill_bytes(&mut shape);
         let (tunnel, incoming, outgoing) =
-            records::begin(Role::Bridge, session, &identity.public(), url, nonce);
+            records::begin(Role::Bridge, session, &identity.public(), url, nonce, shape);
         let responder = Responder::new(&mut self.rng, identity, &records::prologue(url, nonce));
         let phase = Phase::One(Box::new(responder));
         Talk { tunnel, incoming, outgoing, phase, reader: MessageReader::new(MESSAGE1_MIN) }

@@ -93,8 +93,10 @@ impl Client {
         let mut rng = ChaCha20Rng::from_seed(start.seed);
         let mut nonce = [0; NONCE_LEN];
         rng.fill_bytes(&mut nonce);
+        let mut shape = [0; 32];
+        rng.fill_bytes(&mut shape);
         let (mut tunnel, incoming, mut outgoing) =
-            records::begin(Role::Client, start.session, &start.bridge, &start.url, &nonce);
+            records::begin(Role::Client, start.session, &start.bridge, &start.url, &nonce, shape);
         tunnel.set_round_trip(start.round_trip);
         let prologue = records::prologue(&start.url, &nonce);
         let initiator = Initiator::new(&mut rng, &start.bridge, &start.client_key, &prologue);

@@ -171,13 +171,14 @@ impl Outgoing {
     }
 }
 
-/// Both directions and the tunnel in them, under the keys that hold until Noise's are there.
+/// Both directions and the tunnel in them, shaped by `seed`, under the keys that hold until Noise's are there.
 pub(super) fn begin(
     role: Role,
     session: SharedSession,
     bridge: &BridgeKey,
     url: &WebsocketUrl,
     nonce: &[u8; NONCE_LEN],
+    seed: [u8; 32],
 ) -> (Tunnel, Incoming, Outgoing) {
     let salt = Sha256::new().chain_update(LABEL).chain_update(url.host().as_str()).chain_update(url.path());
     let prk = kdf::extract(&salt.finalize().into(), &[&bridge.0[..], nonce].concat());
@@ -195,7 +196,7 @@ pub(super) fn begin(
     let chacha = Cipher::ChaCha20Poly1305;
     let sealer = RecordSealer::new(chacha, &send.key, send.iv, 0);
     let opener = RecordOpener::new(chacha, &receive.key, receive.iv, 0);
-    let tunnel = Tunnel::new(session, sealer, opener, MAX_CONTENT);
+    let tunnel = Tunnel::new(session, sealer, opener, MAX_CONTENT, (role, seed));
     let incoming = Incoming { inbox: Inbox::default(), veil: receive_veil, bare: false };
     (tunnel, incoming, Outgoing { veil: send_veil, sealed: Vec::new() })
 }
