@@ -164,6 +164,41 @@ pub struct Script {
     pub requests: u32,
 }
 
+/// What either puppet can say.
+pub trait Voice {
+    /// Bytes from the puppet's own end of the carrier.
+    fn say(&mut self, bytes: &[u8]);
+    /// Bytes from the decoy, as they reach whom is played with.
+    fn decoy_says(&mut self, bytes: &[u8]);
+    /// What seals the puppet's HTX, once there are keys.
+    fn sealer(&mut self) -> Option<&mut RecordSealer>;
+    /// What seals the decoy's records.
+    fn decoy(&mut self) -> &mut Sealer;
+
+    /// An HTX record; before there are keys, its content.
+    fn htx(&mut self, kind: u8, content: &[u8]) {
+        let record = match self.sealer() {
+            Some(sealer) => seal(sealer, kind, content),
+            None => record(kind, &content[..content.len().min(16_384)]),
+        };
+        self.say(&record);
+    }
+
+    /// A record with one frame.
+    fn frame(&mut self, frame: &Frame<'_>) {
+        let mut content = Vec::new();
+        frame.encode(&mut content);
+        self.htx(FRAMES, &content);
+    }
+
+    /// A record of the decoy's.
+    fn decoy_record(&mut self, kind: u8, content: &[u8]) {
+        let mut out = Vec::new();
+        self.decoy().seal(kind, &content[..content.len().min(16_384)], &mut out);
+        self.decoy_says(&out);
+    }
+}
+
 /// A client by hand, and the decoy behind the bridge.
 pub struct PuppetClient {
     /// The bridge that is played with.
@@ -286,33 +321,28 @@ impl PuppetClient {
         self.take_events();
     }
 
-    /// An HTX record of the client's; before there are keys, its content.
-    pub fn htx(&mut self, kind: u8, content: &[u8]) {
-        let record = match &mut self.sealer {
-            Some(sealer) => seal(sealer, kind, content),
-            None => record(kind, &content[..content.len().min(16_384)]),
-        };
-        self.peer(&record);
-    }
-
-    /// A record with one frame.
-    pub fn frame(&mut self, frame: &Frame<'_>) {
-        let mut content = Vec::new();
-        frame.encode(&mut content);
-        self.htx(FRAMES, &content);
-    }
-
-    /// A record of the decoy's.
-    pub fn decoy_record(&mut self, kind: u8, content: &[u8]) {
-        let mut out = Vec::new();
-        self.decoy.seal(kind, &content[..content.len().min(16_384)], &mut out);
-        self.from_decoy(&out);
-    }
-
     fn take_events(&mut self) {
         while let Some(event) = self.bridge.poll_event() {
             self.events.push(event);
         }
+    }
+}
+
+impl Voice for PuppetClient {
+    fn say(&mut self, bytes: &[u8]) {
+        self.peer(bytes);
+    }
+
+    fn decoy_says(&mut self, bytes: &[u8]) {
+        self.from_decoy(bytes);
+    }
+
+    fn sealer(&mut self) -> Option<&mut RecordSealer> {
+        self.sealer.as_mut()
+    }
+
+    fn decoy(&mut self) -> &mut Sealer {
+        &mut self.decoy
     }
 }
 
@@ -329,6 +359,24 @@ pub struct PuppetBridge {
     /// The time by which the client has come here.
     pub now: Instant,
     sent: Vec<u8>,
+}
+
+impl Voice for PuppetBridge {
+    fn say(&mut self, bytes: &[u8]) {
+        self.from_bridge(bytes);
+    }
+
+    fn decoy_says(&mut self, bytes: &[u8]) {
+        self.from_bridge(bytes);
+    }
+
+    fn sealer(&mut self) -> Option<&mut RecordSealer> {
+        self.sealer.as_mut()
+    }
+
+    fn decoy(&mut self) -> &mut Sealer {
+        &mut self.decoy
+    }
 }
 
 impl PuppetBridge {
@@ -395,7 +443,7 @@ impl PuppetBridge {
         self.decoy_record(23, &[0, 0, 1, 1, 4, 0, 0, 0, 3, 0x88]);
         let n = [7; 32];
         let (up, down) = key.proof_keys(&n);
-        let mut sealer = RecordSealer::new(CHACHA, &down.key, down.iv, self.decoy.next_index());
+        let mut sealer = RecordSealer::new(CHACHA, &down.key, down.iv, self.decoy.direction().next_index());
         let mut proof = Vec::new();
         sealer.seal_proof(&mut proof, &n, &[], 300);
         let (before, index) = (self.sent.len(), whole_records(&self.sent).len() as u64 - 1);
@@ -437,29 +485,6 @@ impl PuppetBridge {
     pub fn from_bridge(&mut self, bytes: &[u8]) {
         feed(&mut self.client, Side::Peer, bytes, self.now);
         self.take();
-    }
-
-    /// An HTX record of the bridge's; before there are keys, its content.
-    pub fn htx(&mut self, kind: u8, content: &[u8]) {
-        let record = match &mut self.sealer {
-            Some(sealer) => seal(sealer, kind, content),
-            None => record(kind, &content[..content.len().min(16_384)]),
-        };
-        self.from_bridge(&record);
-    }
-
-    /// A record with one frame.
-    pub fn frame(&mut self, frame: &Frame<'_>) {
-        let mut content = Vec::new();
-        frame.encode(&mut content);
-        self.htx(FRAMES, &content);
-    }
-
-    /// A record of the decoy's, as it is.
-    pub fn decoy_record(&mut self, kind: u8, content: &[u8]) {
-        let mut out = Vec::new();
-        self.decoy.seal(kind, &content[..content.len().min(16_384)], &mut out);
-        self.from_bridge(&out);
     }
 
     /// Takes what the client has to say.

@@ -163,7 +163,7 @@ impl Load {
         if opener.open_proof(record, scratch).is_err() {
             return Read::Tampered;
         }
-        let up_index = self.tls.sealer.next_index();
+        let up_index = self.tls.sealer.direction().next_index();
         let tunnel = super::new_tunnel(&up, opener, up_index);
         let prologue = noise::prologue(self.key.salt(), self.token.as_bytes(), &sent.record, record);
         Read::Proof(Box::new(Proof { tunnel, prologue }))
