@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use qnet_proto::bridge::{Bridge, BridgeConfig, DecoyFacts};
 use qnet_proto::carrier::{Carrier, Event, Side};
-use qnet_proto::client::{Client, Start};
+use qnet_proto::client::{Client, Handshake, Start};
 use qnet_proto::frame::{Frame, Handover};
 use qnet_proto::knock::{Field, KnockKey, KnockedTokens, UpHash};
 use qnet_proto::noise::{
@@ -388,22 +388,24 @@ impl PuppetBridge {
             bridge: identity().public(),
             invitation: None,
             token: token(),
-            client_hello: hello_message(),
-            server_hello: server_hello(),
-            suite: SUITE,
-            up_secret: secret(1),
-            down_secret: secret(2),
-            sent: finished.clone(),
-            up_records: 1,
-            down_records: 1,
-            unread: Vec::new(),
             name: NAME.parse().expect("a name"),
             path: "/".to_owned(),
             field: Field::Padding,
             early_data: early,
             aes_hardware: false,
-            round_trip: Duration::from_millis(50),
             seed: [4; 32],
+            tls: Handshake {
+                client_hello: hello_message(),
+                server_hello: server_hello(),
+                suite: SUITE,
+                up_secret: secret(1),
+                down_secret: secret(2),
+                sent: finished.clone(),
+                up_records: 1,
+                down_records: 1,
+                unread: Vec::new(),
+                round_trip: Duration::from_millis(50),
+            },
         };
         let mut puppet = Self {
             client: Client::new(begin, now),
