@@ -119,13 +119,19 @@ fn take_frames(frames: &mut Vec<u8>, body: &mut Vec<u8>) -> bool {
 
 /// Fetches `/` over HTTP/2 with nothing but what the handshake returned.
 async fn fetch(tcp: &mut TcpStream, done: &Handshake) -> Vec<u8> {
-    let mut sealer = Sealer::new(done.suite, done.up_secret.clone(), done.up_records, done.up_records);
-    let mut opener = Opener::new(done.suite, done.down_secret.clone(), done.down_records, done.down_records);
+    let mut sealer =
+        Sealer::new(done.tls.suite, done.tls.up_secret.clone(), done.tls.up_records, done.tls.up_records);
+    let mut opener = Opener::new(
+        done.tls.suite,
+        done.tls.down_secret.clone(),
+        done.tls.down_records,
+        done.tls.down_records,
+    );
     let mut record = Vec::new();
     sealer.seal(23, &request(), &mut record);
     tcp.write_all(&record).await.unwrap();
 
-    let mut incoming = done.unread.clone();
+    let mut incoming = done.tls.unread.clone();
     let (mut frames, mut body, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
     loop {
         while let [_, _, _, high, low, ..] = incoming[..] {
@@ -153,10 +159,10 @@ async fn whole_visit(address: SocketAddr, roots: &Roots, finished: usize) {
     let mut tcp = TcpStream::connect(tapped).await.unwrap();
     let (identity, offer) = draw();
     let done = timeout(PATIENCE, handshake(&mut tcp, &offer, &name(), roots)).await.unwrap().unwrap();
-    assert_eq!(done.up_records, 1);
-    assert_eq!(records(&done.sent), [(20, 1), (23, finished)]);
-    assert!(done.down_records >= 1);
-    let hello = ClientHello::parse(done.client_hello.clone()).unwrap();
+    assert_eq!(done.tls.up_records, 1);
+    assert_eq!(records(&done.tls.sent), [(20, 1), (23, finished)]);
+    assert!(done.tls.down_records >= 1);
+    let hello = ClientHello::parse(done.tls.client_hello.clone()).unwrap();
     assert_eq!(hello.sni(), Some(NAME));
     assert!(token::open(&identity, &[name()], &hello) == Some(offer.token));
     assert_eq!(fetch(&mut tcp, &done).await, PAGE);
@@ -164,10 +170,10 @@ async fn whole_visit(address: SocketAddr, roots: &Roots, finished: usize) {
     let sent = sent.await.unwrap();
     // Nothing but the hello, the two records of `sent`, and the request: no ech_required alert.
     let on_wire = records(&sent);
-    assert_eq!(on_wire[..3], [(22, done.client_hello.len()), (20, 1), (23, finished)]);
+    assert_eq!(on_wire[..3], [(22, done.tls.client_hello.len()), (20, 1), (23, finished)]);
     assert_eq!(on_wire.len(), 4);
-    assert_eq!(sent[5..5 + done.client_hello.len()], done.client_hello);
-    assert_eq!(sent[5 + done.client_hello.len()..][..done.sent.len()], done.sent);
+    assert_eq!(sent[5..5 + done.tls.client_hello.len()], done.tls.client_hello);
+    assert_eq!(sent[5 + done.tls.client_hello.len()..][..done.tls.sent.len()], done.tls.sent);
 }
 
 #[tokio::test]
@@ -199,7 +205,7 @@ async fn s_server_speaks_the_handshake_too() {
     let server = site.s_server(&["-alpn", "h2"]);
     let (_, done) = shake(server.address, &roots(&site)).await;
     let done = done.unwrap();
-    assert!(done.round_trip > Duration::ZERO);
+    assert!(done.tls.round_trip > Duration::ZERO);
     assert!(done.certificate.not_after.ends_with("GMT"), "{:?}", done.certificate);
     assert!(!format!("{done:?}").contains("ecret"));
 }
@@ -212,8 +218,8 @@ async fn a_certificate_request_is_answered_with_none() {
     let (mut tcp, done) = shake(server.address, &roots(&site)).await;
     let done = done.unwrap();
     assert_eq!(fetch(&mut tcp, &done).await, PAGE);
-    assert_eq!(done.up_records, 1);
-    assert_eq!(records(&done.sent), [(20, 1), (23, 53 + 8)]);
+    assert_eq!(done.tls.up_records, 1);
+    assert_eq!(records(&done.tls.sent), [(20, 1), (23, 53 + 8)]);
 }
 
 /// How it failed against a server, and what the client sent.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use qnet_proto::bridge::{Bridge, BridgeConfig, DecoyFacts};
 use qnet_proto::carrier::{Carrier, Close, Event, Side};
-use qnet_proto::client::{Client, Start};
+use qnet_proto::client::{Client, Handshake, Start};
 use qnet_proto::knock::{Field, KnockedTokens};
 use qnet_proto::mux::Role;
 use qnet_proto::session::{Mode, Profile, Session, SharedSessions};
@@ -198,22 +198,24 @@ pub fn client(data: &[u8]) {
         session: Arc::new(Mutex::new(Session::new(Role::Client, Profile::default(), now))),
         mode: Mode::Replace,
         token: Token::generate(&mut rng()),
-        client_hello: vec![1; 300],
-        server_hello: vec![2; 100],
-        suite,
-        up_secret: secret(1),
-        down_secret: secret(2),
-        sent: vec![3; 80],
-        up_records: 1,
-        down_records: 2,
-        unread: Vec::new(),
         name: hello::names().remove(0),
         path: "/".into(),
         field: Field::Padding,
         early_data: true,
         aes_hardware: true,
-        round_trip: Duration::from_millis(50),
         seed: [7; 32],
+        tls: Handshake {
+            client_hello: vec![1; 300],
+            server_hello: vec![2; 100],
+            suite,
+            up_secret: secret(1),
+            down_secret: secret(2),
+            sent: vec![3; 80],
+            up_records: 1,
+            down_records: 2,
+            unread: Vec::new(),
+            round_trip: Duration::from_millis(50),
+        },
     };
     let mut sealer = Sealer::new(suite, secret(2), 2, 2);
     let mut shell = Shell::new(Client::new(start, now), now);

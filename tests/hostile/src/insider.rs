@@ -7,7 +7,7 @@ use qnet_proto::carrier::{Carrier, Close, Side};
 use qnet_proto::mux::{Read, StreamId};
 use qnet_proto::session::lock;
 
-use crate::puppet::{ALERT, FRAMES, NOISE, PuppetBridge, PuppetClient, Script, Stage, drain, start};
+use crate::puppet::{ALERT, FRAMES, NOISE, PuppetBridge, PuppetClient, Script, Stage, Voice, drain, start};
 
 /// What a carrier may hold: both windows, and what a fuzzer's input can make of them.
 const MOST_HELD: usize = 64 << 20;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use qnet_proto::bridge::{Bridge, BridgeConfig, DecoyFacts};
 use qnet_proto::carrier::{Carrier, Event, Side};
-use qnet_proto::client::{Client, Start};
+use qnet_proto::client::{Client, Handshake, Start};
 use qnet_proto::frame::{Frame, Handover};
 use qnet_proto::knock::{Field, KnockKey, KnockedTokens, UpHash};
 use qnet_proto::mux::Role;
@@ -175,6 +175,41 @@ pub struct Script {
     pub requests: u32,
 }
 
+/// What either puppet can say.
+pub trait Voice {
+    /// Bytes from the puppet's own end of the carrier.
+    fn say(&mut self, bytes: &[u8]);
+    /// Bytes from the decoy, as they reach whom is played with.
+    fn decoy_says(&mut self, bytes: &[u8]);
+    /// What seals the puppet's HTX, once there are keys.
+    fn sealer(&mut self) -> Option<&mut RecordSealer>;
+    /// What seals the decoy's records.
+    fn decoy(&mut self) -> &mut Sealer;
+
+    /// An HTX record; before there are keys, its content.
+    fn htx(&mut self, kind: u8, content: &[u8]) {
+        let record = match self.sealer() {
+            Some(sealer) => seal(sealer, kind, content),
+            None => record(kind, &content[..content.len().min(16_384)]),
+        };
+        self.say(&record);
+    }
+
+    /// A record with one frame.
+    fn frame(&mut self, frame: &Frame<'_>) {
+        let mut content = Vec::new();
+        frame.encode(&mut content);
+        self.htx(FRAMES, &content);
+    }
+
+    /// A record of the decoy's.
+    fn decoy_record(&mut self, kind: u8, content: &[u8]) {
+        let mut out = Vec::new();
+        self.decoy().seal(kind, &content[..content.len().min(16_384)], &mut out);
+        self.decoy_says(&out);
+    }
+}
+
 /// A client by hand, and the decoy behind the bridge.
 pub struct PuppetClient {
     /// The bridge that is played with.
@@ -302,39 +337,34 @@ impl PuppetClient {
         self.take_events();
     }
 
-    /// An HTX record of the client's; before there are keys, its content.
-    pub fn htx(&mut self, kind: u8, content: &[u8]) {
-        let record = match &mut self.sealer {
-            Some(sealer) => seal(sealer, kind, content),
-            None => record(kind, &content[..content.len().min(16_384)]),
-        };
-        self.peer(&record);
-    }
-
-    /// A record with one frame of the carrier's.
-    pub fn frame(&mut self, frame: &Frame<'_>) {
-        let mut content = Vec::new();
-        frame.encode(&mut content);
-        self.htx(FRAMES, &content);
-    }
-
     /// A record with one frame of the session's streams.
     pub fn stream_frame(&mut self, frame: &Frame<'_>) {
         let content = segment(&mut self.position, std::slice::from_ref(frame));
         self.htx(FRAMES, &content);
     }
 
-    /// A record of the decoy's.
-    pub fn decoy_record(&mut self, kind: u8, content: &[u8]) {
-        let mut out = Vec::new();
-        self.decoy.seal(kind, &content[..content.len().min(16_384)], &mut out);
-        self.from_decoy(&out);
-    }
-
     fn take_events(&mut self) {
         while let Some(event) = self.bridge.poll_event() {
             self.events.push(event);
         }
+    }
+}
+
+impl Voice for PuppetClient {
+    fn say(&mut self, bytes: &[u8]) {
+        self.peer(bytes);
+    }
+
+    fn decoy_says(&mut self, bytes: &[u8]) {
+        self.from_decoy(bytes);
+    }
+
+    fn sealer(&mut self) -> Option<&mut RecordSealer> {
+        self.sealer.as_mut()
+    }
+
+    fn decoy(&mut self) -> &mut Sealer {
+        &mut self.decoy
     }
 }
 
@@ -355,6 +385,24 @@ pub struct PuppetBridge {
     sent: Vec<u8>,
 }
 
+impl Voice for PuppetBridge {
+    fn say(&mut self, bytes: &[u8]) {
+        self.from_bridge(bytes);
+    }
+
+    fn decoy_says(&mut self, bytes: &[u8]) {
+        self.from_bridge(bytes);
+    }
+
+    fn sealer(&mut self) -> Option<&mut RecordSealer> {
+        self.sealer.as_mut()
+    }
+
+    fn decoy(&mut self) -> &mut Sealer {
+        &mut self.decoy
+    }
+}
+
 impl PuppetBridge {
     /// Plays by the rules up to a stage; [`Stage::Third`] is as [`Stage::Second`].
     #[must_use]
@@ -367,22 +415,24 @@ impl PuppetBridge {
             session: Arc::new(Mutex::new(Session::new(Role::Client, Profile::default(), now))),
             mode: Mode::Replace,
             token: token(),
-            client_hello: hello_message(),
-            server_hello: server_hello(),
-            suite: SUITE,
-            up_secret: secret(1),
-            down_secret: secret(2),
-            sent: finished.clone(),
-            up_records: 1,
-            down_records: 1,
-            unread: Vec::new(),
             name: NAME.parse().expect("a name"),
             path: "/".to_owned(),
             field: Field::Padding,
             early_data: early,
             aes_hardware: false,
-            round_trip: Duration::from_millis(50),
             seed: [4; 32],
+            tls: Handshake {
+                client_hello: hello_message(),
+                server_hello: server_hello(),
+                suite: SUITE,
+                up_secret: secret(1),
+                down_secret: secret(2),
+                sent: finished.clone(),
+                up_records: 1,
+                down_records: 1,
+                unread: Vec::new(),
+                round_trip: Duration::from_millis(50),
+            },
         };
         let mut puppet = Self {
             client: Client::new(begin, now),
@@ -423,7 +473,7 @@ impl PuppetBridge {
         self.decoy_record(23, &[0, 0, 1, 1, 4, 0, 0, 0, 3, 0x88]);
         let n = [7; 32];
         let (up, down) = key.proof_keys(&n);
-        let mut sealer = RecordSealer::new(CHACHA, &down.key, down.iv, self.decoy.next_index());
+        let mut sealer = RecordSealer::new(CHACHA, &down.key, down.iv, self.decoy.direction().next_index());
         let mut proof = Vec::new();
         sealer.seal_proof(&mut proof, &n, &[], 300);
         let (before, index) = (self.sent.len(), whole_records(&self.sent).len() as u64 - 1);
@@ -467,33 +517,10 @@ impl PuppetBridge {
         self.take();
     }
 
-    /// An HTX record of the bridge's; before there are keys, its content.
-    pub fn htx(&mut self, kind: u8, content: &[u8]) {
-        let record = match &mut self.sealer {
-            Some(sealer) => seal(sealer, kind, content),
-            None => record(kind, &content[..content.len().min(16_384)]),
-        };
-        self.from_bridge(&record);
-    }
-
-    /// A record with one frame of the carrier's.
-    pub fn frame(&mut self, frame: &Frame<'_>) {
-        let mut content = Vec::new();
-        frame.encode(&mut content);
-        self.htx(FRAMES, &content);
-    }
-
     /// A record with one frame of the session's streams.
     pub fn stream_frame(&mut self, frame: &Frame<'_>) {
         let content = segment(&mut self.position, std::slice::from_ref(frame));
         self.htx(FRAMES, &content);
-    }
-
-    /// A record of the decoy's, as it is.
-    pub fn decoy_record(&mut self, kind: u8, content: &[u8]) {
-        let mut out = Vec::new();
-        self.decoy.seal(kind, &content[..content.len().min(16_384)], &mut out);
-        self.from_bridge(&out);
     }
 
     /// Takes what the client has to say.

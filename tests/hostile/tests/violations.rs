@@ -1,7 +1,9 @@
 //! Peers that are authentic and break the protocol.
 #![forbid(unsafe_code)]
 
-use qnet_hostile::puppet::{ALERT, FRAMES, NOISE, PuppetBridge, PuppetClient, Script, Stage, drain, start};
+use qnet_hostile::puppet::{
+    ALERT, FRAMES, NOISE, PuppetBridge, PuppetClient, Script, Stage, Voice, drain, start,
+};
 use qnet_proto::Ended;
 use qnet_proto::carrier::{Carrier, Event, Side};
 use qnet_proto::frame::Frame;

@@ -17,13 +17,13 @@ use crate::stage::{Content, SOON, Seen, Stage, seen};
 pub(crate) const PATH: &str = "/menu.js";
 /// One way from the client to whoever answers. Without it what a client says to an alert comes in the microseconds between the
 /// alert and the decoy's closing, which makes an RST of some FINs.
-const DISTANCE: Duration = Duration::from_millis(5);
+pub(crate) const DISTANCE: Duration = Duration::from_millis(5);
 /// How long nothing may come until all has come.
 const QUIET: Duration = Duration::from_millis(250);
 /// How long an end that is due is waited for.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 /// How often two visits are compared at most.
-const TRIES: usize = 5;
+pub(crate) const TRIES: usize = 5;
 /// What Chrome says to a fatal alert: a GOAWAY with a reason.
 pub(crate) const GOODBYE: usize = 64;
 

@@ -96,13 +96,14 @@ impl DecoyTls {
 
     /// What the bridge needs to go on with this connection (docs/protocol.md, section 10).
     pub(crate) fn handover(&self, requests: u32) -> Handover {
+        let (up, down) = (self.sealer.direction(), self.opener.direction());
         Handover {
-            suite: self.sealer.suite().into(),
+            suite: up.suite().into(),
             requests,
-            up_first: self.sealer.first_index(),
-            down_first: self.opener.first_index(),
-            up_secret: self.sealer.secret().as_bytes().to_vec().into(),
-            down_secret: self.opener.secret().as_bytes().to_vec().into(),
+            up_first: up.first_index(),
+            down_first: down.first_index(),
+            up_secret: up.secret().as_bytes().to_vec().into(),
+            down_secret: down.secret().as_bytes().to_vec().into(),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The key both sides share after the hellos, the knock made with it, and the memory of tokens that knocked
 //! (docs/protocol.md, sections 3 to 5).
 
-mod hkdf;
 mod tokens;
 
 use std::fmt;
@@ -10,7 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::token::Token;
+use crate::{kdf, token::Token};
 pub use tokens::{KNOCKED_TOKENS, KnockedTokens};
 
 /// Bytes of a knock.
@@ -50,8 +49,10 @@ impl KnockKey {
         let salt = Sha256::new().chain_update(client_hello).chain_update(server_hello).finalize().into();
         let invitation = invitation.map_or(&[][..], |secret| &secret[..]);
         let ikm = Zeroizing::new([token.as_bytes(), invitation].concat());
-        let prk = hkdf::extract(&salt, &ikm);
-        Self { key: hkdf::expand(&prk, b"qnet knock v1"), salt }
+        let prk = kdf::extract(&salt, &ikm);
+        let mut key = Zeroizing::new([0; 32]);
+        kdf::expand::<Sha256>(&*prk, &[b"qnet knock v1"], &mut *key);
+        Self { key, salt }
     }
 
     /// SHA-256(ClientHello ‖ ServerHello), which Noise's prologue holds too (section 7).
@@ -61,12 +62,12 @@ impl KnockKey {
 
     /// The handshake keys, up (client to bridge) and down, of the connection whose proof record carries `n`.
     pub fn proof_keys(&self, n: &[u8; 32]) -> (DirectionKeys, DirectionKeys) {
-        let prk = hkdf::extract(n, &*self.key);
+        let prk = kdf::extract(n, &*self.key);
         (DirectionKeys::expand(&prk, b"up"), DirectionKeys::expand(&prk, b"down"))
     }
 
     fn knock(&self, up: Sha256) -> Zeroizing<[u8; KNOCK_LEN]> {
-        let mac = hkdf::hmac(&self.key, &[b"knock", &up.finalize()]);
+        let mac = kdf::hmac(&self.key, &[b"knock", &up.finalize()]);
         let mut knock = Zeroizing::new([0; KNOCK_LEN]);
         knock.copy_from_slice(&mac[..KNOCK_LEN]);
         knock
@@ -81,7 +82,8 @@ impl fmt::Debug for KnockKey {
 
 impl DirectionKeys {
     fn expand(prk: &[u8; 32], info: &[u8]) -> Self {
-        let okm: Zeroizing<[u8; 44]> = hkdf::expand(prk, info);
+        let mut okm = Zeroizing::new([0; 44]);
+        kdf::expand::<Sha256>(prk, &[info], &mut *okm);
         let mut keys = Self { key: Zeroizing::new([0; 32]), iv: [0; 12] };
         let (key, iv) = okm.split_at(keys.key.len());
         keys.key.copy_from_slice(key);

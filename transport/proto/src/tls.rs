@@ -123,7 +123,7 @@ impl fmt::Debug for Secret {
 }
 
 /// One direction's secret, its keys, and where it stands.
-struct Direction {
+pub struct Direction {
     suite: Suite,
     secret: Secret,
     aead: Aead,
@@ -135,6 +135,26 @@ impl Direction {
     fn new(suite: Suite, secret: Secret, first_index: u64, next_index: u64) -> Self {
         let aead = keyed(suite, &secret);
         Self { suite, secret, aead, first_index, next_index }
+    }
+
+    /// The suite.
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// The current secret.
+    pub fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// Index of the first record under the current secret.
+    pub fn first_index(&self) -> u64 {
+        self.first_index
+    }
+
+    /// Index of the record that comes next.
+    pub fn next_index(&self) -> u64 {
+        self.next_index
     }
 
     /// The sequence number of RFC 8446, section 5.3.

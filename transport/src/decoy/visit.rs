@@ -128,21 +128,22 @@ impl Site<'_> {
         if done.wants_client_certificate {
             return Err(DecoyError::ClientCertificate);
         }
+        let tls = done.tls;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let load = PageLoad::new(&CHROME_156, self.name, "/", field.unwrap_or(Field::Padding), seed);
-        let sealer = Sealer::new(done.suite, done.up_secret, done.up_records, done.up_records);
-        let opener = Opener::new(done.suite, done.down_secret, done.down_records, done.down_records);
+        let sealer = Sealer::new(tls.suite, tls.up_secret, tls.up_records, tls.up_records);
+        let opener = Opener::new(tls.suite, tls.down_secret, tls.down_records, tls.down_records);
         Ok(Visit {
             tcp,
             tls: DecoyTls::new(sealer, opener),
             load: if field.is_some() { load } else { load.without_knock() },
-            inbox: done.unread,
+            inbox: tls.unread,
             content: Vec::new(),
             rng,
             field,
             doubt,
-            round_trip: done.round_trip,
+            round_trip: tls.round_trip,
             largest: 0,
             answer_begins: None,
         })

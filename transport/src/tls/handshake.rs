@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use boring::hash::MessageDigest;
 use boring::x509::X509;
+use qnet_proto::client::Handshake as Tls;
 use qnet_proto::hello::ServerHello;
 use qnet_proto::tls::{Secret, Suite};
 use qnet_proto::token::EchOffer;
@@ -25,29 +26,10 @@ pub const MAX_SERVER_FLIGHT: usize = 131_072;
 /// How much is asked of the socket at once: one record of the largest size.
 const READ_SIZE: usize = 16_384 + 256 + HEADER;
 
-/// What the rest of the carrier's life needs of its TLS handshake.
+/// The outcome of a TLS handshake.
 pub struct Handshake {
-    /// The ClientHello, a handshake message with its 4-byte header.
-    pub client_hello: Vec<u8>,
-    /// The ServerHello, likewise.
-    pub server_hello: Vec<u8>,
-    /// The cipher suite.
-    pub suite: Suite,
-    /// The application traffic secret from client to server, as derived in the handshake (RFC 8446, section 7.1).
-    pub up_secret: Secret,
-    /// The one from server to client.
-    pub down_secret: Secret,
-    /// Every byte sent after the ClientHello's record: ChangeCipherSpec and the record of the Finished message.
-    pub sent: Vec<u8>,
-    /// Number of records of outer type 23 sent up to the Finished message: the index of the first one under
-    /// `up_secret` (docs/protocol.md, section 6).
-    pub up_records: u64,
-    /// The same of those received up to the server's Finished message, for `down_secret`.
-    pub down_records: u64,
-    /// Bytes that came after the record of the server's Finished message, not yet looked at.
-    pub unread: Vec<u8>,
-    /// From the ClientHello sent to the first byte back: one round trip to the decoy.
-    pub round_trip: Duration,
+    /// What the rest of the carrier's life needs of it.
+    pub tls: Tls,
     /// The certificate that was accepted.
     pub certificate: Certificate,
     /// Whether the server asked for a client certificate (RFC 8446, section 4.3.2); it got an empty one.
@@ -57,7 +39,7 @@ pub struct Handshake {
 impl std::fmt::Debug for Handshake {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Neither secrets nor anything that could identify the visit.
-        f.debug_struct("Handshake").field("suite", &self.suite).finish_non_exhaustive()
+        f.debug_struct("Handshake").field("suite", &self.tls.suite).finish_non_exhaustive()
     }
 }
 
@@ -214,7 +196,7 @@ fn conclude(shook: Handshook) -> Result<Handshake, HandshakeError> {
     };
     let types = wire::record_types(&sent).unwrap_or_default();
     let certificate = engine.certificate().as_ref().and_then(Certificate::of);
-    Ok(Handshake {
+    let tls = Tls {
         client_hello,
         server_hello: server_hello.raw().to_vec(),
         suite,
@@ -225,9 +207,9 @@ fn conclude(shook: Handshook) -> Result<Handshake, HandshakeError> {
         down_records: seen.protected,
         unread,
         round_trip,
-        certificate: certificate.ok_or(HandshakeError::Unexpected("no certificate"))?,
-        wants_client_certificate: engine.wants_client_certificate(),
-    })
+    };
+    let certificate = certificate.ok_or(HandshakeError::Unexpected("no certificate"))?;
+    Ok(Handshake { tls, certificate, wants_client_certificate: engine.wants_client_certificate() })
 }
 
 /// What the client notes for itself of the records that BoringSSL is fed.

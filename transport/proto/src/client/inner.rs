@@ -210,7 +210,8 @@ impl Inner {
             Ok((ALERT, content)) => self.alert(content, out),
             Ok(_) => Heard::Fails(Ended::Violation),
             Err(_) => {
-                self.tls.opener.skip(self.ahead);
+                let next = self.tls.opener.direction().next_index();
+                self.tls.opener.go_to(next.wrapping_add(self.ahead));
                 self.early_scratch.0 = scratch;
                 let heard = self.raw_record(record, out, now)?;
                 self.raw = true;

@@ -63,10 +63,19 @@ pub(super) struct Proof {
 impl Load {
     pub(super) fn new(start: &Start, key: KnockKey, seed: [u8; 32]) -> Self {
         let mut up = UpHash::new();
-        up.update(&start.sent);
-        let sealer = Sealer::new(start.suite, start.up_secret.clone(), start.up_records, start.up_records);
-        let opener =
-            Opener::new(start.suite, start.down_secret.clone(), start.down_records, start.down_records);
+        up.update(&start.tls.sent);
+        let sealer = Sealer::new(
+            start.tls.suite,
+            start.tls.up_secret.clone(),
+            start.tls.up_records,
+            start.tls.up_records,
+        );
+        let opener = Opener::new(
+            start.tls.suite,
+            start.tls.down_secret.clone(),
+            start.tls.down_records,
+            start.tls.down_records,
+        );
         Self {
             h2: PageLoad::new(&crate::chrome::CHROME_156, &start.name, &start.path, start.field, seed),
             tls: DecoyTls::new(sealer, opener),
@@ -76,7 +85,7 @@ impl Load {
             up,
             field: start.field,
             sent: None,
-            round_trip: start.round_trip,
+            round_trip: start.tls.round_trip,
             alone: false,
         }
     }
@@ -163,7 +172,7 @@ impl Load {
         if opener.open_proof(record, scratch).is_err() {
             return Read::Tampered;
         }
-        let up_index = self.tls.sealer.next_index();
+        let up_index = self.tls.sealer.direction().next_index();
         let sealer = RecordSealer::new(Cipher::ChaCha20Poly1305, &up.key, up.iv, up_index);
         let prologue = noise::prologue(self.key.salt(), self.token.as_bytes(), &sent.record, record);
         Read::Proof(Box::new(Proof { sealer, opener, prologue }))

@@ -52,6 +52,30 @@ const MAX_WAITING: usize = 256 * 1024;
 /// How long after the last byte buffers are given back.
 const SHRINK_AFTER: Duration = Duration::from_secs(1);
 
+/// What the rest of a carrier's life needs of the TLS handshake with the decoy.
+pub struct Handshake {
+    /// The ClientHello as sent, a handshake message with its 4-byte header.
+    pub client_hello: Vec<u8>,
+    /// The ServerHello, likewise.
+    pub server_hello: Vec<u8>,
+    /// The suite the decoy chose.
+    pub suite: Suite,
+    /// The application traffic secret from client to decoy, as derived in the handshake (RFC 8446, section 7.1).
+    pub up_secret: Secret,
+    /// The one from decoy to client.
+    pub down_secret: Secret,
+    /// Every byte sent after the ClientHello's last record: ChangeCipherSpec and the record of the Finished message.
+    pub sent: Vec<u8>,
+    /// Records of outer type 23 sent so far: the index of the first one under `up_secret` (docs/protocol.md, section 6).
+    pub up_records: u64,
+    /// Records of outer type 23 received so far, those in `unread` not counted: the same for `down_secret`.
+    pub down_records: u64,
+    /// Bytes received after the decoy's Finished message and not yet read by anybody.
+    pub unread: Vec<u8>,
+    /// From the ClientHello sent to the first byte back: one round trip to the decoy.
+    pub round_trip: Duration,
+}
+
 /// What a carrier begins with: the outcome of the TLS handshake with the decoy, and what the user wants.
 pub struct Start {
     /// The bridge's key.
@@ -66,24 +90,8 @@ pub struct Start {
     pub mode: Mode,
     /// The token in the ClientHello.
     pub token: Token,
-    /// The ClientHello as sent, a handshake message with its 4-byte header.
-    pub client_hello: Vec<u8>,
-    /// The ServerHello, likewise.
-    pub server_hello: Vec<u8>,
-    /// The suite the decoy chose.
-    pub suite: Suite,
-    /// The client's application traffic secret with the decoy.
-    pub up_secret: Secret,
-    /// The decoy's.
-    pub down_secret: Secret,
-    /// Every byte sent after the ClientHello's last record.
-    pub sent: Vec<u8>,
-    /// Records of outer type 23 sent so far.
-    pub up_records: u64,
-    /// Records of outer type 23 received so far, those in `unread` not counted.
-    pub down_records: u64,
-    /// Bytes received and not yet read by anybody.
-    pub unread: Vec<u8>,
+    /// The TLS handshake.
+    pub tls: Handshake,
     /// The decoy's name.
     pub name: ServerName,
     /// The page to load, `/` as a rule.
@@ -94,8 +102,6 @@ pub struct Start {
     pub early_data: bool,
     /// Whether this machine has AES instructions.
     pub aes_hardware: bool,
-    /// The round trip seen in the TLS handshake.
-    pub round_trip: Duration,
     /// 32 bytes from the system's generator.
     pub seed: [u8; 32],
 }
@@ -138,7 +144,12 @@ impl Client {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let shared = start.invited.then(|| start.client_key.diffie_hellman(&start.bridge.0)).flatten();
-        let key = KnockKey::derive(&start.token, shared.as_deref(), &start.client_hello, &start.server_hello);
+        let key = KnockKey::derive(
+            &start.token,
+            shared.as_deref(),
+            &start.tls.client_hello,
+            &start.tls.server_hello,
+        );
         let mut client = Self {
             state: State::Load(Box::new(Load::new(&start, key, seed))),
             rng,
@@ -151,7 +162,7 @@ impl Client {
             inbox: Inbox::default(),
             outbox: Outbox::default(),
             scratch: Scratch::default(),
-            down: start.down_records,
+            down: start.tls.down_records,
             events: VecDeque::new(),
             told_up: false,
             told_end: false,
@@ -160,7 +171,7 @@ impl Client {
             peer_ended: false,
             shrink_at: None,
         };
-        client.inbox.extend(&start.unread);
+        client.inbox.extend(&start.tls.unread);
         client.records(now);
         client.send(now);
         client

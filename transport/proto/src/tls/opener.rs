@@ -36,11 +36,6 @@ impl Opener {
         }
     }
 
-    /// Passes over `records` records that will never be seen.
-    pub(crate) fn skip(&mut self, records: u64) {
-        self.0.next_index = self.0.next_index.wrapping_add(records);
-    }
-
     /// Awaits the record of this index, under the same secret.
     pub(crate) fn go_to(&mut self, index: u64) {
         self.0.next_index = index;
@@ -52,23 +47,8 @@ impl Opener {
         self.0.key_update();
     }
 
-    /// The suite.
-    pub fn suite(&self) -> Suite {
-        self.0.suite
-    }
-
-    /// The current secret.
-    pub fn secret(&self) -> &Secret {
-        &self.0.secret
-    }
-
-    /// Index of the first record under the current secret.
-    pub fn first_index(&self) -> u64 {
-        self.0.first_index
-    }
-
-    /// Index of the record that is awaited.
-    pub fn next_index(&self) -> u64 {
-        self.0.next_index
+    /// Where this direction stands.
+    pub fn direction(&self) -> &Direction {
+        &self.0
     }
 }

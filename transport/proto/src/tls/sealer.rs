@@ -90,23 +90,8 @@ impl Sealer {
         self.0.key_update();
     }
 
-    /// The suite.
-    pub fn suite(&self) -> Suite {
-        self.0.suite
-    }
-
-    /// The current secret.
-    pub fn secret(&self) -> &Secret {
-        &self.0.secret
-    }
-
-    /// Index of the first record under the current secret.
-    pub fn first_index(&self) -> u64 {
-        self.0.first_index
-    }
-
-    /// Index of the next record.
-    pub fn next_index(&self) -> u64 {
-        self.0.next_index
+    /// Where this direction stands.
+    pub fn direction(&self) -> &Direction {
+        &self.0
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use qnet_proto::Ended;
 use qnet_proto::bridge::{Bridge, BridgeConfig};
 use qnet_proto::carrier::{Carrier, Close, Event, Side};
-use qnet_proto::client::{Client, Start};
+use qnet_proto::client::{Client, Handshake, Start};
 use qnet_proto::knock::KnockedTokens;
 use qnet_proto::mux::Role;
 use qnet_proto::session::{Mode, Profile, Session, SharedSession, SharedSessions};
@@ -426,23 +426,25 @@ impl World {
             invited: self.options.invitation.is_some(),
             session: self.sessions[0].clone().unwrap(),
             mode: Mode::Replace,
-            client_hello: hello.message().to_vec(),
-            token: hello.token,
-            server_hello,
-            suite,
-            up_secret: hellos::secret(suite, 0xc1),
-            down_secret: hellos::secret(suite, 0xd1),
-            sent,
-            up_records: UP_RECORDS,
-            down_records: DOWN_RECORDS,
-            unread,
             name: NAME.parse().unwrap(),
             path: "/".to_owned(),
             field: self.options.field,
             early_data: self.options.early,
             aes_hardware: self.options.seed.is_multiple_of(2),
-            round_trip: 2 * self.options.delay,
             seed,
+            tls: Handshake {
+                client_hello: hello.message().to_vec(),
+                server_hello,
+                suite,
+                up_secret: hellos::secret(suite, 0xc1),
+                down_secret: hellos::secret(suite, 0xd1),
+                sent,
+                up_records: UP_RECORDS,
+                down_records: DOWN_RECORDS,
+                unread,
+                round_trip: 2 * self.options.delay,
+            },
+            token: hello.token,
         };
         self.client = ClientEnd::Core(Box::new(Client::new(start, self.now)));
     }
