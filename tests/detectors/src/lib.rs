@@ -18,5 +18,6 @@ pub mod detectors;
 pub mod load;
 pub mod report;
 pub mod stage;
+pub mod stats;
 pub mod transport;
 mod tunnel;

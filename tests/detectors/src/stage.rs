@@ -24,13 +24,27 @@ pub struct Plan {
     pub pages: u64,
     /// Tor links, likewise.
     pub links: u64,
+    /// Hellos of each client.
+    pub hellos: usize,
+    /// Times measured of each address.
+    pub times: usize,
+    /// Whether every probe is played, or some.
+    pub all_probes: bool,
 }
 
 impl Plan {
     /// What fits into a minute or two: one server, the shortest path.
     #[must_use]
     pub fn quick() -> Self {
-        Self { servers: vec![Server::Nginx], round_trips: vec![20], pages: 2, links: 1 }
+        Self {
+            servers: vec![Server::Nginx],
+            round_trips: vec![20],
+            pages: 2,
+            links: 1,
+            hellos: 200,
+            times: 100,
+            all_probes: false,
+        }
     }
 
     /// Every server and three paths.
@@ -41,6 +55,9 @@ impl Plan {
             round_trips: vec![20, 100, 300],
             pages: 8,
             links: 2,
+            hellos: 1_000,
+            times: 500,
+            all_probes: true,
         }
     }
 }

@@ -43,6 +43,7 @@ impl Kind {
 /// A running transport. Ends when dropped.
 pub struct Transport {
     entry: SocketAddr,
+    server: SocketAddr,
     link: Link,
     _running: Running,
 }
@@ -69,7 +70,7 @@ impl Transport {
         match kind {
             Kind::Plain => {
                 let link = Link::start(target, delay)?;
-                Ok(Self { entry: link.address(), link, _running: Running::Nothing })
+                Ok(Self { entry: link.address(), server: target, link, _running: Running::Nothing })
             }
             Kind::Qnet => {
                 let address = decoy.address().to_string().replace(':', r"\:");
@@ -95,7 +96,8 @@ impl Transport {
                 let tunnel = Tunnel::start(decoy.certificates(), target)?;
                 let link = Link::start(tunnel.server(), delay)?;
                 let entry = tunnel.client(link.address())?;
-                Ok(Self { entry, link, _running: Running::Tunnel { _tunnel: tunnel } })
+                let server = tunnel.server();
+                Ok(Self { entry, server, link, _running: Running::Tunnel { _tunnel: tunnel } })
             }
         }
     }
@@ -106,7 +108,7 @@ impl Transport {
         let (server, method) = Plugin::server(kind, &state.path().join("server"), target)?;
         let (client, socks) = Plugin::client(kind, &state.path().join("client"))?;
         let link = Link::start(method.address, delay)?;
-        let bridge = Method { address: link.address(), ..method };
+        let bridge = Method { address: link.address(), args: method.args };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let entry = listener.local_addr()?;
         thread::spawn(move || {
@@ -117,13 +119,19 @@ impl Transport {
             }
         });
         let running = Running::Plugins { _server: server, _client: client, _state: state };
-        Ok(Self { entry, link, _running: running })
+        Ok(Self { entry, server: method.address, link, _running: running })
     }
 
     /// Where a load connects.
     #[must_use]
     pub fn entry(&self) -> SocketAddr {
         self.entry
+    }
+
+    /// Where its server listens, without the wire.
+    #[must_use]
+    pub fn server(&self) -> SocketAddr {
+        self.server
     }
 
     /// The censor's wire.
