@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 /// Bytes kept of one direction. Records are noted however many bytes there are.
 const MAX_RAW: usize = 4 << 20;
 
+/// Reads noted of one direction: a transfer of a gigabyte in pieces of a TCP segment.
+const MAX_READS: usize = 1 << 20;
+
 /// A TLS record's header, bytes.
 pub const HEADER: usize = 5;
 
@@ -41,6 +44,7 @@ pub struct Flow {
     raw: Vec<u8>,
     total: usize,
     records: Vec<Record>,
+    reads: Vec<(Duration, usize)>,
     header: Vec<u8>,
     plain: bool,
     first: Option<Duration>,
@@ -57,6 +61,7 @@ impl Flow {
             raw: Vec::new(),
             total: 0,
             records: Vec::new(),
+            reads: Vec::new(),
             header: Vec::new(),
             plain: false,
             first: None,
@@ -70,6 +75,9 @@ impl Flow {
         let at = now.saturating_duration_since(self.started);
         self.first.get_or_insert(at);
         self.last = Some(at);
+        if self.reads.len() < MAX_READS {
+            self.reads.push((at, bytes.len()));
+        }
         let room = MAX_RAW.saturating_sub(self.raw.len()).min(bytes.len());
         self.raw.extend(bytes.get(..room).unwrap_or_default());
         while !bytes.is_empty() && !self.plain {
@@ -133,6 +141,12 @@ impl Flow {
     #[must_use]
     pub fn records(&self) -> &[Record] {
         &self.records
+    }
+
+    /// What came at once, and when: the time since the connection began, and the number of bytes.
+    #[must_use]
+    pub fn reads(&self) -> &[(Duration, usize)] {
+        &self.reads
     }
 
     /// A record's bytes with its header, as far as they were kept.

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
@@ -52,6 +52,40 @@ pub fn isolated(test: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
         bail!("no test is called {test}:\n{said}");
     }
     Ok(())
+}
+
+/// Runs a program's `body` in namespaces of its own: the program starts itself again in them, with the same arguments and
+/// the same terminal, and ends as the copy did.
+///
+/// # Errors
+/// Those of `body` in the copy; out here, that namespaces cannot be made.
+pub fn isolated_program<T>(body: impl FnOnce() -> Result<T>) -> Result<Isolated<T>> {
+    let whole = "the whole program";
+    if std::env::var_os(INSIDE).is_some_and(|inside| inside == whole) {
+        enter()?;
+        return body().map(Isolated::Inside);
+    }
+    let mut child = unshare()
+        .arg("--")
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, whole)
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("`unshare` (package util-linux) does not start")?;
+    let held = child.stdin.take();
+    let status = child.wait()?;
+    drop(held);
+    Ok(Isolated::Outside(status))
+}
+
+/// Which side of the namespaces' wall a program finds itself on.
+#[derive(Debug)]
+pub enum Isolated<T> {
+    /// In the copy: what the body gave.
+    Inside(T),
+    /// In the program itself: how the copy ended.
+    Outside(ExitStatus),
 }
 
 /// A network namespace with loopback alone, and the process that holds it open: it ends when that is dropped.

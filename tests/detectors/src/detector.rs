@@ -1,0 +1,146 @@
+//! What a detector is, and what it says.
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::capture::Capture;
+use crate::stage::Field;
+use crate::transport::Kind;
+
+/// A figure that decides, stated before anything is measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Threshold {
+    /// What is compared with it.
+    pub what: &'static str,
+    /// The figure, in words with its unit.
+    pub value: String,
+    /// Who set it, and where.
+    pub source: &'static str,
+}
+
+/// What a detector says of itself before it has seen anything.
+#[derive(Clone, Debug, Serialize)]
+pub struct About {
+    /// Its number in this lab.
+    pub number: u8,
+    /// A short name.
+    pub name: &'static str,
+    /// The paper or project it is from.
+    pub source: &'static str,
+    /// What it does, in our words.
+    pub rule: &'static str,
+    /// What decides.
+    pub thresholds: Vec<Threshold>,
+    /// Whether QNet has to pass it, or is only measured by it.
+    pub gate: bool,
+}
+
+/// Why something is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The detector must flag it.
+    Positive,
+    /// The detector must not flag it.
+    Negative,
+    /// QNet.
+    Subject,
+    /// Judged for comparison; no outcome is a failure.
+    Beside,
+}
+
+/// A figure behind a verdict.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Figure {
+    /// What it is.
+    pub name: String,
+    /// How much.
+    pub value: f64,
+}
+
+/// What a detector says of one thing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Verdict {
+    /// What was judged, for people.
+    pub what: String,
+    /// Why.
+    pub role: Role,
+    /// Whether the detector would have a censor block it.
+    pub flagged: bool,
+    /// Why it says so.
+    pub figures: Vec<Figure>,
+    /// What a figure cannot say; empty mostly.
+    pub note: String,
+}
+
+impl Verdict {
+    /// Whether it is as it must be.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        match self.role {
+            Role::Positive => self.flagged,
+            Role::Negative | Role::Subject => !self.flagged,
+            Role::Beside => true,
+        }
+    }
+}
+
+/// What a rule says of one capture.
+#[derive(Clone, Debug, Default)]
+pub struct Judgement {
+    /// Whether a censor would block on it.
+    pub flagged: bool,
+    /// The figures.
+    pub figures: Vec<Figure>,
+    /// Further words.
+    pub note: String,
+}
+
+impl Judgement {
+    /// Adds a figure.
+    #[must_use]
+    pub fn figure(mut self, name: impl Into<String>, value: f64) -> Self {
+        self.figures.push(Figure { name: name.into(), value });
+        self
+    }
+}
+
+/// Something that a censor would run.
+pub trait Detector {
+    /// What it is and by what it decides.
+    fn about(&self) -> About;
+
+    /// Judges what there is. Both controls must be among the verdicts.
+    ///
+    /// # Errors
+    /// It cannot run, which counts as a failure.
+    fn examine(&self, field: &Field) -> Result<Vec<Verdict>>;
+}
+
+/// Judges each capture that `role` gives a part by one rule.
+pub fn each_capture(
+    field: &Field,
+    role: impl Fn(&Capture) -> Option<Role>,
+    rule: impl Fn(&Capture) -> Judgement,
+) -> Vec<Verdict> {
+    field
+        .captures
+        .iter()
+        .filter_map(|capture| {
+            let role = role(capture)?;
+            let Judgement { flagged, figures, note } = rule(capture);
+            Some(Verdict { what: capture.title(), role, flagged, figures, note })
+        })
+        .collect()
+}
+
+/// The part of a transport where obfs4 or the tunnel is the positive control and plain TLS the negative one.
+#[must_use]
+pub fn usual_role(transport: Kind, positive: Kind) -> Role {
+    match transport {
+        Kind::Plain => Role::Negative,
+        Kind::Qnet => Role::Subject,
+        other if other == positive => Role::Positive,
+        _ => Role::Beside,
+    }
+}

@@ -1,0 +1,197 @@
+//! 8. Tor's cells: lengths a multiple of 514 bytes apart.
+
+use anyhow::Result;
+use statrs::distribution::{Binomial, DiscreteCDF};
+
+use crate::capture::{Capture, Way, bursts};
+use crate::detector::{About, Detector, Judgement, Role, Threshold, Verdict, each_capture};
+use crate::load::Load;
+use crate::stage::Field;
+use crate::transport::Kind;
+
+const SOURCE: &str = "tor-spec, section 3 (cells of 514 bytes), and Winter and Lindskog, ScrambleSuit, WPES 2013, on what their lengths give away";
+
+/// A cell's length; and with the record of TLS 1.3 around one cell.
+const PERIODS: [usize; 2] = [514, 514 + 22];
+
+/// Other lengths that a comb might have: what chance gives.
+const OTHERS: std::ops::RangeInclusive<usize> = 400..=700;
+
+/// No other length as near to a cell's as this is counted as chance.
+const APART: usize = 6;
+
+/// A tooth's half width, bytes.
+const TOOTH: usize = 1;
+
+/// Shorter ones carry no cell.
+const SHORTEST: usize = 400;
+
+/// A TLS record's most, and all its neighbours that are full: they say how much there was, not what.
+const FULL: usize = 16_300;
+
+/// Fewer lengths than this show nothing.
+const FEWEST: usize = 20;
+
+/// Chance that a comb as clear as this is none, corrected for the number of combs looked at.
+const CHANCE: f64 = 1e-4;
+
+/// A comb's least part of all lengths, its largest tooth left out.
+const PART: f64 = 0.15;
+
+/// The detector.
+#[derive(Debug)]
+pub struct Cells;
+
+impl Detector for Cells {
+    fn about(&self) -> About {
+        let ours = "set here before the first measurement: no published rule has figures";
+        About {
+            number: 8,
+            name: "cells' lengths",
+            source: SOURCE,
+            rule: "Lengths of application records, and bytes that go one way until the other side speaks, are laid on combs whose teeth \
+                   are a cell (514 bytes), or a cell in a TLS record (536 bytes), apart. How many lie on the best such comb, its largest \
+                   tooth left out, is compared with combs of other lengths from 400 to 700 bytes.",
+            thresholds: vec![
+                Threshold {
+                    what: "part on the comb beside its largest tooth",
+                    value: "flagged at 15 % or more".into(),
+                    source: ours,
+                },
+                Threshold {
+                    what: "p-value against combs of other lengths (binomial, Bonferroni for 8 combs)",
+                    value: "and below 0.0001".into(),
+                    source: ours,
+                },
+            ],
+            gate: true,
+        }
+    }
+
+    fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
+        Ok(each_capture(field, role, judge))
+    }
+}
+
+fn role(capture: &Capture) -> Option<Role> {
+    match (capture.transport, capture.load) {
+        (Kind::Plain, Load::Page) => Some(Role::Negative),
+        (Kind::Plain | Kind::Tunnel, Load::Tor) => Some(Role::Positive),
+        (Kind::Qnet, _) => Some(Role::Subject),
+        _ => Some(Role::Beside),
+    }
+}
+
+fn judge(capture: &Capture) -> Judgement {
+    let mut worst = Comb { part: 0.0, chance: 1.0 };
+    let (mut found, mut most) = (Vec::new(), 0);
+    for way in [Way::Up, Way::Down] {
+        let records: Vec<usize> =
+            capture.connections.iter().flat_map(|one| one.data(way)).map(|record| record.length).collect();
+        let turns: Vec<usize> = capture
+            .connections
+            .iter()
+            .flat_map(|one| bursts(one.packets.iter().map(|packet| (packet.way, packet.bytes))))
+            .filter(|burst| burst.way == way)
+            .map(|burst| burst.bytes)
+            .collect();
+        for (what, lengths) in [("records", records), ("turns", turns)] {
+            let lengths: Vec<usize> =
+                lengths.into_iter().filter(|length| (SHORTEST..FULL).contains(length)).collect();
+            most = most.max(lengths.len());
+            for period in PERIODS {
+                let comb = comb(&lengths, period);
+                if comb.flagged() {
+                    found.push(format!(
+                        "{what} {way:?} {period}: part {:.2}, p {:.1e}",
+                        comb.part, comb.chance
+                    ));
+                }
+                if comb.chance < worst.chance {
+                    worst = comb;
+                }
+            }
+        }
+    }
+    Judgement { flagged: !found.is_empty(), figures: Vec::new(), note: found.join("; ") }
+        .figure("lowest p", worst.chance)
+        .figure("its part", worst.part)
+        .figure("lengths in the largest sample", most as f64)
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Comb {
+    part: f64,
+    chance: f64,
+}
+
+impl Comb {
+    fn flagged(self) -> bool {
+        self.part >= PART && self.chance < CHANCE
+    }
+}
+
+/// How clearly `lengths` lie on a comb of this period.
+fn comb(lengths: &[usize], period: usize) -> Comb {
+    let none = Comb { part: 0.0, chance: 1.0 };
+    if lengths.len() < FEWEST {
+        return none;
+    }
+    let others: Vec<usize> = OTHERS
+        .filter(|other| PERIODS.iter().all(|period| other.abs_diff(*period) > APART))
+        .map(|other| on_comb(lengths, other))
+        .collect();
+    let mean = others.iter().sum::<usize>() as f64 / others.len() as f64;
+    // A comb that no other length shows would otherwise be impossible, not unlikely.
+    let expected = mean.max(1.0) / lengths.len() as f64;
+    let on = on_comb(lengths, period);
+    let chance = match Binomial::new(expected.min(1.0), lengths.len() as u64) {
+        Ok(binomial) if on > 0 => binomial.sf(on as u64 - 1),
+        _ => 1.0,
+    };
+    let combs = (PERIODS.len() * 4) as f64;
+    Comb { part: on as f64 / lengths.len() as f64, chance: (chance * combs).min(1.0) }
+}
+
+/// The most lengths on any comb of this period, without its largest tooth: a length that is merely frequent is no comb.
+fn on_comb(lengths: &[usize], period: usize) -> usize {
+    let most = |first: usize| {
+        let mut teeth = vec![0; FULL / period + 2];
+        for length in lengths {
+            let past = (length + period + TOOTH - first) % period;
+            if past <= 2 * TOOTH
+                && let Some(tooth) = teeth.get_mut((length + TOOTH) / period)
+            {
+                *tooth += 1;
+            }
+        }
+        teeth.iter().sum::<usize>() - teeth.iter().max().copied().unwrap_or(0)
+    };
+    (0..period).map(most).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lengths between the shortest and the longest, in no order.
+    fn scattered(count: usize) -> impl Iterator<Item = usize> {
+        (0..count).map(|number| SHORTEST + number * 7_919 % (FULL - SHORTEST))
+    }
+
+    #[test]
+    fn a_comb_is_seen_and_scatter_is_not() {
+        let cells: Vec<usize> = (0..100).map(|number| 514 * (1 + number % 7) + 39).collect();
+        assert!(comb(&cells, 514).flagged(), "{:?}", comb(&cells, 514));
+        let none: Vec<usize> = scattered(300).collect();
+        assert!(!comb(&none, 514).flagged() && !comb(&none, 536).flagged());
+        let hidden: Vec<usize> = cells.iter().copied().chain(scattered(200)).collect();
+        assert!(comb(&hidden, 514).flagged(), "{:?}", comb(&hidden, 514));
+    }
+
+    #[test]
+    fn one_frequent_length_is_no_comb() {
+        let lengths: Vec<usize> = scattered(60).chain(std::iter::repeat_n(553, 60)).collect();
+        assert!(!comb(&lengths, 514).flagged(), "{:?}", comb(&lengths, 514));
+    }
+}

@@ -1,0 +1,300 @@
+//! 7. TLS inside TLS: the bursts of an inner handshake show through the outer one.
+
+use anyhow::Result;
+
+use crate::capture::{Burst, Capture, Connection, Packet, Way, bursts};
+use crate::detector::{About, Detector, Judgement, Role, Threshold, Verdict, each_capture, usual_role};
+use crate::load::Load;
+use crate::stage::Field;
+use crate::transport::Kind;
+
+const NDPI: &str = "nDPI, src/lib/protocols/tls.c (TLS obfuscation heuristics), after Xue et al., Fingerprinting Obfuscated Proxy Traffic with Encapsulated TLS Handshakes, USENIX Security 2024";
+const TROJAN: &str = "XTLS/Trojan-killer";
+const FIELD: &str = "reports of users whose tunnels were blocked; no paper";
+
+/// What the outer TLS adds to a packet by nDPI's estimate, bytes.
+const OVERHEAD: usize = 24;
+
+/// How many packets after the handshake nDPI looks at unless it is told otherwise. We go on to the end of the connection.
+const FIRST_PACKETS: usize = 25;
+
+/// A ClientHello fills no more packets than this.
+const HELLO_PACKETS: usize = 3;
+
+/// The smallest ClientHello of the TLS 1.3 model, bytes.
+const HELLO_13: usize = 517;
+
+/// A model of the first four bursts of a handshake: the mean of their bytes, and the inverse of their covariance, of which
+/// the upper triangle is written, row by row. The figures are nDPI's, to six digits.
+struct Model {
+    name: &'static str,
+    mean: [f64; 4],
+    inverse: [f64; 10],
+    distance: f64,
+    least: usize,
+}
+
+const MODELS: [Model; 3] = [
+    Model {
+        name: "Chrome",
+        mean: [1_850.43, 4_903.08, 785.253, 1_051.22],
+        inverse: [
+            6.72374e-6,
+            -2.32110e-8,
+            6.67140e-8,
+            1.25263e-8,
+            5.64669e-7,
+            4.58964e-8,
+            6.41255e-9,
+            6.04058e-7,
+            -9.15074e-10,
+            1.01185e-7,
+        ],
+        distance: 3.0,
+        least: 0,
+    },
+    Model {
+        name: "TLS 1.3",
+        mean: [640.657, 4_649.30, 448.408, 1_094.20],
+        inverse: [
+            3.08030e-5,
+            1.16179e-7,
+            1.05357e-7,
+            3.88629e-8,
+            6.93179e-7,
+            2.77413e-8,
+            -3.63723e-9,
+            1.02610e-6,
+            -1.08770e-8,
+            8.63308e-8,
+        ],
+        distance: 3.0,
+        least: HELLO_13,
+    },
+    Model {
+        name: "TLS 1.2",
+        mean: [212.884, 4_514.71, 107.771, 307.580],
+        inverse: [
+            2.92421e-4,
+            4.43678e-7,
+            -5.69966e-5,
+            -2.18125e-6,
+            5.98955e-7,
+            -3.59798e-7,
+            5.71638e-7,
+            7.68938e-4,
+            2.22278e-5,
+            5.72770e-5,
+        ],
+        distance: 3.5,
+        least: 0,
+    },
+];
+
+/// Trojan's first request, with a ClientHello in it, and the answers to it, bytes.
+const TROJAN_UP: std::ops::RangeInclusive<usize> = 650..=1_000;
+const TROJAN_DOWN: [std::ops::RangeInclusive<usize>; 2] = [170..=180, 3_000..=7_500];
+
+/// Three packets of the client's in a row, each of so many bytes or more.
+const LONG_PACKET: usize = 411;
+const LONG_PACKETS: usize = 3;
+
+/// The detector.
+#[derive(Debug)]
+pub struct Nested;
+
+impl Detector for Nested {
+    fn about(&self) -> About {
+        let model = |model: &Model| Threshold {
+            what: model.name,
+            value: format!(
+                "flagged below Mahalanobis distance {} from {:?} bytes up, down, up, down",
+                model.distance, model.mean
+            ),
+            source: NDPI,
+        };
+        let mut thresholds: Vec<_> = MODELS.iter().map(model).collect();
+        thresholds.push(Threshold {
+            what: "Trojan's lengths",
+            value: "flagged at 650 to 1,000 bytes up after the client's ChangeCipherSpec, and then 170 to 180 or 3,000 to 7,500 down".into(),
+            source: TROJAN,
+        });
+        thresholds.push(Threshold {
+            what: "long packets",
+            value: "flagged at 3 client packets of 411 bytes or more, one after the other, after its ChangeCipherSpec".into(),
+            source: FIELD,
+        });
+        About {
+            number: 7,
+            name: "TLS inside TLS",
+            source: NDPI,
+            rule: "After the outer handshake, packets are joined into bursts and each is freed of 24 bytes a packet. Every four bursts \
+                   that begin with the client's are compared with three models of a handshake's bursts. nDPI stops after 25 packets; \
+                   this goes on to the end. Beside it, two simpler rules of lengths.",
+            thresholds,
+            gate: true,
+        }
+    }
+
+    fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
+        let mut verdicts = vec![trojan_control()];
+        verdicts.extend(each_capture(field, role, judge));
+        Ok(verdicts)
+    }
+}
+
+fn role(capture: &Capture) -> Option<Role> {
+    match (usual_role(capture.transport, Kind::Tunnel), capture.load) {
+        // Tor's handshake is not a browser's: no model is made for it.
+        (Role::Positive | Role::Negative, Load::Tor) => Some(Role::Beside),
+        (role, _) => Some(role),
+    }
+}
+
+/// The length rule's own positive control: Trojan around a hello of 517 bytes, as clients sent until hybrid key shares
+/// made theirs longer.
+fn trojan_control() -> Verdict {
+    let connection = made_up(&[(Way::Up, 687), (Way::Down, 4_200), (Way::Up, 150)]);
+    let flagged = trojan(&connection);
+    let what = "Trojan's lengths, made up".into();
+    Verdict { what, role: Role::Positive, flagged, figures: Vec::new(), note: String::new() }
+}
+
+fn judge(capture: &Capture) -> Judgement {
+    let mut judgement = Judgement::default();
+    let count =
+        |rule: &dyn Fn(&Connection) -> bool| capture.connections.iter().filter(|one| rule(one)).count();
+    let (mut near_early, mut windows, mut near) = (0, 0, 0);
+    for model in &MODELS {
+        let nearest = capture.connections.iter().filter_map(|one| nearest(model, one, usize::MAX));
+        let nearest = nearest.fold(f64::INFINITY, f64::min);
+        near_early += count(&|one| {
+            self::nearest(model, one, FIRST_PACKETS).is_some_and(|distance| distance < model.distance)
+        });
+        let all: Vec<f64> =
+            capture.connections.iter().flat_map(|one| distances(model, one, usize::MAX)).collect();
+        windows = windows.max(all.len());
+        near += all.iter().filter(|distance| **distance < model.distance).count();
+        judgement.flagged |= nearest < model.distance;
+        if nearest.is_finite() {
+            judgement = judgement.figure(format!("nearest to {}", model.name), nearest);
+        }
+    }
+    let (trojans, long) = (count(&trojan), count(&long_packets));
+    judgement.flagged |= trojans + long > 0;
+    judgement
+        .figure("matches", near as f64)
+        .figure("of windows", windows as f64)
+        .figure("matches in the first 25 packets", near_early as f64)
+        .figure("Trojan's lengths", trojans as f64)
+        .figure("long packets", long as f64)
+        .figure("connections", capture.connections.len() as f64)
+}
+
+/// Packets after the packet with the ChangeCipherSpec, in each direction, and how many bytes of each are not payload.
+fn after_handshake(connection: &Connection) -> (impl Iterator<Item = &Packet>, usize) {
+    let starts = [connection.change_cipher(Way::Up), connection.change_cipher(Way::Down)];
+    let overhead = if starts == [None, None] { 0 } else { OVERHEAD };
+    let packets = connection.packets.iter().filter(move |packet| {
+        let start = if packet.way == Way::Up { starts[0] } else { starts[1] };
+        start.is_none_or(|start| packet.offset > start)
+    });
+    (packets, overhead)
+}
+
+/// The smallest distance of any four bursts within the first `limit` packets.
+fn nearest(model: &Model, connection: &Connection, limit: usize) -> Option<f64> {
+    distances(model, connection, limit).into_iter().min_by(f64::total_cmp)
+}
+
+/// The distances of all fours of bursts that can be a handshake's at all.
+fn distances(model: &Model, connection: &Connection, limit: usize) -> Vec<f64> {
+    let (packets, overhead) = after_handshake(connection);
+    let bursts =
+        bursts(packets.take(limit).map(|packet| (packet.way, packet.bytes.saturating_sub(overhead))));
+    bursts.windows(4).filter_map(|window| distance(model, window)).collect()
+}
+
+fn distance(model: &Model, window: &[Burst]) -> Option<f64> {
+    let [hello, ..] = window else { return None };
+    if hello.way == Way::Down || hello.packets > HELLO_PACKETS || hello.bytes < model.least {
+        return None;
+    }
+    let off: Vec<f64> =
+        window.iter().zip(model.mean).map(|(burst, mean)| burst.bytes as f64 - mean).collect();
+    let (mut sum, mut entries) = (0.0, model.inverse.iter());
+    for (row, one) in off.iter().enumerate() {
+        for (column, other) in off.iter().enumerate().skip(row) {
+            let weight = if row == column { 1.0 } else { 2.0 };
+            sum += weight * one * other * entries.next()?;
+        }
+    }
+    Some(sum.max(0.0).sqrt())
+}
+
+fn trojan(connection: &Connection) -> bool {
+    let (packets, _) = after_handshake(connection);
+    let bursts = bursts(packets.map(|packet| (packet.way, packet.bytes)));
+    let mut bursts = bursts.iter().skip_while(|burst| burst.way == Way::Down);
+    let (Some(up), Some(down)) = (bursts.next(), bursts.next()) else { return false };
+    TROJAN_UP.contains(&up.bytes) && TROJAN_DOWN.iter().any(|range| range.contains(&down.bytes))
+}
+
+fn long_packets(connection: &Connection) -> bool {
+    let (packets, _) = after_handshake(connection);
+    let sizes: Vec<usize> =
+        packets.filter(|packet| packet.way == Way::Up).map(|packet| packet.bytes).collect();
+    sizes.windows(LONG_PACKETS).any(|three| three.iter().all(|bytes| *bytes >= LONG_PACKET))
+}
+
+/// A connection of these packets, after a handshake that is left out.
+fn made_up(packets: &[(Way, usize)]) -> Connection {
+    let mut offsets = [0; 2];
+    let packet = |(number, (way, bytes)): (usize, &(Way, usize))| {
+        let offset = &mut offsets[usize::from(*way == Way::Down)];
+        *offset += bytes;
+        Packet { at: number as f64 / 100.0, way: *way, bytes: *bytes, offset: *offset - bytes }
+    };
+    let packets: Vec<Packet> = packets.iter().enumerate().map(packet).collect();
+    Connection { packets, records: Vec::new(), first: Vec::new(), first_packet: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_is_near_and_far_is_far() {
+        for model in &MODELS {
+            let exact: Vec<(Way, usize)> = (model.mean.iter().zip([Way::Up, Way::Down].iter().cycle()))
+                .map(|(bytes, way)| (*way, format!("{bytes:.0}").parse().unwrap()))
+                .collect();
+            // The last burst ends with the client's next packet.
+            let mut packets = exact.clone();
+            packets.push((Way::Up, 100));
+            let found = nearest(model, &made_up(&packets), usize::MAX).unwrap();
+            assert!(found < 0.1, "{}: {found}", model.name);
+            let doubled: Vec<_> = exact.iter().map(|(way, bytes)| (*way, bytes * 3)).collect();
+            let found = nearest(model, &made_up(&doubled), usize::MAX).unwrap();
+            assert!(found > model.distance, "{}: {found}", model.name);
+        }
+    }
+
+    #[test]
+    fn a_hello_of_too_many_packets_is_none() {
+        let hello = [(Way::Up, 470); 4];
+        let rest = [(Way::Down, 4_903), (Way::Up, 785), (Way::Down, 1_051)];
+        let connection = |count: usize| made_up(&[&hello[..count], &rest].concat());
+        assert!(nearest(&MODELS[0], &connection(4), usize::MAX).is_none());
+        assert!(nearest(&MODELS[0], &connection(3), usize::MAX).is_some());
+    }
+
+    #[test]
+    fn rules_of_lengths_hold_at_their_bounds() {
+        let lengths = |up, down| trojan(&made_up(&[(Way::Up, up), (Way::Down, down)]));
+        assert!(lengths(650, 170) && lengths(1_000, 7_500) && lengths(800, 3_000));
+        assert!(!lengths(649, 170) && !lengths(1_001, 175) && !lengths(800, 181) && !lengths(800, 7_501));
+        let long = |sizes: [usize; 3]| long_packets(&made_up(&sizes.map(|bytes| (Way::Up, bytes))));
+        assert!(long([411, 411, 1_448]) && !long([411, 410, 411]));
+    }
+}

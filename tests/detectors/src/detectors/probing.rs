@@ -1,0 +1,123 @@
+//! 2. Active probing: whoever connects to the bridge must meet the decoy, and nothing but the decoy.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use qnet_tests::support::decoy::{Decoy, NAME, Options};
+use qnet_tests::support::link::Link;
+use qnet_tests::support::probe::{Probe, Tolerance, catalogue, differences};
+
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::stage::Field;
+use crate::transport::{Kind, Transport};
+
+const SOURCE: &str = "Frolov, Wampler and Wustrow, Detecting Probe-resistant Proxies, NDSS 2020; Alice et al., How China Detects and Blocks Shadowsocks, IMC 2020";
+
+/// How long each probe is watched: beyond the decoy's own limits.
+const WATCH: Duration = Duration::from_secs(5);
+
+/// The decoy's limits, short so that a probe need not wait for a minute to see the end.
+const DECOY_LIMIT: Duration = Duration::from_secs(2);
+
+/// The detector.
+#[derive(Debug)]
+pub struct Probing;
+
+impl Detector for Probing {
+    fn about(&self) -> About {
+        let tolerance = Tolerance::default();
+        About {
+            number: 2,
+            name: "active probing",
+            source: SOURCE,
+            rule: "Each probe (silence, ladders of random lengths, other protocols, odd and damaged records and hellos, visitors) is played against \
+                   the bridge and against the decoy directly. What comes back, record by record, how the connection ends (FIN, RST or \
+                   not at all) and when must be what the decoy gives; where it differs at first, it is played again, and the two are told \
+                   apart if most of what the bridge shows is none of what the decoy shows. Beside it obfs4 and a plain wire to the decoy.",
+            thresholds: vec![
+                Threshold {
+                    what: "probes that tell bridge and decoy apart",
+                    value: "flagged at one".into(),
+                    source: SOURCE,
+                },
+                Threshold {
+                    what: "times of events",
+                    value: format!(
+                        "differ by more than {:?} in the first second, {:?} later; detector 9 looks closer",
+                        tolerance.early, tolerance.late
+                    ),
+                    source: "set for a busy machine",
+                },
+            ],
+            gate: true,
+        }
+    }
+
+    fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
+        let probes = probes(field.plan.all_probes)?;
+        let mut verdicts = Vec::new();
+        for server in &field.plan.servers {
+            let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
+            let decoy = Decoy::start(*server, limits)?;
+            let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+            let start = |kind| Transport::start(kind, &decoy, &field.qnet_pt, sink, Duration::ZERO);
+            let (qnet, obfs4) = (start(Kind::Qnet)?, start(Kind::Obfs4)?);
+            let wire = Link::start(decoy.address(), Duration::ZERO)?;
+            let examined = [
+                ("QNet", Role::Subject, qnet.server()),
+                ("obfs4", Role::Positive, obfs4.server()),
+                ("a plain wire", Role::Negative, wire.address()),
+            ];
+            let judged: Vec<Result<Verdict>> = thread::scope(|scope| {
+                let running = examined.map(|(what, role, address)| {
+                    let (probes, decoy) = (&probes, decoy.address());
+                    let what = format!("{what}, {server:?}");
+                    scope.spawn(move || judge(what, role, probes, address, decoy))
+                });
+                running
+                    .map(|one| one.join().unwrap_or_else(|_| Err(anyhow!("a player panicked"))))
+                    .into_iter()
+                    .collect()
+            });
+            verdicts.extend(judged.into_iter().collect::<Result<Vec<_>>>()?);
+        }
+        Ok(verdicts)
+    }
+}
+
+/// All probes, or a choice that takes seconds.
+fn probes(all: bool) -> Result<Vec<Probe>> {
+    if all {
+        return catalogue::all(NAME);
+    }
+    let mut probes = catalogue::silent();
+    probes.extend(catalogue::random().into_iter().step_by(3));
+    probes.extend(catalogue::other_protocols().into_iter().step_by(2));
+    probes.extend(catalogue::records().into_iter().step_by(2));
+    probes.extend(catalogue::visitors(NAME)?.into_iter().take(2));
+    Ok(probes)
+}
+
+fn judge(
+    what: String,
+    role: Role,
+    probes: &[Probe],
+    address: std::net::SocketAddr,
+    decoy: std::net::SocketAddr,
+) -> Result<Verdict> {
+    let found = differences(probes, address, decoy, WATCH, Tolerance::default())?;
+    let figure = |name: &str, value: usize| Figure { name: name.to_owned(), value: value as f64 };
+    let told: Vec<String> = found
+        .iter()
+        .take(3)
+        .map(|difference| format!("{}: {}", difference.probe, difference.what.join(", ")))
+        .collect();
+    Ok(Verdict {
+        what,
+        role,
+        flagged: !found.is_empty(),
+        figures: vec![figure("probes", probes.len()), figure("that tell apart", found.len())],
+        note: told.join("; "),
+    })
+}

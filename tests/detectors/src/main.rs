@@ -1,0 +1,82 @@
+//! `./dev detect`: what a censor would run against QNet, run by ourselves.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::{env, fs};
+
+use anyhow::{Context, Result, bail, ensure};
+use qnet_detectors::detectors;
+use qnet_detectors::report::Report;
+use qnet_detectors::stage::{Field, Plan};
+use qnet_tests::support::isolate::{Isolated, isolated_program};
+
+const HELP: &str = "\
+qnet-detectors [--full] [--out FOLDER]
+  --full   every web server, paths of 20, 100 and 300 ms, more visits (the better part of an hour)
+  --out    where report.html, report.json and captures.json go (target/detect)
+";
+
+/// Where the report goes unless told otherwise.
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/detect");
+
+struct Options {
+    full: bool,
+    out: PathBuf,
+}
+
+impl Options {
+    /// `None` where help was asked for.
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>> {
+        let mut options = Self { full: false, out: FOLDER.into() };
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--full" => options.full = true,
+                "--out" => options.out = arguments.next().context("--out needs a folder")?.into(),
+                "--help" | "-h" => return Ok(None),
+                other => bail!("unknown argument {other}; --help lists them"),
+            }
+        }
+        Ok(Some(options))
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = Options::parse(env::args().skip(1)).and_then(|options| match options {
+        Some(options) => match isolated_program(|| run(&options))? {
+            Isolated::Inside(well) => Ok(well),
+            Isolated::Outside(status) => Ok(status.success()),
+        },
+        None => Ok(io::stdout().write_all(HELP.as_bytes()).map(|()| true)?),
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // Nothing is left to be told where standard error is closed.
+            let _ = writeln!(io::stderr(), "detect: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all is well.
+fn run(options: &Options) -> Result<bool> {
+    // Cargo puts all programs of a build into one folder.
+    let program = env::current_exe()?.with_file_name("qnet-pt");
+    ensure!(program.is_file(), "{} is not there; ./dev detect builds it", program.display());
+    let plan = if options.full { Plan::full() } else { Plan::quick() };
+    let field = Field::capture(plan, program, |what| {
+        let _ = writeln!(io::stderr(), "detect: capturing {what}");
+    })?;
+    let report = Report::of(&detectors::all(), &field);
+    report.write(&options.out, &field.captures)?;
+    writeln!(io::stdout(), "{}", report.table())?;
+    let failures = report.failures();
+    for failure in &failures {
+        writeln!(io::stdout(), "FAILED: {failure}")?;
+    }
+    writeln!(io::stdout(), "The report: {}", fs::canonicalize(&options.out)?.join("report.html").display())?;
+    Ok(failures.is_empty())
+}

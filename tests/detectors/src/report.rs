@@ -1,0 +1,150 @@
+//! What came out: a table, JSON, and a page with plots.
+
+mod page;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::capture::Capture;
+use crate::detector::{About, Detector, Role, Verdict};
+use crate::stage::Field;
+
+/// What one detector said, or why it could not.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    /// What it is.
+    pub about: About,
+    /// What it said.
+    pub verdicts: Vec<Verdict>,
+    /// Why it could not run.
+    pub error: Option<String>,
+}
+
+impl Outcome {
+    /// Runs a detector.
+    pub fn of(detector: &dyn Detector, field: &Field) -> Self {
+        let about = detector.about();
+        match detector.examine(field) {
+            Ok(verdicts) => Self { about, verdicts, error: None },
+            Err(error) => Self { about, verdicts: Vec::new(), error: Some(format!("{error:#}")) },
+        }
+    }
+
+    /// Everything that is not as it must be, a line each.
+    #[must_use]
+    pub fn failures(&self) -> Vec<String> {
+        self.failures_but(|_| false)
+    }
+
+    /// The same without the verdicts that are known.
+    pub fn failures_but(&self, known: impl Fn(&Verdict) -> bool) -> Vec<String> {
+        let name = format!("{} {}", self.about.number, self.about.name);
+        let mut found: Vec<String> =
+            self.error.iter().map(|why| format!("{name}: could not run: {why}")).collect();
+        for (role, words) in [(Role::Positive, "positive"), (Role::Negative, "negative")] {
+            if self.error.is_none() && !self.verdicts.iter().any(|verdict| verdict.role == role) {
+                found.push(format!("{name}: has no {words} control"));
+            }
+        }
+        for verdict in self.verdicts.iter().filter(|verdict| !verdict.holds() && !known(verdict)) {
+            let what = match verdict.role {
+                Role::Positive => "did not flag its positive control",
+                Role::Negative => "flags its negative control",
+                Role::Subject if self.about.gate => "flags",
+                Role::Subject | Role::Beside => continue,
+            };
+            found.push(format!("{name}: {what}: {}", verdict.what));
+        }
+        found
+    }
+}
+
+/// All of it.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// By detector.
+    pub outcomes: Vec<Outcome>,
+}
+
+impl Report {
+    /// Runs all detectors.
+    #[must_use]
+    pub fn of(detectors: &[Box<dyn Detector>], field: &Field) -> Self {
+        Self { outcomes: detectors.iter().map(|detector| Outcome::of(detector.as_ref(), field)).collect() }
+    }
+
+    /// Everything that is not as it must be; empty if all is well.
+    #[must_use]
+    pub fn failures(&self) -> Vec<String> {
+        self.outcomes.iter().flat_map(Outcome::failures).collect()
+    }
+
+    /// The table for a terminal.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut out = String::new();
+        for Outcome { about, verdicts, error } in &self.outcomes {
+            let gate = if about.gate { "" } else { " (measured only)" };
+            let _ = writeln!(out, "\n{:2}. {}{gate}\n    {}", about.number, about.name, about.source);
+            if let Some(error) = error {
+                let _ = writeln!(out, "    COULD NOT RUN: {error}");
+            }
+            for verdict in verdicts {
+                let mark = if verdict.holds() { "  " } else { "!!" };
+                let said = if verdict.flagged { "flagged" } else { "passes" };
+                let figures: Vec<String> = verdict
+                    .figures
+                    .iter()
+                    .map(|figure| format!("{} {}", figure.name, number(figure.value)))
+                    .collect();
+                let _ = writeln!(
+                    out,
+                    " {mark} {:42} {:8} {said:8} {}{}{}",
+                    verdict.what,
+                    role(verdict.role),
+                    figures.join(", "),
+                    if verdict.note.is_empty() { "" } else { "; " },
+                    verdict.note
+                );
+            }
+        }
+        out
+    }
+
+    /// Writes `report.json` and `report.html` into `folder`.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn write(&self, folder: &Path, captures: &[Capture]) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::write(folder.join("report.json"), serde_json::to_vec_pretty(self)?)?;
+        fs::write(folder.join("captures.json"), serde_json::to_vec(captures)?)?;
+        fs::write(folder.join("report.html"), page::page(self, captures))?;
+        Ok(())
+    }
+}
+
+/// A role in a word.
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Positive => "control+",
+        Role::Negative => "control-",
+        Role::Subject => "QNet",
+        Role::Beside => "beside",
+    }
+}
+
+/// A figure with as many digits as it needs.
+fn number(value: f64) -> String {
+    if value == value.trunc() && value.abs() < 1e9 {
+        format!("{value}")
+    } else if value.abs() >= 0.01 {
+        format!("{value:.2}")
+    } else {
+        format!("{value:.1e}")
+    }
+}

@@ -1,0 +1,93 @@
+//! Two samples, and whether one source can have given both.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, anyhow};
+use statrs::distribution::{ChiSquared, ContinuousCDF};
+use statrs::stats_tests::NaNPolicy;
+use statrs::stats_tests::ks_test::{KSTwoSampleAlternativeMethod, ks_twosample};
+
+/// The chi-squared test's rule of thumb: an expected count below this makes it inexact.
+const LEAST_EXPECTED: f64 = 5.0;
+
+/// Kolmogorov and Smirnov's statistic for two samples, and its asymptotic two-sided p-value.
+///
+/// # Errors
+/// A sample has fewer than two values.
+pub fn kolmogorov_smirnov(one: &[f64], other: &[f64]) -> Result<(f64, f64)> {
+    let method = KSTwoSampleAlternativeMethod::TwoSidedAsymptotic;
+    ks_twosample(one.to_vec(), other.to_vec(), method, NaNPolicy::Error).map_err(|error| anyhow!("{error}"))
+}
+
+/// The p-value of the chi-squared test that two samples of categories have one distribution. Rare categories are counted as
+/// one. It is 1 where all is of one category.
+///
+/// # Errors
+/// None with samples that are not empty.
+pub fn chi_squared<T: Ord + Clone>(one: &[T], other: &[T]) -> Result<f64> {
+    let mut counts: BTreeMap<T, [f64; 2]> = BTreeMap::new();
+    for (which, sample) in [one, other].into_iter().enumerate() {
+        for category in sample {
+            counts.entry(category.clone()).or_default()[which] += 1.0;
+        }
+    }
+    let sizes = [one.len() as f64, other.len() as f64];
+    let all = sizes[0] + sizes[1];
+    let smaller = sizes[0].min(sizes[1]) / all;
+    let (common, rare): (Vec<_>, Vec<_>) =
+        counts.into_values().partition(|both| (both[0] + both[1]) * smaller >= LEAST_EXPECTED);
+    let mut cells = common;
+    if !rare.is_empty() {
+        cells.push(rare.iter().fold([0.0; 2], |sum, both| [sum[0] + both[0], sum[1] + both[1]]));
+    }
+    if cells.len() < 2 {
+        return Ok(1.0);
+    }
+    let statistic: f64 = cells
+        .iter()
+        .flat_map(|both| {
+            let row = both[0] + both[1];
+            [0, 1].map(|which| {
+                let expected = row * sizes[which] / all;
+                (both[which] - expected).powi(2) / expected
+            })
+        })
+        .sum();
+    let freedom = cells.len() as f64 - 1.0;
+    Ok(ChiSquared::new(freedom).map_err(|error| anyhow!("{error}"))?.sf(statistic))
+}
+
+/// The middle value; 0 of none.
+#[must_use]
+pub fn median(sample: &[f64]) -> f64 {
+    let mut sorted = sample.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_sources_pass_and_unequal_do_not() {
+        let even: Vec<usize> = (0..400).map(|number| number % 4).collect();
+        let shifted: Vec<usize> = (0..400).map(|number| (number + 1) % 4).collect();
+        let skewed: Vec<usize> =
+            (0..400).map(|number| if number % 8 == 0 { 3 } else { number % 4 }).collect();
+        assert!(chi_squared(&even, &shifted).unwrap() > 0.9);
+        assert!(chi_squared(&even, &skewed).unwrap() < 0.001);
+        let times: Vec<f64> = (0..200).map(f64::from).collect();
+        let later: Vec<f64> = times.iter().map(|time| time + 60.0).collect();
+        assert!(kolmogorov_smirnov(&times, &times).unwrap().1 > 0.9);
+        assert!(kolmogorov_smirnov(&times, &later).unwrap().1 < 1e-6);
+    }
+
+    /// Fisher's textbook example's size: 10 of 20 against 18 of 20; chi-squared 7.6 with one degree of freedom, p 0.0058.
+    #[test]
+    fn chi_squared_is_the_textbooks() {
+        let sample = |yes: usize| (0..20).map(|number| number < yes).collect::<Vec<_>>();
+        let p = chi_squared(&sample(10), &sample(18)).unwrap();
+        assert!((p - 0.005_8).abs() < 0.000_3, "{p}");
+    }
+}

@@ -1,0 +1,169 @@
+//! What carries a load past the censor: plain TLS, QNet, obfs4, and a TLS tunnel as a control.
+//!
+//! ```text
+//! load ──▶ Transport::entry() ─[ client ]─▶ the censor's wire ─[ server ]─▶ target
+//! ```
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use qnet_bench::plugin::{self, Method, Plugin};
+use qnet_bench::socks;
+use qnet_tests::support::decoy::Decoy;
+use qnet_tests::support::link::Link;
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::tunnel::Tunnel;
+
+/// Which transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// None: the load's own TLS on the wire.
+    Plain,
+    /// QNet before a decoy.
+    Qnet,
+    /// Debian's obfs4proxy.
+    Obfs4,
+    /// A TLS connection to a server that passes on what is inside, as Trojan and its kin do. It hides nothing of sizes
+    /// and times: a control that detectors of nested TLS must flag.
+    Tunnel,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Qnet, Self::Obfs4, Self::Tunnel];
+}
+
+/// A running transport. Ends when dropped.
+pub struct Transport {
+    entry: SocketAddr,
+    server: SocketAddr,
+    link: Link,
+    _running: Running,
+}
+
+enum Running {
+    Nothing,
+    Plugins { _server: Plugin, _client: Plugin, _state: TempDir },
+    Tunnel { _tunnel: Tunnel },
+}
+
+impl Transport {
+    /// Starts it between [`Self::entry`] and `target`, over a wire that delays each direction by `delay`. QNet and the tunnel
+    /// use `decoy`'s name and certificates; `qnet_pt` is the program.
+    ///
+    /// # Errors
+    /// A program is missing, or does not start.
+    pub fn start(
+        kind: Kind,
+        decoy: &Decoy,
+        qnet_pt: &Path,
+        target: SocketAddr,
+        delay: Duration,
+    ) -> Result<Self> {
+        match kind {
+            Kind::Plain => {
+                let link = Link::start(target, delay)?;
+                Ok(Self { entry: link.address(), server: target, link, _running: Running::Nothing })
+            }
+            Kind::Qnet => {
+                let address = decoy.address().to_string().replace(':', r"\:");
+                let kind = plugin::Kind {
+                    transport: "qnet",
+                    program: qnet_pt.to_owned(),
+                    server_options: format!("qnet:decoy={address};qnet:sni={}", decoy.name()),
+                    environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
+                };
+                Self::plugins(&kind, target, delay)
+            }
+            Kind::Obfs4 => {
+                let program = qnet_bench::measure::find("obfs4proxy");
+                let kind = plugin::Kind {
+                    transport: "obfs4",
+                    program: program.context("obfs4proxy is not there: is the package installed?")?,
+                    server_options: String::new(),
+                    environment: Vec::new(),
+                };
+                Self::plugins(&kind, target, delay)
+            }
+            Kind::Tunnel => {
+                let tunnel = Tunnel::start(decoy.certificates(), target)?;
+                let link = Link::start(tunnel.server(), delay)?;
+                let entry = tunnel.client(link.address())?;
+                let server = tunnel.server();
+                Ok(Self { entry, server, link, _running: Running::Tunnel { _tunnel: tunnel } })
+            }
+        }
+    }
+
+    /// A pluggable transport as tor starts it, with a door in front that gives it the bridge's arguments.
+    fn plugins(kind: &plugin::Kind, target: SocketAddr, delay: Duration) -> Result<Self> {
+        let state = TempDir::new()?;
+        let (server, method) = Plugin::server(kind, &state.path().join("server"), target)?;
+        let (client, socks) = Plugin::client(kind, &state.path().join("client"))?;
+        let link = Link::start(method.address, delay)?;
+        let bridge = Method { address: link.address(), args: method.args };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let entry = listener.local_addr()?;
+        thread::spawn(move || {
+            for load in listener.incoming().flatten() {
+                let bridge = bridge.clone();
+                // A load that finds no transport sees its connection end, and says so itself.
+                thread::spawn(move || socks::connect(socks, &bridge).map(|tunnel| join(&load, &tunnel)));
+            }
+        });
+        let running = Running::Plugins { _server: server, _client: client, _state: state };
+        Ok(Self { entry, server: method.address, link, _running: running })
+    }
+
+    /// Where a load connects.
+    #[must_use]
+    pub fn entry(&self) -> SocketAddr {
+        self.entry
+    }
+
+    /// Where its server listens, without the wire.
+    #[must_use]
+    pub fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// The censor's wire.
+    #[must_use]
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
+/// Passes on both directions until both have ended.
+fn join(one: &TcpStream, other: &TcpStream) {
+    for stream in [one, other] {
+        stream.set_read_timeout(None).ok();
+        stream.set_nodelay(true).ok();
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| pass_on(one, other));
+        pass_on(other, one);
+    });
+}
+
+fn pass_on(mut from: &TcpStream, mut to: &TcpStream) {
+    let mut piece = vec![0; 65_536];
+    loop {
+        match from.read(&mut piece) {
+            Ok(count) if count > 0 => {
+                if to.write_all(piece.get(..count).unwrap_or_default()).is_err() {
+                    break;
+                }
+            }
+            _ => break,
+        }
+    }
+    to.shutdown(Shutdown::Write).ok();
+}
