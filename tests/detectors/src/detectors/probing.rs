@@ -44,8 +44,8 @@ impl Detector for Probing {
                 Threshold {
                     what: "times of events",
                     value: format!(
-                        "differ by more than {:?} in the first second, {:?} later; detector 9 looks closer",
-                        tolerance.early, tolerance.late
+                        "differ by more than {:?} on connections that began together; detector 9 looks closer",
+                        tolerance.time
                     ),
                     source: "set for a busy machine",
                 },
@@ -106,7 +106,7 @@ fn judge(
     address: std::net::SocketAddr,
     decoy: std::net::SocketAddr,
 ) -> Result<Verdict> {
-    let found = differences(probes, address, decoy, WATCH, Tolerance::default())?;
+    let found = differences(probes, &move || address, decoy, WATCH, Tolerance::default())?;
     let figure = |name: &str, value: usize| Figure { name: name.to_owned(), value: value as f64 };
     let told: Vec<String> = found
         .iter()
