@@ -222,6 +222,11 @@ impl Tunnel {
         true
     }
 
+    /// A record of frames came: this long, with so much in it.
+    pub(crate) fn heard(&mut self, length: usize, content: usize) {
+        self.shaper.heard(length, content);
+    }
+
     /// Whether this carrier carries the session.
     pub(crate) fn is_inside(&self) -> bool {
         matches!(self.place, Place::Inside(_))
@@ -443,9 +448,6 @@ impl Tunnel {
             Frame::Segment { .. } | Frame::Ack { .. } | Frame::End => match self.place {
                 Place::Inside(number) => {
                     lock(&self.session).on_frame(number, frame, now)?;
-                    if let Frame::Segment { bytes, .. } = frame {
-                        self.shaper.heard(bytes.len());
-                    }
                     Ok(if *frame == Frame::End { Meant::Over } else { Meant::Done })
                 }
                 _ => Err(Violation::Misplaced),

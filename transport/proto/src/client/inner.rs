@@ -179,7 +179,9 @@ impl Inner {
         if self.first_keys {
             return self.early_record(record, out, rng, now);
         }
+        let length = record.len();
         let (kind, content) = self.tunnel.opener.open_in_place(record).ok()?;
+        self.tunnel.heard(length, content.len());
         Some(match kind {
             FRAMES => self.frames(content, out, now),
             ALERT => self.alert(content, out),

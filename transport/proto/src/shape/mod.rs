@@ -3,13 +3,14 @@
 //!
 //! # Call contract
 //!
-//! - [`Shaper::heard`] for each piece of data of the peer's, [`Shaper::opened`] for each stream that is opened.
+//! - [`Shaper::heard`] for each record of the peer's, [`Shaper::opened`] for each stream that is opened.
 //! - [`Shaper::room`] before a record is filled: how much should go into it.
 //! - [`Shaper::length`] for each record with data, before it is sealed: its length.
 //! - When nothing more is to be sent, [`Shaper::padding`] until it says `None`: a record of padding of that length.
 //!
 //! What it adds in all never exceeds the profile's allowance and share; what is sent is never held back.
 
+mod models;
 mod profile;
 
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +26,12 @@ const OVERHEAD: usize = 17;
 const LEAST_DATA: usize = 64;
 /// Bytes that are worth cutting in two: more than a cell of Tor's in its TLS record.
 const LEAST_TO_CUT: usize = 540;
+/// Lengths are kept this much farther from a model than its limit: what an observer counts differs by headers.
+const MARGIN: f64 = 1.2;
+/// By how much a burst grows before it is looked at again, bytes.
+const STEP: usize = 300;
+/// Beyond this length no model reaches.
+const MOST_TO_CLEAR: usize = 16_000;
 /// The shortest record that is worth sending as padding.
 const LEAST_PADDING: usize = 120;
 
@@ -39,6 +46,8 @@ pub struct Shaper {
     /// The present burst's length so far, and the length it is to reach.
     burst: usize,
     target: usize,
+    /// The last bursts: the peer's, ours, the peer's present one.
+    window: [usize; 4],
     /// The peer has spoken since our last record: the next begins a burst.
     turn: bool,
     carried: u64,
@@ -57,15 +66,21 @@ impl Shaper {
             answers: u32::from(profile.first_answers),
             burst: 0,
             target: 0,
+            window: [0; 4],
             turn: true,
             carried: 0,
             added: 0,
         }
     }
 
-    /// The peer sent this many bytes.
-    pub fn heard(&mut self, bytes: usize) {
-        self.turn |= bytes >= LEAST_DATA;
+    /// The peer sent a record of this length; `content`: its bytes without padding.
+    pub fn heard(&mut self, length: usize, content: usize) {
+        if !self.turn && content >= LEAST_DATA {
+            self.turn = true;
+            let [_, _, asked, _] = self.window;
+            self.window = [asked, self.burst, 0, 0];
+        }
+        self.window[2] += length;
     }
 
     /// A stream was opened.
@@ -138,8 +153,28 @@ impl Shaper {
         drawn
     }
 
+    /// A burst that would complete what looks like a TLS handshake grows until it does not.
+    fn keep_clear(&mut self) {
+        let [asked, answered, asks, _] = self.window;
+        let near = |burst: usize| {
+            #[expect(clippy::cast_precision_loss, reason = "lengths of a few kilobytes")]
+            let window = [asked, answered, asks, burst].map(|length| length as f64);
+            models::matches(window, MARGIN)
+        };
+        let mut wanted = self.burst.max(self.target);
+        while self.role == Role::Bridge && wanted < MOST_TO_CLEAR && near(wanted) {
+            wanted += STEP + below(&mut self.rng, STEP);
+        }
+        if wanted > self.burst {
+            self.target = wanted;
+        }
+    }
+
     /// The length of the next record of padding, at most `longest`, if the burst is still to grow.
     pub fn padding(&mut self, longest: usize) -> Option<usize> {
+        if !self.turn && self.profile.allowance > 0 {
+            self.keep_clear();
+        }
         let missing = self.target.saturating_sub(self.burst);
         let length = missing.max(LEAST_PADDING).min(longest).min(self.left());
         if self.turn || missing == 0 || length < LEAST_PADDING {

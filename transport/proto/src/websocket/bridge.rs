@@ -245,7 +245,10 @@ impl Talk {
                         *reader = MessageReader::new(MESSAGE3_LEN);
                     }
                 }
-                FRAMES => said(content, tunnel, phase, config, now).map_err(Some)?,
+                FRAMES => {
+                    tunnel.heard(total, content.len());
+                    said(content, tunnel, phase, config, now).map_err(Some)?;
+                }
                 _ => return Err(Some(Ended::Violation)),
             }
             self.incoming.consume(total);
