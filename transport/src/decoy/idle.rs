@@ -12,7 +12,7 @@ use crate::driver::now;
 /// something every ten is within any limit that is longer.
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(600);
 /// After the first sign of its end, how long what is still to come may take. Some servers then wait for the client to close,
-/// as Chrome does; Caddy after a second.
+/// as Chrome does; Go's wait for a second (`goAwayTimeout` of its HTTP/2).
 const GRACE: Duration = Duration::from_secs(3);
 
 /// The end of an idle connection.

@@ -198,10 +198,13 @@ pub enum BridgeLineError {
 /// Longest unknown argument that an error shows.
 const MAX_SHOWN: usize = 20;
 
-/// What may stand in a log: an argument's name, but no key, host name or address that got into its place.
+/// What may stand in a log: an argument's name, but nothing that may be a key, a host name or an address in its place.
 fn shown(word: &str) -> String {
-    let plain = word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if plain && word.len() <= MAX_SHOWN { format!("`{word}`") } else { "an argument of the line".into() }
+    if word.len() > MAX_SHOWN || word.contains(['.', ':']) {
+        "an argument of the line".into()
+    } else {
+        format!("`{}`", word.escape_debug())
+    }
 }
 
 impl BridgeLineError {
