@@ -13,8 +13,9 @@ use qnet_detectors::stage::{Field, Plan};
 use qnet_tests::support::isolate::{Isolated, isolated_program};
 
 const HELP: &str = "\
-qnet-detectors [--full] [--out FOLDER]
+qnet-detectors [--full] [--only N,N] [--out FOLDER]
   --full   every web server, paths of 20, 100 and 300 ms, more visits (the better part of an hour)
+  --only   these detectors alone, by number
   --out    where report.html, report.json and captures.json go (target/detect)
 ";
 
@@ -23,16 +24,21 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/detect")
 
 struct Options {
     full: bool,
+    only: Vec<u8>,
     out: PathBuf,
 }
 
 impl Options {
     /// `None` where help was asked for.
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut options = Self { full: false, out: FOLDER.into() };
+        let mut options = Self { full: false, only: Vec::new(), out: FOLDER.into() };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--full" => options.full = true,
+                "--only" => {
+                    let numbers = arguments.next().context("--only needs numbers")?;
+                    options.only = numbers.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                }
                 "--out" => options.out = arguments.next().context("--out needs a folder")?.into(),
                 "--help" | "-h" => return Ok(None),
                 other => bail!("unknown argument {other}; --help lists them"),
@@ -70,7 +76,12 @@ fn run(options: &Options) -> Result<bool> {
     let field = Field::capture(plan, program, |what| {
         let _ = writeln!(io::stderr(), "detect: capturing {what}");
     })?;
-    let report = Report::of(&detectors::all(), &field);
+    let mut chosen = detectors::all();
+    chosen.retain(|one| options.only.is_empty() || options.only.contains(&one.about().number));
+    ensure!(!chosen.is_empty(), "no detector has such a number");
+    let report = Report::of(&chosen, &field, |what| {
+        let _ = writeln!(io::stderr(), "detect: {what}");
+    });
     report.write(&options.out, &field.captures)?;
     writeln!(io::stdout(), "{}", report.table())?;
     let failures = report.failures();

@@ -71,10 +71,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Runs all detectors.
-    #[must_use]
-    pub fn of(detectors: &[Box<dyn Detector>], field: &Field) -> Self {
-        Self { outcomes: detectors.iter().map(|detector| Outcome::of(detector.as_ref(), field)).collect() }
+    /// Runs all detectors, telling `tell` which it is at.
+    pub fn of(detectors: &[Box<dyn Detector>], field: &Field, mut tell: impl FnMut(&str)) -> Self {
+        let outcomes = detectors.iter().map(|detector| {
+            tell(detector.about().name);
+            Outcome::of(detector.as_ref(), field)
+        });
+        Self { outcomes: outcomes.collect() }
     }
 
     /// Everything that is not as it must be; empty if all is well.

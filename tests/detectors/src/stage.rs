@@ -28,6 +28,8 @@ pub struct Plan {
     pub hellos: usize,
     /// Times measured of each address.
     pub times: usize,
+    /// Pages and visits of each by each transport, for fingerprinting websites.
+    pub closed_world: (usize, usize),
     /// Whether every probe is played, or some.
     pub all_probes: bool,
 }
@@ -43,6 +45,7 @@ impl Plan {
             links: 1,
             hellos: 200,
             times: 100,
+            closed_world: (5, 6),
             all_probes: false,
         }
     }
@@ -57,6 +60,7 @@ impl Plan {
             links: 2,
             hellos: 1_000,
             times: 500,
+            closed_world: (20, 60),
             all_probes: true,
         }
     }

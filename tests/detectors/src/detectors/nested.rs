@@ -9,7 +9,8 @@ use crate::stage::Field;
 use crate::transport::Kind;
 
 const NDPI: &str = "nDPI, src/lib/protocols/tls.c (TLS obfuscation heuristics), after Xue et al., Fingerprinting Obfuscated Proxy Traffic with Encapsulated TLS Handshakes, USENIX Security 2024";
-const TROJAN: &str = "XTLS/Trojan-killer";
+const TROJAN: &str =
+    "XTLS/Trojan-killer, whose main.go has 650 to 750 up; the range here is wider, for later hellos";
 const FIELD: &str = "reports of users whose tunnels were blocked; no paper";
 
 /// What the outer TLS adds to a packet by nDPI's estimate, bytes.
@@ -116,7 +117,7 @@ impl Detector for Nested {
         let mut thresholds: Vec<_> = MODELS.iter().map(model).collect();
         thresholds.push(Threshold {
             what: "Trojan's lengths",
-            value: "flagged at 650 to 1,000 bytes up after the client's ChangeCipherSpec, and then 170 to 180 or 3,000 to 7,500 down".into(),
+            value: "flagged at 650 to 1,000 bytes up from the client's ChangeCipherSpec, and then 170 to 180 or 3,000 to 7,500 down".into(),
             source: TROJAN,
         });
         thresholds.push(Threshold {
@@ -232,11 +233,17 @@ fn distance(model: &Model, window: &[Burst]) -> Option<f64> {
     Some(sum.max(0.0).sqrt())
 }
 
+/// The client's bytes from its ChangeCipherSpec, that included, until the server speaks, and the server's from then until the
+/// client speaks again.
 fn trojan(connection: &Connection) -> bool {
-    let (packets, _) = after_handshake(connection);
-    let bursts = bursts(packets.map(|packet| (packet.way, packet.bytes)));
-    let mut bursts = bursts.iter().skip_while(|burst| burst.way == Way::Down);
-    let (Some(up), Some(down)) = (bursts.next(), bursts.next()) else { return false };
+    let start = connection.change_cipher(Way::Up).unwrap_or(0);
+    let packets = connection
+        .packets
+        .iter()
+        .skip_while(|packet| packet.way == Way::Down || packet.offset + packet.bytes <= start)
+        .map(|packet| (packet.way, packet.bytes));
+    let bursts = bursts(packets);
+    let [up, down, ..] = bursts.as_slice() else { return false };
     TROJAN_UP.contains(&up.bytes) && TROJAN_DOWN.iter().any(|range| range.contains(&down.bytes))
 }
 

@@ -20,6 +20,9 @@ const WATCH: Duration = Duration::from_secs(5);
 /// The decoy's limits, short so that a probe need not wait for a minute to see the end.
 const DECOY_LIMIT: Duration = Duration::from_secs(2);
 
+/// Probes for the positive control: those that tell two apart are played again and again, which takes time.
+const FEW: usize = 6;
+
 /// The detector.
 #[derive(Debug)]
 pub struct Probing;
@@ -106,6 +109,7 @@ fn judge(
     address: std::net::SocketAddr,
     decoy: std::net::SocketAddr,
 ) -> Result<Verdict> {
+    let probes = probes.get(..FEW).filter(|_| role == Role::Positive).unwrap_or(probes);
     let found = differences(probes, &move || address, decoy, WATCH, Tolerance::default())?;
     let figure = |name: &str, value: usize| Figure { name: name.to_owned(), value: value as f64 };
     let told: Vec<String> = found

@@ -35,6 +35,7 @@ pub enum Way {
 /// What was seen of one connection: what came into the wire, before any rule.
 #[derive(Clone, Debug)]
 pub struct Trace {
+    begun: Instant,
     /// What the client sent.
     pub up: Flow,
     /// What the target sent.
@@ -43,7 +44,13 @@ pub struct Trace {
 
 impl Trace {
     fn new(started: Instant) -> Self {
-        Self { up: Flow::new(started), down: Flow::new(started) }
+        Self { begun: started, up: Flow::new(started), down: Flow::new(started) }
+    }
+
+    /// When the connection began.
+    #[must_use]
+    pub fn begun(&self) -> Instant {
+        self.begun
     }
 
     /// One direction.

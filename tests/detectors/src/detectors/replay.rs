@@ -1,0 +1,163 @@
+//! 3. Replay and tamper: what a client said is said again, and what it says is spoiled on the way.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use qnet_tests::support::decoy::{Decoy, Options};
+use qnet_tests::support::link::{Act, Link, Rule, Way, Which};
+use qnet_tests::support::probe::{Client, Difference, Probe, Step, Tolerance, catalogue, differences};
+use qnet_tests::support::tunnel::{dialer, echo_bridge, runtime};
+use qnet_wire::bridge_line::BridgeLine;
+use tokio::io::AsyncWriteExt;
+
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::stage::Field;
+
+const SOURCE: &str = "Alice et al., How China Detects and Blocks Shadowsocks, IMC 2020 (replay); Wang et al., Seeing through Network-Protocol Obfuscation, CCS 2015";
+
+/// How long each probe is watched: beyond the decoy's own limits.
+const WATCH: Duration = Duration::from_secs(5);
+
+/// The decoy's limits.
+const DECOY_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a client whose bytes are wanted may speak.
+const RECORDED: Duration = Duration::from_secs(2);
+
+/// Of the ways to spoil a record, every so manieth is tried in the quick part.
+const SOME: usize = 4;
+
+/// Probes for the positive control: those that tell two apart are played again and again, which takes time.
+const FEW: usize = 6;
+
+/// The detector.
+#[derive(Debug)]
+pub struct Replay;
+
+impl Detector for Replay {
+    fn about(&self) -> About {
+        About {
+            number: 3,
+            name: "replay and tamper",
+            source: SOURCE,
+            rule: "What QNet's client sent is sent again to bridge and decoy: its hello, twice and followed by a half-close, everything, and one \
+                   hello with another's rest. And records of a living client (ChangeCipherSpec, Finished, preface, requests) are flipped, dropped, \
+                   doubled, swapped, cut, or given neighbours on the way. Bridge and decoy are compared as in detector 2. Stolen hellos, \
+                   withheld uploads and knocks that meet closing records are tried in tests/tests/attacks.",
+            thresholds: vec![Threshold {
+                what: "probes that tell bridge and decoy apart",
+                value: "flagged at one".into(),
+                source: SOURCE,
+            }],
+            gate: true,
+        }
+    }
+
+    fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
+        let mut verdicts = Vec::new();
+        for server in &field.plan.servers {
+            let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
+            let decoy = Decoy::start(*server, limits)?;
+            let runtime = Arc::new(runtime()?);
+            let (bridge, line) = runtime.block_on(echo_bridge(&decoy))?;
+            let client = client(&runtime, &decoy, line)?;
+            let probes = probes(&client, decoy.address(), field.plan.all_probes)?;
+            let wire = Link::start(decoy.address(), Duration::ZERO)?;
+            let faulty = Link::start(decoy.address(), Duration::ZERO)?;
+            faulty.set_rules(vec![Rule::new(Way::Down, Which::AtEnd, Act::InjectBefore(vec![0]))]);
+            let examined = [
+                ("QNet", Role::Subject, bridge),
+                ("a wire that adds a byte at the end", Role::Positive, faulty.address()),
+                ("a plain wire", Role::Negative, wire.address()),
+            ];
+            let judged: Vec<Result<Vec<Difference>>> = thread::scope(|scope| {
+                let running = examined.map(|(_, role, address)| {
+                    let (probes, decoy) = (of_role(&probes, role), decoy.address());
+                    scope.spawn(move || {
+                        differences(probes, &move || address, decoy, WATCH, Tolerance::default())
+                    })
+                });
+                running
+                    .map(|one| one.join().unwrap_or_else(|_| anyhow::bail!("a player panicked")))
+                    .into_iter()
+                    .collect()
+            });
+            for ((what, role, _), found) in examined.into_iter().zip(judged) {
+                verdicts.push(verdict(
+                    format!("{what}, {server:?}"),
+                    role,
+                    of_role(&probes, role).len(),
+                    &found?,
+                ));
+            }
+        }
+        Ok(verdicts)
+    }
+}
+
+fn of_role(probes: &[Probe], role: Role) -> &[Probe] {
+    probes.get(..FEW).filter(|_| role == Role::Positive).unwrap_or(probes)
+}
+
+fn verdict(what: String, role: Role, probes: usize, found: &[Difference]) -> Verdict {
+    let figure = |name: &str, value: usize| Figure { name: name.to_owned(), value: value as f64 };
+    let told: Vec<String> = found
+        .iter()
+        .take(3)
+        .map(|difference| format!("{}: {}", difference.probe, difference.what.join(", ")))
+        .collect();
+    Verdict {
+        what,
+        role,
+        flagged: !found.is_empty(),
+        figures: vec![figure("probes", probes), figure("that tell apart", found.len())],
+        note: told.join("; "),
+    }
+}
+
+fn probes(client: &Client, decoy: SocketAddr, all: bool) -> Result<Vec<Probe>> {
+    let (first, second) = (recorded(client, decoy)?, recorded(client, decoy)?);
+    let hello = first.first().context("the client sent no hello")?;
+    let mixed = [&first[..1], second.get(1..).unwrap_or_default()].concat().concat();
+    let mut probes = vec![
+        Probe::script("a client's hello", vec![Step::Send(hello.clone())]),
+        Probe::script("a client's hello again", vec![Step::Send(hello.clone())]),
+        Probe::script("all that a client sent", vec![Step::Send(first.concat())]),
+        Probe::script("a client's hello and what another sent", vec![Step::Send(mixed)]),
+        Probe::script("a client's hello, then half-close", vec![Step::Send(hello.clone()), Step::HalfClose]),
+    ];
+    // A late record is the client's own all the same, and makes a tunnel.
+    let spoiled =
+        catalogue::spoiled("a client", client).into_iter().filter(|probe| !probe.name.contains("is late"));
+    probes.extend(spoiled.step_by(if all { 1 } else { SOME }));
+    Ok(probes)
+}
+
+/// The records that a client sends to the decoy itself.
+fn recorded(client: &Client, decoy: SocketAddr) -> Result<Vec<Vec<u8>>> {
+    let link = Link::start(decoy, Duration::ZERO)?;
+    client(link.address(), RECORDED);
+    let up = link.traces().pop().context("the client did not connect")?.up;
+    Ok(up.records().iter().map(|record| up.record_bytes(record).to_vec()).collect())
+}
+
+/// QNet's client as a probe's: it dials where it is told, says a byte in a stream, and holds on until the time is up.
+fn client(runtime: &Arc<tokio::runtime::Runtime>, decoy: &Decoy, line: BridgeLine) -> Result<Client> {
+    let (runtime, dialer) = (Arc::clone(runtime), dialer(decoy)?);
+    Ok(Arc::new(move |address, limit| {
+        let line = BridgeLine { address, ..line.clone() };
+        runtime.block_on(async {
+            let end = tokio::time::Instant::now() + limit;
+            let stream = tokio::time::timeout_at(end, async {
+                let mut stream = dialer.dial(&line).await.ok()?.open().ok()?;
+                stream.write_all(b"?").await.ok().map(|()| stream)
+            });
+            let stream = stream.await;
+            tokio::time::sleep_until(end + Duration::from_millis(100)).await;
+            drop(stream);
+        });
+    }))
+}
