@@ -119,6 +119,9 @@ fn raise_file_limit() {
 #[cfg(not(unix))]
 fn raise_file_limit() {}
 
+/// How long the process stays for its last words, once it has nothing left to do.
+const GOODBYE: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Plays the role asked for until the end; `false` if it could not be played.
 fn prepare_and_play(output: &Output, level: LevelFilter) -> bool {
     // Everything that can be wrong is looked at before VERSION: C tor shows an ENV-ERROR only if it comes first.
@@ -142,6 +145,10 @@ fn prepare_and_play(output: &Output, level: LevelFilter) -> bool {
     let _ = tracing::subscriber::set_global_default(logging::ParentLog::new(output.clone(), level));
     raise_file_limit();
     let ended = runtime.block_on(play(settings, output));
+    if ended {
+        // Sessions that have just ended tell their bridges, which would keep them otherwise.
+        runtime.block_on(tokio::time::sleep(GOODBYE));
+    }
     // Look-ups and reads under way in threads must not keep the process.
     runtime.shutdown_background();
     ended

@@ -28,7 +28,7 @@ pub(crate) struct Shared {
     waiting: Mutex<Waiting>,
 }
 
-/// Taken after the session's lock where both are, and never held across a call of anybody else's.
+/// Taken after the session's lock where both are. Tasks may be woken under it: that only marks them.
 #[derive(Default)]
 struct Waiting {
     /// Session and stream handles of the user.
