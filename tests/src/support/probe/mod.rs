@@ -7,7 +7,7 @@
 //!
 //! - One by one: a probe that shows a difference is played again. It tells the two apart if what the bridge shows is, all but once, nothing that the
 //!   decoy shows in any of its plays.
-//! - All together ([`pool`]): over the first plays of all probes, the bridge may not be the odd one of three more often than chance
+//! - All together (`pool`): over the first plays of all probes, the bridge may not be the odd one of three more often than chance
 //!   allows. This finds what shows only now and then.
 //!
 //! # How sure this is
