@@ -10,11 +10,13 @@ use anyhow::{Context, Result, bail, ensure};
 use qnet_detectors::detectors;
 use qnet_detectors::report::Report;
 use qnet_detectors::stage::{Field, Plan};
+use qnet_tests::support::decoy::Server;
 use qnet_tests::support::isolate::{Isolated, isolated_program};
 
 const HELP: &str = "\
-qnet-detectors [--full] [--only N,N] [--out FOLDER]
-  --full   every web server, paths of 20, 100 and 300 ms, more visits (the better part of an hour)
+qnet-detectors [--full] [--server NAME] [--only N,N] [--out FOLDER]
+  --full   three web servers, paths of 20, 100 and 300 ms, 20 pages with 60 visits each (about five hours)
+  --server the web server before which the bridge stands: nginx (unless told otherwise), apache or lighttpd
   --only   these detectors alone, by number
   --out    where report.html, report.json and captures.json go (target/detect)
 ";
@@ -24,6 +26,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/detect")
 
 struct Options {
     full: bool,
+    server: Option<Server>,
     only: Vec<u8>,
     out: PathBuf,
 }
@@ -31,10 +34,14 @@ struct Options {
 impl Options {
     /// `None` where help was asked for.
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut options = Self { full: false, only: Vec::new(), out: FOLDER.into() };
+        let mut options = Self { full: false, server: None, only: Vec::new(), out: FOLDER.into() };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--full" => options.full = true,
+                "--server" => {
+                    let name = arguments.next().context("--server needs a name")?;
+                    options.server = Some(server(&name)?);
+                }
                 "--only" => {
                     let numbers = arguments.next().context("--only needs numbers")?;
                     options.only = numbers.split(',').map(str::parse).collect::<Result<_, _>>()?;
@@ -67,12 +74,18 @@ fn main() -> ExitCode {
     }
 }
 
+fn server(name: &str) -> Result<Server> {
+    let found = Server::ALL.into_iter().find(|server| format!("{server:?}").eq_ignore_ascii_case(name));
+    found.with_context(|| format!("no web server is called {name}"))
+}
+
 /// Whether all is well.
 fn run(options: &Options) -> Result<bool> {
     // Cargo puts all programs of a build into one folder.
     let program = env::current_exe()?.with_file_name("qnet-pt");
     ensure!(program.is_file(), "{} is not there; ./dev detect builds it", program.display());
-    let plan = if options.full { Plan::full() } else { Plan::quick() };
+    let mut plan = if options.full { Plan::full() } else { Plan::quick() };
+    plan.servers = options.server.map_or(plan.servers, |server| vec![server]);
     let field = Field::capture(plan, program, |what| {
         let _ = writeln!(io::stderr(), "detect: capturing {what}");
     })?;

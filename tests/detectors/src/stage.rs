@@ -50,11 +50,11 @@ impl Plan {
         }
     }
 
-    /// Every server and three paths.
+    /// Three servers and three paths. Not Caddy: Chromium's direct visits to it are not yet seen to end here.
     #[must_use]
     pub fn full() -> Self {
         Self {
-            servers: vec![Server::Nginx, Server::Apache, Server::Lighttpd, Server::Caddy],
+            servers: vec![Server::Nginx, Server::Apache, Server::Lighttpd],
             round_trips: vec![20, 100, 300],
             pages: 8,
             links: 2,

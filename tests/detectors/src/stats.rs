@@ -15,6 +15,10 @@ const LEAST_EXPECTED: f64 = 5.0;
 /// # Errors
 /// A sample has fewer than two values.
 pub fn kolmogorov_smirnov(one: &[f64], other: &[f64]) -> Result<(f64, f64)> {
+    // Between equal samples the statistic is 0, at which the asymptotic series does not converge.
+    if sorted(one) == sorted(other) {
+        return Ok((0.0, 1.0));
+    }
     let method = KSTwoSampleAlternativeMethod::TwoSidedAsymptotic;
     ks_twosample(one.to_vec(), other.to_vec(), method, NaNPolicy::Error).map_err(|error| anyhow!("{error}"))
 }
@@ -60,9 +64,14 @@ pub fn chi_squared<T: Ord + Clone>(one: &[T], other: &[T]) -> Result<f64> {
 /// The middle value; 0 of none.
 #[must_use]
 pub fn median(sample: &[f64]) -> f64 {
+    let sorted = sorted(sample);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
+
+fn sorted(sample: &[f64]) -> Vec<f64> {
     let mut sorted = sample.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+    sorted
 }
 
 #[cfg(test)]
