@@ -147,7 +147,7 @@ fn prepare_and_play(output: &Output, level: LevelFilter) -> bool {
     let ended = runtime.block_on(play(settings, output));
     if ended {
         // Sessions that have just ended tell their bridges, which would keep them otherwise.
-        runtime.block_on(tokio::time::sleep(GOODBYE));
+        runtime.block_on(async { tokio::time::sleep(GOODBYE).await });
     }
     // Look-ups and reads under way in threads must not keep the process.
     runtime.shutdown_background();

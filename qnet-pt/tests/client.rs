@@ -172,13 +172,12 @@ fn row_26_escapes() {
     let escaped = args().replace("www", "w\\w\\w").replace("key", "k\\ey");
     assert_eq!(client.code(&escaped), REFUSED);
     assert!(client.reason().contains("refused"));
-    // The name the arguments hold comes back in the reason, where it is one: `a` where a raw `=` ends it.
-    let names =
-        [("a=b,c", "`a`"), (r"i\at\-mo\de", "`iat-mode`"), (r"a\=b\;c\\d", "an argument of the line")];
-    for (raw, said) in names {
+    for (raw, unescaped) in [("a=b,c", "a=b,c"), (r"a\=b\;c\\d", r"a=b;c\\\\d")] {
         assert_eq!(client.code(&format!("{raw}=v;{}", args())), NOT_ALLOWED);
+        // The name the arguments hold comes back in the reason: `a` where a raw `=` ends it.
+        let expected = if raw.contains('\\') { unescaped } else { "a" };
         let reason = client.reason();
-        assert!(reason.contains(&format!("{said} is unknown")), "{reason}");
+        assert!(reason.contains(&format!("`{expected}`")), "{reason}");
     }
     // A raw `=` in a value belongs to the value: this key has a letter no key has.
     assert_eq!(client.code("key=a=b;sni=www.example.com"), NOT_ALLOWED);
