@@ -49,7 +49,7 @@ impl Session {
         }
         let (need, at) = match self.carriers.detached() {
             Some(since) if !self.log.is_empty() || self.streams.wants_to_send() => (Need::Use, since),
-            Some(since) if self.streams.open_streams() > 0 => (Need::Look, since + self.pace.poll()?),
+            Some(since) if self.streams.open_streams() > 0 => (Need::Look, self.pace.look_at(since)?),
             Some(_) => return None,
             None => {
                 let stall = self.waits().then(|| (Need::Stalled, self.pace.stalled_at()));

@@ -23,6 +23,9 @@ const MOST_DOUBLINGS: u32 = 5;
 /// A new round trip's share of the smoothed one, one in this many (RFC 6298).
 const SMOOTHING: u32 = 8;
 
+/// A carrier that something came over this shortly before its end was in use: no server's idle limit is as short.
+const IN_USE: Duration = Duration::from_millis(1_500);
+
 /// Why a carrier is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Need {
@@ -180,9 +183,12 @@ impl Pace {
         self.progress + patience * factor * 2_u32.pow(self.in_vain.min(MOST_DOUBLINGS))
     }
 
-    /// How long to wait before looking for news.
-    pub(super) fn poll(&self) -> Option<Duration> {
-        self.poll
+    /// When to look for news after the last carrier was lost at `since`: at once where it was in use, whose answer may be lost
+    /// with it.
+    pub(super) fn look_at(&self, since: Instant) -> Option<Instant> {
+        let poll = self.poll?;
+        let in_use = since.saturating_duration_since(self.heard.max(self.progress)) < IN_USE;
+        Some(if in_use { since } else { since + poll })
     }
 
     pub(super) fn look(&mut self, now: Instant) {

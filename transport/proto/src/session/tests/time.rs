@@ -141,6 +141,15 @@ fn a_client_looks_for_news_ever_more_seldom() {
     let mut pair = Pair::with(&profile);
     pair.stream();
     pair.rest();
+    // A carrier that was in use may have taken an answer with it: that is looked for at once.
+    let (now, carrier) = (pair.now, pair.carrier);
+    for end in &mut pair.ends {
+        end.lost(carrier, now);
+    }
+    assert_eq!(pair.client().need(now), Some(Need::Look));
+    pair.join(Mode::Replace);
+    pair.settle();
+    pair.pass(2 * MINUTE);
     for pause in [2, 4, 7, 7] {
         let (now, carrier) = (pair.now, pair.carrier);
         for end in &mut pair.ends {
