@@ -49,14 +49,13 @@ pub const MAX_UNACKED: usize = 4 << 20;
 /// Carriers that carry a session at once, at most: as many as browsers once opened to a site of many files.
 pub const MAX_STRIPES: u8 = 4;
 
-/// Bytes after which the bridge acknowledges at once. Web servers grant credit for an upload as seldom: each acknowledgement
-/// costs both sides a record and a system call.
-const BRIDGE_ACK_BYTES: u64 = 256 << 10;
+/// Bytes after which a side acknowledges at once. Chrome grants credit for a download as seldom; each acknowledgement costs both
+/// sides a record and a system call.
+const ACK_BYTES: u64 = MAX_UNACKED as u64 / 4;
 /// How long the bridge waits for data of its own that an acknowledgement can ride with.
 const BRIDGE_ACK_DELAY: Duration = Duration::from_millis(20);
-/// The same for the client: Chrome sends little upward in a download, and the bridge can wait.
-const CLIENT_ACK_BYTES: u64 = MAX_UNACKED as u64 / 4;
-/// How long the client waits. Afterwards the bridge need not keep a quiet session's last bytes.
+/// How long the client waits: Chrome sends little upward in a download, and the bridge can wait. Afterwards the bridge need not
+/// keep a quiet session's last bytes.
 const CLIENT_ACK_DELAY: Duration = Duration::from_secs(1);
 
 /// A session, shared by its users and its carriers.
@@ -508,12 +507,11 @@ impl Session {
     }
 
     fn owe_ack(&mut self, now: Instant) {
-        let (bytes, delay) = match self.role {
-            Role::Client => (CLIENT_ACK_BYTES, CLIENT_ACK_DELAY),
-            Role::Bridge => (BRIDGE_ACK_BYTES, BRIDGE_ACK_DELAY),
+        let delay = match self.role {
+            Role::Client => CLIENT_ACK_DELAY,
+            Role::Bridge => BRIDGE_ACK_DELAY,
         };
-        let owed = self.inbound.next() - self.acks.told;
-        self.acks.due |= owed >= bytes;
+        self.acks.due |= self.inbound.next() - self.acks.told >= ACK_BYTES;
         if self.acks.at.is_none() || self.role == Role::Client {
             // The client waits for quiet, the bridge no longer than that from the first byte.
             self.acks.at = Some(now + delay);
