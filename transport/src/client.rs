@@ -43,7 +43,7 @@ use crate::{
     session::Shared,
     stream::Stream,
     tls::{Handshake, HandshakeError, Roots, aes_hardware, handshake},
-    websocket::{self, ClientCarrier, Opened},
+    websocket::{self, ClientCarrier, Occasion, Opened},
 };
 
 /// How long a dial may take in all: Arti gives a transport 10 s at a round trip of 400 ms; slow lines get more.
@@ -207,10 +207,10 @@ impl Dialer {
             known: websocket::Known::default(),
         };
         keeper.shared.session().dialled(None, now());
-        let mut outcome = keeper.carry(Mode::Replace, false).await;
+        let mut outcome = keeper.carry(Mode::Replace, Occasion::Alone, false).await;
         for _ in lines.iter().skip(1) {
             if outcome.is_err() {
-                outcome = keeper.carry(Mode::Replace, false).await;
+                outcome = keeper.carry(Mode::Replace, Occasion::Alone, false).await;
             }
         }
         outcome?;
@@ -265,18 +265,18 @@ impl Keeper {
     }
 
     /// One carrier more, as far as the bridge's proof or, where `up`, until it carries the session.
-    async fn carry(&self, mode: Mode, up: bool) -> Result<(), DialError> {
-        let outcome = self.try_line(mode, up).await;
+    async fn carry(&self, mode: Mode, occasion: Occasion, up: bool) -> Result<(), DialError> {
+        let outcome = self.try_line(mode, occasion, up).await;
         if outcome.is_err() {
             self.turn();
         }
         outcome
     }
 
-    async fn try_line(&self, mode: Mode, up: bool) -> Result<(), DialError> {
+    async fn try_line(&self, mode: Mode, occasion: Occasion, up: bool) -> Result<(), DialError> {
         let limit = Instant::now() + DIAL_LIMIT;
         // Boxed: what it needs while it runs would otherwise stay in its caller for as long as that lives.
-        let begun = timeout_at(limit, Box::pin(self.begin(mode))).await;
+        let begun = timeout_at(limit, Box::pin(self.begin(mode, occasion))).await;
         let (mut progress, fate) = begun.unwrap_or(Err(DialError::TimedOut))?;
         let decided = timeout_at(
             limit,
@@ -307,11 +307,12 @@ impl Keeper {
     async fn begin(
         &self,
         mode: Mode,
+        occasion: Occasion,
     ) -> Result<(watch::Receiver<Progress>, oneshot::Sender<Fate>), DialError> {
         let mut rng = ChaCha20Rng::from_seed(seed()?);
         let (core, tcp) = match &self.line().cover {
             Cover::Mirror(names) => self.mirror(names, mode, &mut rng).await?,
-            Cover::Websocket(url) => self.websocket(url, mode, &mut rng).await?,
+            Cover::Websocket(url) => self.websocket(url, mode, occasion, &mut rng).await?,
         };
         let host = ClientHost(Arc::clone(&self.shared));
         let mut driver = Driver::new(core, tcp, None, host);
@@ -342,10 +343,12 @@ impl Keeper {
         &self,
         url: &WebsocketUrl,
         mode: Mode,
+        occasion: Occasion,
         rng: &mut ChaCha20Rng,
     ) -> Result<(BoxedCarrier, TcpStream), DialError> {
-        let Opened { tcp, tls, channel, round_trip, page } =
-            websocket::open(&self.dialer.config, self.line().address, url, &self.known, rng).await?;
+        let config = &self.dialer.config;
+        let Opened { tcp, tls, channel, round_trip } =
+            websocket::open(config, self.line().address, url, &self.known, occasion, rng).await?;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let start = protocol::Start {
@@ -360,7 +363,7 @@ impl Keeper {
             seed,
         };
         let now = now();
-        Ok((Box::new(ClientCarrier::new(protocol::Client::new(start, now), tls, page, now)), tcp))
+        Ok((Box::new(ClientCarrier::new(protocol::Client::new(start, now), tls, now)), tcp))
     }
 
     fn start(
@@ -396,7 +399,11 @@ impl Keeper {
         let mut trouble: Option<(Instant, Duration)> = None;
         while let Some(need) = self.needed().await {
             let mode = self.begin_anew(need);
-            let error = match self.carry(mode, true).await {
+            let occasion = match need {
+                Need::Use | Need::Look => Occasion::Alone,
+                _ => Occasion::Beside,
+            };
+            let error = match self.carry(mode, occasion, true).await {
                 Ok(()) => {
                     trouble = None;
                     continue;

@@ -6,7 +6,6 @@ use qnet_proto::Ended;
 use qnet_proto::carrier::{Carrier, Close, Event, Side};
 use qnet_proto::session::SharedSession;
 use qnet_proto::websocket::Client;
-use tokio::sync::oneshot;
 
 use crate::tls::Tls;
 
@@ -23,8 +22,6 @@ const SHRINK_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct ClientCarrier {
     core: Client,
     tls: Tls,
-    /// The page's connection, which goes when this is dropped.
-    _page: Option<oneshot::Sender<()>>,
     room: Vec<u8>,
     content: Vec<u8>,
     out: Vec<u8>,
@@ -35,11 +32,10 @@ pub(crate) struct ClientCarrier {
 }
 
 impl ClientCarrier {
-    pub(crate) fn new(core: Client, tls: Tls, page: Option<oneshot::Sender<()>>, now: Instant) -> Self {
+    pub(crate) fn new(core: Client, tls: Tls, now: Instant) -> Self {
         let mut carrier = Self {
             core,
             tls,
-            _page: page,
             room: Vec::new(),
             content: Vec::new(),
             out: Vec::new(),
