@@ -65,6 +65,10 @@ pub trait Carrier {
     fn ended(&mut self, side: Side, how: Close, now: Instant);
     /// Bytes to write to `side`.
     fn pending(&self, side: Side) -> &[u8];
+    /// Whether what is pending ends where a segment should end too: the system should not join what is written next to it.
+    fn ends_segment(&self, _side: Side) -> bool {
+        false
+    }
     /// The first `n` pending bytes were written.
     fn wrote(&mut self, side: Side, n: usize, now: Instant);
     /// How to end our direction of `side` now; given once, a FIN only when nothing is pending. A reset may follow it.

@@ -16,7 +16,7 @@ use crate::{
     session::{
         CarrierNumber, CarrierState, Join, Mode, SharedSession, SharedSessions, Statics, lock, lock_sessions,
     },
-    shape::Shaper,
+    shape::{Shaper, Step},
     sizes::{Lengths, control_length},
 };
 
@@ -32,6 +32,8 @@ const MAX_PONGS: usize = 8;
 const OVERHEAD: usize = 17;
 /// Bytes of a KEY_UPDATE frame, kept free at the end of each record.
 const KEY_UPDATE_LEN: usize = 4;
+/// Bytes of a PING frame.
+const PONG_LEN: usize = 13;
 /// Sealed bytes waiting for the socket above which no more are sealed: enough for a few full records, little enough that
 /// what a broken tunnel still sends looks like a server's socket buffer.
 pub(crate) const BACKLOG: usize = 64 * 1024;
@@ -59,6 +61,21 @@ pub(crate) struct Tunnel {
     switch_due: bool,
     pongs: VecDeque<[u8; 8]>,
     max_content: usize,
+    /// Where records end, in the buffer that was sealed into last, that are to end a segment.
+    cuts: Vec<usize>,
+    /// The socket takes no more for now: what is due waits for it, not for time.
+    blocked: bool,
+}
+
+/// What [`Tunnel::pack`] does next.
+enum Next {
+    /// A record with at most so much content, what may not wait first.
+    Record(usize),
+    /// A record of what may not wait alone.
+    Control,
+    /// A record of padding, this long.
+    Padding(usize),
+    Nothing,
 }
 
 /// What this carrier is to its session.
@@ -120,6 +137,8 @@ impl Tunnel {
             switch_due: false,
             pongs: VecDeque::new(),
             max_content,
+            cuts: Vec::new(),
+            blocked: false,
         }
     }
 
@@ -223,8 +242,8 @@ impl Tunnel {
     }
 
     /// A record of frames came: this long, with so much in it.
-    pub(crate) fn heard(&mut self, length: usize, content: usize) {
-        self.shaper.heard(length, content);
+    pub(crate) fn heard(&mut self, length: usize, content: usize, now: Instant) {
+        self.shaper.heard(length, content, now);
     }
 
     /// Whether this carrier carries the session.
@@ -264,7 +283,11 @@ impl Tunnel {
 
     /// When [`Tunnel::on_timer`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.is_inside().then(|| lock(&self.session).deadline()).flatten()
+        if !self.is_inside() {
+            return None;
+        }
+        let shaper = if self.blocked { None } else { self.shaper.deadline() };
+        [lock(&self.session).deadline(), shaper].into_iter().flatten().min()
     }
 
     /// Time has passed for the session.
@@ -309,6 +332,10 @@ impl Tunnel {
             let start = self.sealer.begin(out);
             out.extend_from_slice(piece);
             self.sealer.finish(out, start, NOISE, Some(length));
+            self.shaper.control(length);
+            if self.shaper.alone() {
+                self.cuts.push(out.len());
+            }
         }
     }
 
@@ -328,78 +355,110 @@ impl Tunnel {
         self.sealer.finish(out, start, ALERT, None);
     }
 
-    /// Whether [`Tunnel::pack`] would seal something.
-    pub(crate) fn wants_to_send(&self) -> bool {
-        let session = || match self.place {
-            Place::Inside(number) => lock(&self.session).wants_to_send(number),
-            _ => false,
-        };
-        !self.pongs.is_empty() || !self.control.is_empty() || session()
-    }
-
-    /// Seals what session and carrier have to send until `backlog` sealed bytes wait. True if it sealed anything.
+    /// Seals what session and carrier have to send, as far as the shape lets it go, until `backlog` sealed bytes wait. True if it
+    /// sealed anything.
     pub(crate) fn pack(&mut self, out: &mut Vec<u8>, already: usize, now: Instant) -> bool {
-        let mut waiting = already;
-        let mut sealed = false;
-        while waiting < BACKLOG && self.wants_to_send() {
-            if self.switch_due {
+        let begin = out.len();
+        loop {
+            let before = out.len();
+            self.blocked = already + before - begin >= BACKLOG;
+            if self.blocked {
+                break;
+            }
+            let next = self.next(now);
+            if self.switch_due && !matches!(next, Next::Nothing) {
                 self.seal_key_update(out, now);
                 self.switch_due = false;
             }
-            let before = out.len();
-            if !self.pack_one(out, now) {
+            match next {
+                Next::Record(room) => self.pack_one(Some(room), out, now),
+                Next::Control => self.pack_one(None, out, now),
+                Next::Padding(length) => self.pack_padding(length, out),
+                Next::Nothing => {}
+            }
+            if out.len() == before {
                 break;
             }
-            waiting += out.len() - before;
-            sealed = true;
-        }
-        if sealed && waiting < BACKLOG && self.is_inside() {
-            self.pack_padding(out);
-        }
-        sealed
-    }
-
-    /// Lengthens the burst that has just ended, where it is to look like another.
-    fn pack_padding(&mut self, out: &mut Vec<u8>) {
-        while let Some(length) = self.shaper.padding(self.max_content + OVERHEAD) {
-            self.seal_frames(&[Frame::Padding], Some(length), out);
-            if let Some(clock) = &mut self.clock {
-                clock.count(length);
+            if self.shaper.alone() {
+                self.cuts.push(out.len());
             }
         }
+        lock(&self.session).shaped(&self.shaper.take_counters());
+        out.len() > begin
     }
 
-    fn pack_one(&mut self, out: &mut Vec<u8>, now: Instant) -> bool {
+    /// Where, in the buffer that was sealed into last, records end that are to end a segment too. To be asked before that buffer
+    /// changes.
+    pub(crate) fn cuts(&mut self) -> impl Iterator<Item = usize> {
+        self.cuts.drain(..)
+    }
+
+    /// What is to be sent next.
+    fn next(&mut self, now: Instant) -> Next {
+        let own = self.control.len() + self.pongs.len() * PONG_LEN;
+        let room = self.max_content.saturating_sub(own + KEY_UPDATE_LEN);
+        let Place::Inside(number) = self.place else {
+            return if own > 0 { Next::Control } else { Next::Nothing };
+        };
+        let mut session = lock(&self.session);
+        let queue = session.queue(number);
+        let begun = session.streams().begun();
+        drop(session);
+        if std::mem::replace(&mut self.begun, begun) < begun {
+            self.shaper.opened(now);
+        }
+        match self.shaper.next(queue.data, room, self.max_content + OVERHEAD, now) {
+            Step::Send { content } => Next::Record(content),
+            Step::Pad(length) => Next::Padding(length),
+            Step::Hold if own > 0 || queue.urgent => Next::Control,
+            Step::Rest if own > 0 || queue.urgent || queue.other => Next::Control,
+            Step::Hold | Step::Rest => Next::Nothing,
+        }
+    }
+
+    fn pack_padding(&mut self, length: usize, out: &mut Vec<u8>) {
+        self.seal_frames(&[Frame::Padding], Some(length), out);
+        if let Some(clock) = &mut self.clock {
+            clock.count(length);
+        }
+    }
+
+    /// Seals what may not wait and, in at most `room` bytes, data; none: what the session has besides data.
+    fn pack_one(&mut self, room: Option<usize>, out: &mut Vec<u8>, now: Instant) {
         let start = self.sealer.begin(out);
         let content = out.len();
         out.append(&mut self.control);
         while let Some(data) = self.pongs.pop_front() {
             Frame::Ping { answer: true, data }.encode(out);
         }
-        let room = self.max_content.saturating_sub(out.len() - content + KEY_UPDATE_LEN);
         let mut last = true;
         if let Place::Inside(number) = self.place {
             let mut session = lock(&self.session);
-            let room = self.shaper.room(session.streams().unsent(), room);
-            session.pack(number, room, out, now);
-            last = !session.wants_to_send(number);
-            let begun = session.streams().begun();
-            if std::mem::replace(&mut self.begun, begun) < begun {
-                self.shaper.opened();
+            if let Some(room) = room {
+                session.pack(number, room, out, now);
+            } else {
+                let room = self.max_content.saturating_sub(out.len() - content + KEY_UPDATE_LEN);
+                session.pack_control(number, room, out, now);
             }
+            last = !session.wants_to_send(number);
         }
         let len = out.len() - content;
         if len == 0 {
             out.truncate(start);
-            return false;
+            return;
         }
         let update = self.clock.as_ref().is_some_and(|clock| clock.due(now));
         if update {
             Frame::KeyUpdate.encode(out);
         }
         let whole = out.len() - content;
-        let length =
-            control_length(whole).or_else(|| self.shaper.length(whole, self.max_content + OVERHEAD, last));
+        let length = if room.is_some() {
+            self.shaper.length(whole, self.max_content + OVERHEAD, last, now)
+        } else {
+            let length = control_length(whole);
+            self.shaper.control(length.unwrap_or(whole + OVERHEAD));
+            length
+        };
         self.sealer.finish(out, start, FRAMES, length);
         if let Some(clock) = &mut self.clock {
             clock.count(len);
@@ -407,7 +466,6 @@ impl Tunnel {
         if update {
             self.advance_send_keys(now);
         }
-        true
     }
 
     fn seal_key_update(&mut self, out: &mut Vec<u8>, now: Instant) {
@@ -477,6 +535,7 @@ impl Tunnel {
     /// The path's round trip, once known.
     pub(crate) fn set_round_trip(&mut self, round_trip: Duration) {
         self.round_trip = Some(round_trip);
+        self.shaper.set_round_trip(round_trip);
         self.tell_round_trip();
     }
 

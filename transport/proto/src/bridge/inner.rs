@@ -172,7 +172,7 @@ impl Inner {
                 self.scratch.0 = scratch;
                 return Outcome::Foreign;
             };
-            self.tunnel.heard(total, content.len());
+            self.tunnel.heard(total, content.len(), context.now);
             let result = self.content(kind, content, to_client, to_decoy, context);
             self.scratch.0 = scratch;
             inbox.consume(total);

@@ -181,7 +181,7 @@ impl Inner {
         }
         let length = record.len();
         let (kind, content) = self.tunnel.opener.open_in_place(record).ok()?;
-        self.tunnel.heard(length, content.len());
+        self.tunnel.heard(length, content.len(), now);
         Some(match kind {
             FRAMES => self.frames(content, out, now),
             ALERT => self.alert(content, out),

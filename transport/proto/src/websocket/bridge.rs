@@ -246,7 +246,7 @@ impl Talk {
                     }
                 }
                 FRAMES => {
-                    tunnel.heard(total, content.len());
+                    tunnel.heard(total, content.len(), now);
                     said(content, tunnel, phase, config, now).map_err(Some)?;
                 }
                 _ => return Err(Some(Ended::Violation)),

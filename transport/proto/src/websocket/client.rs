@@ -190,7 +190,10 @@ impl Client {
             talk.tunnel.tick(now);
             let heard = match kind {
                 NOISE => talk.noise(content, outgoing, rng, now),
-                FRAMES => talk.frames(content, now),
+                FRAMES => {
+                    talk.tunnel.heard(total, content.len(), now);
+                    talk.frames(content, now)
+                }
                 _ => Err(Ended::Violation),
             };
             self.incoming.consume(total);
