@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use qnet_tests::support::decoy::{Decoy, Options, Server};
+use qnet_tests::support::isolate::ethernet;
 
 use crate::capture::{Capture, Connection};
 use crate::load::{self, Load};
@@ -84,6 +85,7 @@ impl Field {
     /// # Errors
     /// Something that is needed does not start, or a load does not come through.
     pub fn capture(plan: Plan, qnet_pt: PathBuf, mut tell: impl FnMut(&str)) -> Result<Self> {
+        ethernet()?;
         let site = decoy(Server::Nginx, INNER)?;
         let relay = load::relay(site.certificates())?;
         let mut captures = Vec::new();
@@ -142,7 +144,7 @@ impl Scene<'_> {
                 Load::Page => load::page(visited, transport.entry())?,
                 Load::Tor => load::tor(transport.entry(), number)?,
             }
-            let traces = transport.link().traces();
+            let traces = transport.link().watched_traces()?;
             // A browser opens connections ahead that it may never use.
             let used = traces.iter().filter(|trace| trace.up.total() > 0);
             connections.extend(used.map(|trace| Connection::from_trace(trace, delay)));

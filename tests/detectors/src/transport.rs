@@ -69,7 +69,7 @@ impl Transport {
     ) -> Result<Self> {
         match kind {
             Kind::Plain => {
-                let link = Link::start(target, delay)?;
+                let link = Link::watched(target, delay)?;
                 Ok(Self { entry: link.address(), server: target, link, _running: Running::Nothing })
             }
             Kind::Qnet => {
@@ -94,7 +94,7 @@ impl Transport {
             }
             Kind::Tunnel => {
                 let tunnel = Tunnel::start(decoy.certificates(), target)?;
-                let link = Link::start(tunnel.server(), delay)?;
+                let link = Link::watched(tunnel.server(), delay)?;
                 let entry = tunnel.client(link.address())?;
                 let server = tunnel.server();
                 Ok(Self { entry, server, link, _running: Running::Tunnel { _tunnel: tunnel } })
@@ -107,7 +107,7 @@ impl Transport {
         let state = TempDir::new()?;
         let (server, method) = Plugin::server(kind, &state.path().join("server"), target)?;
         let (client, socks) = Plugin::client(kind, &state.path().join("client"))?;
-        let link = Link::start(method.address, delay)?;
+        let link = Link::watched(method.address, delay)?;
         let bridge = Method { address: link.address(), args: method.args };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let entry = listener.local_addr()?;

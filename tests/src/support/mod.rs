@@ -17,6 +17,7 @@ pub mod process;
 pub mod proxy;
 pub mod pt;
 pub mod site;
+pub mod sniff;
 pub mod socks;
 pub mod strangers;
 pub mod tap;
