@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use qnet_tests::support::flow::HEADER;
 use qnet_tests::support::link::{self, Trace};
-use qnet_tests::support::sniff::SYN;
+use qnet_tests::support::sniff::Segment;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Load;
@@ -113,16 +113,16 @@ impl Connection {
         for (way, of, late) in [(Way::Up, link::Way::Up, Duration::ZERO), (Way::Down, link::Way::Down, delay)]
         {
             let segments = trace.segments.iter().filter(|(way, _)| *way == of).map(|(_, segment)| segment);
-            let (mut opening, mut end) = (0, 0);
-            let first = packets.len();
+            let mut segments: Vec<&Segment> = segments.collect();
+            // The first is the SYN. Where two processors handed theirs to the tap, their order there means nothing.
+            let opening = segments.first().map_or(0, |syn| syn.sequence.wrapping_add(1));
+            let place = |segment: &Segment| segment.sequence.wrapping_sub(opening) as usize;
+            segments.sort_by_key(|segment| place(segment));
+            let (first, mut end) = (packets.len(), 0);
             for segment in segments {
                 let at = (segment.at.saturating_duration_since(begun) + late).as_secs_f64();
-                if segment.flags & SYN != 0 {
-                    opening = segment.sequence.wrapping_add(1);
-                }
                 // The link's tap saw to it that nothing is missing, so what is not new overlaps the end.
-                let begin = segment.sequence.wrapping_sub(opening) as usize;
-                let new = (begin + segment.payload).saturating_sub(end).min(segment.payload);
+                let new = (place(segment) + segment.payload).saturating_sub(end).min(segment.payload);
                 let again = segment.payload > 0 && new == 0;
                 events.push(Event { at, way, flags: segment.flags, bytes: segment.payload, again });
                 if new > 0 {

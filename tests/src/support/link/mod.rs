@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 
 use super::flow::{End, Flow};
 use super::process::wait_for;
-use super::sniff::{SYN, Segment, Sniffer};
+use super::sniff::{Segment, Sniffer};
 pub use rules::{Act, Editor, Gate, Rule, Which};
 
 /// A direction of a connection.
@@ -77,7 +77,7 @@ impl Trace {
             .collect();
         let whole = [(Way::Up, &self.up), (Way::Down, &self.down)].into_iter().all(|(way, flow)| {
             let segments = self.segments.iter().filter(|(of, _)| *of == way).map(|(_, segment)| segment);
-            covered(segments).is_some_and(|bytes| bytes >= flow.total())
+            covered(segments) >= flow.total()
         });
         whole.then_some(self)
     }
@@ -249,19 +249,18 @@ impl Drop for Link {
     }
 }
 
-/// How many bytes a direction's segments hold from the first on; `None` if one is missing between them, or the SYN.
-fn covered<'a>(segments: impl Iterator<Item = &'a Segment>) -> Option<usize> {
-    let mut segments = segments.peekable();
-    let opening = segments.peek().filter(|first| first.flags & SYN != 0)?.sequence.wrapping_add(1);
-    let mut end = 0;
-    for segment in segments.filter(|segment| segment.payload > 0) {
-        let begin = usize::try_from(segment.sequence.wrapping_sub(opening)).ok()?;
-        if begin > end && begin < usize::try_from(u32::MAX / 2).ok()? {
-            return None;
-        }
-        end = end.max(begin.saturating_add(segment.payload));
+/// How many bytes a direction's segments hold from the first on, up to where one is missing. Two processors may hand theirs to
+/// the tap in another order than they had.
+fn covered<'a>(segments: impl Iterator<Item = &'a Segment>) -> usize {
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    let mut opening = None;
+    for segment in segments {
+        let opening = *opening.get_or_insert(segment.sequence.wrapping_add(1));
+        let begin = segment.sequence.wrapping_sub(opening) as usize;
+        places.extend((segment.payload > 0).then_some((begin, begin + segment.payload)));
     }
-    Some(end)
+    places.sort_unstable();
+    places.into_iter().fold(0, |end, (begin, next)| if begin <= end { end.max(next) } else { end })
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
