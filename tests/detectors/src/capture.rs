@@ -195,12 +195,16 @@ impl Capture {
         let transport = match self.transport {
             Kind::Plain => "plain TLS",
             Kind::Qnet => "QNet",
+            Kind::QnetWebsocket => "QNet's websocket",
             Kind::Obfs4 => "obfs4",
             Kind::Tunnel => "TLS tunnel",
         };
         let load = match self.load {
             Load::Page => "a page",
+            Load::Tour => "several pages and a form",
+            Load::Talk => "a page's websocket",
             Load::Tor => "Tor's link",
+            Load::RealTor => "a real Tor",
         };
         format!("{transport}, {load}, {}, {} ms", self.server, self.round_trip_ms)
     }

@@ -20,6 +20,7 @@ pub mod site;
 pub mod sniff;
 pub mod socks;
 pub mod strangers;
+pub mod talk;
 pub mod tap;
 pub mod tor;
 pub mod tunnel;

@@ -75,9 +75,9 @@ impl Detector for Cells {
 
 fn role(capture: &Capture) -> Option<Role> {
     match (capture.transport, capture.load) {
-        (Kind::Plain, Load::Page) => Some(Role::Negative),
+        (Kind::Plain, Load::Page | Load::Tour | Load::Talk) => Some(Role::Negative),
         (Kind::Plain | Kind::Tunnel, Load::Tor) => Some(Role::Positive),
-        (Kind::Qnet, _) => Some(Role::Subject),
+        (Kind::Qnet | Kind::QnetWebsocket, _) => Some(Role::Subject),
         _ => Some(Role::Beside),
     }
 }

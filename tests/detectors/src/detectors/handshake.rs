@@ -56,7 +56,8 @@ impl Detector for AfterHandshake {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
-        let pages = || field.captures.iter().filter(|capture| capture.load == Load::Page);
+        let pages =
+            || field.captures.iter().filter(|capture| matches!(capture.load, Load::Page | Load::Talk));
         let mut verdicts = Vec::new();
         for capture in pages().filter(|capture| capture.transport != Kind::Obfs4) {
             let direct = pages().find(|plain| {
