@@ -21,6 +21,9 @@ use crate::transport::{Kind, TalkingSite, Transport};
 /// The name of the site that is read through a transport: not the decoy's.
 const INNER: &str = "news.example.net";
 
+/// So many direct visits for each by a transport.
+const DIRECT: u64 = 2;
+
 /// What is downloaded through real tors, bytes.
 const DOWNLOAD: usize = 1_000_000;
 
@@ -153,9 +156,11 @@ impl Field {
                     Capture { transport, server: server.to_owned(), load, round_trip_ms, connections };
                 tell(&capture.title());
                 let times = match load {
-                    Load::Page | Load::Talk => self.plan.pages,
+                    // Direct visits are what the others are compared with.
+                    Load::Page | Load::Talk if transport == Kind::Plain => DIRECT * self.plan.pages,
+                    Load::Page | Load::Tour | Load::Talk => self.plan.pages,
                     Load::Tor => self.plan.links,
-                    Load::Tour | Load::RealTor => 1,
+                    Load::RealTor => 1,
                 };
                 match scene.play(&capture, &self.qnet_pt, times) {
                     Ok(connections) => {
