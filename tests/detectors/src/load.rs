@@ -44,7 +44,7 @@ pub enum Load {
     /// Without any transport: it loads a page that talks over a websocket of its site.
     Talk,
     /// A stand-in for Tor's link: TLS with cells of 514 bytes in it, as tor sends them while it builds a circuit, asks and
-    /// downloads. Scripted, since a network of tors takes a minute to agree on itself.
+    /// downloads. Scripted, so that it is the same each time and also without any transport.
     Tor,
     /// A client's tor and a bridge's, of a private network: bootstrap and a download.
     RealTor,

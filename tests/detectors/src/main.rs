@@ -15,10 +15,11 @@ use qnet_tests::support::decoy::Server;
 use qnet_tests::support::isolate::{Isolated, isolated_program};
 
 const HELP: &str = "\
-qnet-detectors [--full] [--server NAME,NAME] [--only N,N] [--out FOLDER]
+qnet-detectors [--full] [--server NAME,NAME] [--paths MS,MS] [--only N,N] [--out FOLDER]
   --full   six web servers, paths of 20, 100 and 300 ms, a real Tor, 20 pages with 60 visits each (hours)
   --server the web servers before which the bridge stands: nginx (unless told otherwise), apache, lighttpd, haproxy,
            caddy, rustls
+  --paths  these round trips alone, milliseconds
   --only   these detectors alone, by number
   --out    where report.html, report.json and captures.json go (target/detect)
 ";
@@ -29,6 +30,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/detect")
 struct Options {
     full: bool,
     servers: Vec<Server>,
+    paths: Vec<u64>,
     only: Vec<u8>,
     out: PathBuf,
 }
@@ -36,13 +38,23 @@ struct Options {
 impl Options {
     /// `None` where help was asked for.
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut options = Self { full: false, servers: Vec::new(), only: Vec::new(), out: FOLDER.into() };
+        let mut options = Self {
+            full: false,
+            servers: Vec::new(),
+            paths: Vec::new(),
+            only: Vec::new(),
+            out: FOLDER.into(),
+        };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--full" => options.full = true,
                 "--server" => {
                     let names = arguments.next().context("--server needs names")?;
                     options.servers = names.split(',').map(server).collect::<Result<_>>()?;
+                }
+                "--paths" => {
+                    let paths = arguments.next().context("--paths needs round trips")?;
+                    options.paths = paths.split(',').map(str::parse).collect::<Result<_, _>>()?;
                 }
                 "--only" => {
                     let numbers = arguments.next().context("--only needs numbers")?;
@@ -89,6 +101,9 @@ fn run(options: &Options) -> Result<bool> {
     let mut plan = if options.full { Plan::full() } else { Plan::quick() };
     if !options.servers.is_empty() {
         plan.servers.clone_from(&options.servers);
+    }
+    if !options.paths.is_empty() {
+        plan.round_trips.clone_from(&options.paths);
     }
     let begun = Instant::now();
     let tell = |what: &str| {

@@ -25,6 +25,10 @@ const FIRST_PACKETS: usize = 25;
 /// Chance that matches after the first packets are as frequent as in ordinary browsing.
 const CHANCE: f64 = 1e-3;
 
+/// The same for connections that match in the first packets, where ordinary ones do as well: about one of a hundred direct visits
+/// did here.
+const EARLY_CHANCE: f64 = 0.05;
+
 /// A ClientHello fills no more packets than this.
 const HELLO_PACKETS: usize = 3;
 
@@ -116,7 +120,8 @@ impl Detector for Nested {
             what: model.name,
             value: format!(
                 "flagged below Mahalanobis distance {} from {:?} bytes up, down, up, down, in the first {FIRST_PACKETS} packets after \
-                 the handshake",
+                 the handshake of one connection; where ordinary browsing (all negative controls together) has such \
+                 connections, if they are more frequent here with p below {EARLY_CHANCE} (Fisher's exact test)",
                 model.distance, model.mean
             ),
             source: NDPI,
@@ -161,11 +166,10 @@ impl Detector for Nested {
             .collect();
         let mut verdicts = vec![trojan_control()];
         verdicts.extend(judged.iter().map(|(capture, role, one)| {
-            // A control is compared with the others.
-            let others = judged.iter().filter(|(of, _, _)| !std::ptr::eq(*of, *capture));
-            let ordinary = others.filter(|(_, role, _)| *role == Role::Negative).map(|(_, _, one)| one.later);
-            let ordinary = ordinary.fold([0; 2], |sum, one| [sum[0] + one[0], sum[1] + one[1]]);
-            one.verdict(capture, *role, ordinary)
+            // Later matches of a control are compared with the others'.
+            let later = ordinary(&judged, |of| !std::ptr::eq(of, *capture), |one| one.later);
+            let early = ordinary(&judged, |_| true, |one| one.early);
+            one.verdict(capture, *role, early, later)
         }));
         Ok(verdicts)
     }
@@ -188,12 +192,22 @@ fn trojan_control() -> Verdict {
     Verdict { what, role: Role::Positive, flagged, figures: Vec::new(), note: String::new() }
 }
 
+/// What all negative controls that are wanted come to.
+fn ordinary(
+    judged: &[(&Capture, Role, Judged)],
+    wanted: impl Fn(&Capture) -> bool,
+    figures: impl Fn(&Judged) -> [u64; 2],
+) -> [u64; 2] {
+    let controls = judged.iter().filter(|(capture, role, _)| *role == Role::Negative && wanted(capture));
+    controls.map(|(_, _, one)| figures(one)).fold([0; 2], |sum, one| [sum[0] + one[0], sum[1] + one[1]])
+}
+
 /// What the rules found in one capture.
 struct Judged {
     /// The smallest distance to each model among the first packets, and at all.
     nearest: Vec<[f64; 2]>,
-    /// Connections that match a model in the first packets.
-    early: usize,
+    /// Connections that match a model in the first packets, of so many.
+    early: [u64; 2],
     /// Connections with Trojan's lengths.
     trojans: usize,
     /// Connections with long packets among the first, and at all.
@@ -219,16 +233,20 @@ impl Judged {
         }
         Self {
             nearest,
-            early: count(&|one| MODELS.iter().any(|model| matches_early(model, one))),
+            early: [
+                count(&|one| MODELS.iter().any(|model| matches_early(model, one))) as u64,
+                capture.connections.len() as u64,
+            ],
             trojans: count(&trojan),
             long: [FIRST_PACKETS, usize::MAX].map(|limit| count(&|one| long_packets(one, limit))),
             later,
         }
     }
 
-    fn verdict(&self, capture: &Capture, role: Role, ordinary: [u64; 2]) -> Verdict {
-        let p = more_frequent(self.later, ordinary);
-        let flagged = self.early + self.trojans + self.long[0] > 0 || p < CHANCE;
+    fn verdict(&self, capture: &Capture, role: Role, early: [u64; 2], later: [u64; 2]) -> Verdict {
+        let (p_early, p) = (more_frequent(self.early, early), more_frequent(self.later, later));
+        let early = self.early[0] > 0 && (early[0] == 0 || p_early < EARLY_CHANCE);
+        let flagged = early || self.trojans + self.long[0] > 0 || p < CHANCE;
         let mut judgement = Judgement { flagged, ..Judgement::default() };
         for (model, [early, whole]) in MODELS.iter().zip(&self.nearest) {
             for (words, nearest) in [("", early), (" at all", whole)] {
@@ -238,14 +256,15 @@ impl Judged {
             }
         }
         let judgement = judgement
-            .figure("connections that match in the first 25 packets", self.early as f64)
+            .figure("connections that match in the first 25 packets", self.early[0] as f64)
+            .figure("of connections", self.early[1] as f64)
+            .figure("p against ordinary browsing", p_early)
             .figure("Trojan's lengths", self.trojans as f64)
             .figure("long packets in the first 25", self.long[0] as f64)
             .figure("long packets at all", self.long[1] as f64)
             .figure("later matches", self.later[0] as f64)
             .figure("of windows", self.later[1] as f64)
-            .figure("p against ordinary browsing", p)
-            .figure("connections", capture.connections.len() as f64);
+            .figure("p against ordinary browsing", p);
         let Judgement { flagged, figures, note } = judgement;
         Verdict { what: capture.title(), role, flagged, figures, note }
     }
