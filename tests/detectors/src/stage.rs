@@ -158,7 +158,8 @@ impl Field {
                 let times = match load {
                     // Direct visits are what the others are compared with.
                     Load::Page | Load::Talk if transport == Kind::Plain => DIRECT * self.plan.pages,
-                    Load::Page | Load::Tour | Load::Talk => self.plan.pages,
+                    Load::Page | Load::Talk => self.plan.pages,
+                    Load::Tour => self.plan.pages.div_ceil(2),
                     Load::Tor => self.plan.links,
                     Load::RealTor => 1,
                 };
@@ -212,7 +213,7 @@ fn refusal(error: &anyhow::Error) -> Option<String> {
 fn decoy(server: Server, name: &str) -> Result<Decoy> {
     let idle = Duration::from_secs(600);
     let extra = match server {
-        // Its answers are too short for a bridge without a header that not all of them have: docs/protocol.md, section 5.
+        // Its answers are too short for a bridge without a header that not all of them have: docs/protocol.md, section 4.
         Server::Caddy => "header /favicon.ico Cache-Control \"public, max-age=604800, immutable\"".into(),
         _ => String::new(),
     };

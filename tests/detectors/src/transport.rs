@@ -56,7 +56,7 @@ pub struct TalkingSite {
 const PATH: &str = "/a7Ge93kd";
 
 /// How much its pages say in one visit.
-const MESSAGES: usize = 30;
+const MESSAGES: usize = 20;
 
 impl TalkingSite {
     /// Starts it; nobody answers yet.

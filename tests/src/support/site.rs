@@ -57,13 +57,13 @@ fn page() -> String {
 }
 
 /// The usual page, which also opens a websocket at `path` on its host, says so many messages there, each when the one before was
-/// answered, and then asks for [`VISITED`].
+/// answered, and then asks for [`VISITED`]. They are as long as what people type, every tenth perhaps as what they paste.
 #[must_use]
 pub fn page_that_talks(path: &str, messages: usize) -> String {
     let script = format!(
         "<script>const draw = n => Math.floor(Math.random() * n);\nconst line = new WebSocket(`wss://${{location.host}}{path}`);\n\
          line.binaryType = 'arraybuffer';\nlet left = {messages};\n\
-         const say = () => left-- > 0 ? line.send(crypto.getRandomValues(new Uint8Array(40 + draw(draw(3) ? 300 : 3000)))) : fetch('{VISITED}');\n\
+         const say = () => left-- > 0 ? line.send(crypto.getRandomValues(new Uint8Array(40 + draw(left % 10 ? 300 : 3000)))) : fetch('{VISITED}');\n\
          line.onopen = say;\nline.onmessage = () => setTimeout(say, draw(150));</script>\n</body>"
     );
     page().replace("</body>", &script)
