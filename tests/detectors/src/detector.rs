@@ -139,7 +139,7 @@ pub fn each_capture(
 pub fn usual_role(transport: Kind, positive: Kind) -> Role {
     match transport {
         Kind::Plain => Role::Negative,
-        Kind::Qnet => Role::Subject,
+        Kind::Qnet | Kind::QnetWebsocket => Role::Subject,
         other if other == positive => Role::Positive,
         _ => Role::Beside,
     }

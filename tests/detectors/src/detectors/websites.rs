@@ -113,7 +113,7 @@ fn read(kind: Kind, decoy: &Decoy, site: &Decoy, qnet_pt: &Path, visits: usize) 
         thread::sleep(AFTERWARDS);
         drop(browser);
         let mut packets: Vec<(f64, i64)> = Vec::new();
-        for trace in transport.link().traces() {
+        for trace in transport.link().watched_traces()? {
             let late = trace.begun().saturating_duration_since(begun).as_secs_f64();
             let connection = Connection::from_trace(&trace, DELAY);
             packets.extend(connection.packets.iter().map(|packet| {
