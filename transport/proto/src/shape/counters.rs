@@ -22,6 +22,8 @@ pub struct Counters {
     pub off_schedule: u64,
     /// Records of padding, and ends of data records, that were left out or cut short: no budget of bytes was left.
     pub over_budget: u64,
+    /// Slots of a schedule that were reached more than two milliseconds late: the driver's timers, or a busy machine.
+    pub late: u64,
 }
 
 impl Counters {
@@ -34,5 +36,6 @@ impl Counters {
         self.held += other.held;
         self.off_schedule += other.off_schedule;
         self.over_budget += other.over_budget;
+        self.late += other.late;
     }
 }
