@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::session::SharedSession;
+use crate::shape::Shape;
 
 /// A socket of a carrier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -34,6 +35,8 @@ pub enum Event {
     Up,
     /// The carrier will end soon.
     GoingAway,
+    /// Client: the bridge does not know the profile that the session asks for; both follow this one. Told once a session.
+    OtherShape(Shape),
     /// This carrier carries nothing any more. The sockets may go on for a while, as a browser's or a visitor's.
     Ended(crate::Ended),
 }

@@ -1,5 +1,8 @@
 //! One carrier's HTX: records under their keys, the carrier's own frames, and its place in a session. Both roles use it.
 
+mod agreement;
+mod packing;
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -16,7 +19,7 @@ use crate::{
     session::{
         CarrierNumber, CarrierState, Join, Mode, SharedSession, SharedSessions, Statics, lock, lock_sessions,
     },
-    shape::{Shaper, Step},
+    shape::{Shape, Shaper},
     sizes::{Lengths, control_length},
 };
 
@@ -32,6 +35,8 @@ const MAX_PONGS: usize = 8;
 const OVERHEAD: usize = 17;
 /// Bytes of a KEY_UPDATE frame, kept free at the end of each record.
 const KEY_UPDATE_LEN: usize = 4;
+/// Bytes of a SHAPE frame.
+const SHAPE_LEN: usize = 7;
 /// Bytes of a PING frame.
 const PONG_LEN: usize = 13;
 /// Sealed bytes waiting for the socket above which no more are sealed: enough for a few full records, little enough that
@@ -42,6 +47,8 @@ pub(crate) const BACKLOG: usize = 64 * 1024;
 pub(crate) struct Tunnel {
     session: SharedSession,
     shaper: Shaper,
+    seed: [u8; 32],
+    agreement: agreement::Agreement,
     place: Place,
     /// Streams that the session had when a record was last packed.
     begun: u64,
@@ -65,17 +72,6 @@ pub(crate) struct Tunnel {
     cuts: Vec<usize>,
     /// The socket takes no more for now: what is due waits for it, not for time.
     blocked: bool,
-}
-
-/// What [`Tunnel::pack`] does next.
-enum Next {
-    /// A record with at most so much content, what may not wait first.
-    Record(usize),
-    /// A record of what may not wait alone.
-    Control,
-    /// A record of padding, this long.
-    Padding(usize),
-    Nothing,
 }
 
 /// What this carrier is to its session.
@@ -105,7 +101,7 @@ pub(crate) enum Meant {
     KeysChanged,
     /// The carrier's CLOSE with its code.
     Carrier(u8),
-    /// For the role to judge: DECOY, HANDOVER.
+    /// For the role to judge: DECOY, HANDOVER, JOIN and its refusal, SHAPE.
     Role,
 }
 
@@ -119,10 +115,13 @@ impl Tunnel {
         shape: (Role, [u8; 32]),
     ) -> Self {
         let (role, seed) = shape;
-        let shaper = Shaper::new(lock(&session).shape(), role, seed);
+        // A bridge is told what its client asks for.
+        let asked = if role == Role::Client { lock(&session).shape() } else { Shape::default() };
         Self {
             session,
-            shaper,
+            shaper: Shaper::new(asked, role, seed),
+            seed,
+            agreement: agreement::Agreement::default(),
             place: Place::Outside,
             begun: 0,
             handshake: None,
@@ -355,119 +354,6 @@ impl Tunnel {
         self.sealer.finish(out, start, ALERT, None);
     }
 
-    /// Seals what session and carrier have to send, as far as the shape lets it go, until `backlog` sealed bytes wait. True if it
-    /// sealed anything.
-    pub(crate) fn pack(&mut self, out: &mut Vec<u8>, already: usize, now: Instant) -> bool {
-        let begin = out.len();
-        loop {
-            let before = out.len();
-            self.blocked = already + before - begin >= BACKLOG;
-            if self.blocked {
-                break;
-            }
-            let next = self.next(now);
-            if self.switch_due && !matches!(next, Next::Nothing) {
-                self.seal_key_update(out, now);
-                self.switch_due = false;
-            }
-            match next {
-                Next::Record(room) => self.pack_one(Some(room), out, now),
-                Next::Control => self.pack_one(None, out, now),
-                Next::Padding(length) => self.pack_padding(length, out),
-                Next::Nothing => {}
-            }
-            if out.len() == before {
-                break;
-            }
-            if self.shaper.alone() {
-                self.cuts.push(out.len());
-            }
-        }
-        lock(&self.session).shaped(&self.shaper.take_counters());
-        out.len() > begin
-    }
-
-    /// Where, in the buffer that was sealed into last, records end that are to end a segment too. To be asked before that buffer
-    /// changes.
-    pub(crate) fn cuts(&mut self) -> impl Iterator<Item = usize> {
-        self.cuts.drain(..)
-    }
-
-    /// What is to be sent next.
-    fn next(&mut self, now: Instant) -> Next {
-        let own = self.control.len() + self.pongs.len() * PONG_LEN;
-        let room = self.max_content.saturating_sub(own + KEY_UPDATE_LEN);
-        let Place::Inside(number) = self.place else {
-            return if own > 0 { Next::Control } else { Next::Nothing };
-        };
-        let mut session = lock(&self.session);
-        let queue = session.queue(number);
-        let begun = session.streams().begun();
-        drop(session);
-        if std::mem::replace(&mut self.begun, begun) < begun {
-            self.shaper.opened(now);
-        }
-        match self.shaper.next(queue.data, room, self.max_content + OVERHEAD, now) {
-            Step::Send { content } => Next::Record(content),
-            Step::Pad(length) => Next::Padding(length),
-            Step::Hold if own > 0 || queue.urgent => Next::Control,
-            Step::Rest if own > 0 || queue.urgent || queue.other => Next::Control,
-            Step::Hold | Step::Rest => Next::Nothing,
-        }
-    }
-
-    fn pack_padding(&mut self, length: usize, out: &mut Vec<u8>) {
-        self.seal_frames(&[Frame::Padding], Some(length), out);
-        if let Some(clock) = &mut self.clock {
-            clock.count(length);
-        }
-    }
-
-    /// Seals what may not wait and, in at most `room` bytes, data; none: what the session has besides data.
-    fn pack_one(&mut self, room: Option<usize>, out: &mut Vec<u8>, now: Instant) {
-        let start = self.sealer.begin(out);
-        let content = out.len();
-        out.append(&mut self.control);
-        while let Some(data) = self.pongs.pop_front() {
-            Frame::Ping { answer: true, data }.encode(out);
-        }
-        let mut last = true;
-        if let Place::Inside(number) = self.place {
-            let mut session = lock(&self.session);
-            if let Some(room) = room {
-                session.pack(number, room, out, now);
-            } else {
-                let room = self.max_content.saturating_sub(out.len() - content + KEY_UPDATE_LEN);
-                session.pack_control(number, room, out, now);
-            }
-            last = !session.wants_to_send(number);
-        }
-        let len = out.len() - content;
-        if len == 0 {
-            out.truncate(start);
-            return;
-        }
-        let update = self.clock.as_ref().is_some_and(|clock| clock.due(now));
-        if update {
-            Frame::KeyUpdate.encode(out);
-        }
-        let whole = out.len() - content;
-        let length = if room.is_some() {
-            self.shaper.length(whole, self.max_content + OVERHEAD, last, now)
-        } else {
-            let length = control_length(whole);
-            self.shaper.control(length.unwrap_or(whole + OVERHEAD));
-            length
-        };
-        self.sealer.finish(out, start, FRAMES, length);
-        if let Some(clock) = &mut self.clock {
-            clock.count(len);
-        }
-        if update {
-            self.advance_send_keys(now);
-        }
-    }
-
     fn seal_key_update(&mut self, out: &mut Vec<u8>, now: Instant) {
         self.seal_frames(&[Frame::KeyUpdate], control_length(KEY_UPDATE_LEN), out);
         if let Some(secret) = &self.send_secret {
@@ -519,7 +405,9 @@ impl Tunnel {
             }
             Frame::Ping { answer: true, .. } => Ok(Meant::Done),
             Frame::KeyUpdate => self.on_key_update(first_keys),
-            Frame::Decoy(_) | Frame::Handover(_) | Frame::Join(_) | Frame::Refused => Ok(Meant::Role),
+            Frame::Decoy(_) | Frame::Handover(_) | Frame::Join(_) | Frame::Refused | Frame::Shape { .. } => {
+                Ok(Meant::Role)
+            }
         }
     }
 
@@ -592,3 +480,6 @@ fn rekey_opener(opener: &mut RecordOpener, cipher: Cipher, secret: &DirectionSec
     let keys = secret.keys();
     opener.rekey(cipher, &keys.key, keys.iv);
 }
+
+#[cfg(test)]
+mod tests;

@@ -264,6 +264,11 @@ impl Inner {
                     *asked = Some(Box::new(join));
                     continue;
                 }
+                (Phase::Handover(_), Frame::Shape { profile, version })
+                    if self.tunnel.follow(profile, version) =>
+                {
+                    continue;
+                }
                 (Phase::Handover(_), Frame::Handover(handover)) => {
                     self.hand_over(&handover, to_decoy, context)?;
                     continue;

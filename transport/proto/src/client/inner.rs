@@ -256,6 +256,7 @@ impl Inner {
         if let Some(join) = self.tunnel.ask_to_join(self.mode, now) {
             last.push(Frame::Join(join));
         }
+        last.push(self.tunnel.shape());
         last.push(Frame::Handover(self.tls.handover(self.requests)));
         let content: usize = last.iter().map(Frame::encoded_len).sum();
         let length = self.up_lengths.draw(content + OVERHEAD, rng);
@@ -290,6 +291,8 @@ impl Inner {
                 (Ok(Meant::Role), Frame::Refused) if self.tunnel.refused(now) => {
                     return Heard::Fails(Ended::Forgotten);
                 }
+                (Ok(Meant::Role), Frame::Shape { profile, version })
+                    if self.tunnel.answered(*profile, *version) => {}
                 (Ok(Meant::Carrier(0)), _) => {
                     self.going_away = true;
                     self.tunnel.going_away(now);

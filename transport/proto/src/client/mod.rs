@@ -280,6 +280,7 @@ impl Client {
         if std::mem::take(&mut inner.going_away) {
             self.events.push_back(Event::GoingAway);
         }
+        self.events.extend(inner.tunnel.take_other_shape().map(Event::OtherShape));
         match heard {
             None => self.tampered(now),
             Some(Heard::Nothing) => {}

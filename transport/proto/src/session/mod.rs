@@ -109,6 +109,8 @@ pub struct Session {
     ended: Option<Ended>,
     end_to_send: bool,
     shaped: Counters,
+    /// Somebody was told that the bridge follows another shape.
+    other_shape: bool,
 }
 
 impl Session {
@@ -132,6 +134,7 @@ impl Session {
             ended: None,
             end_to_send: false,
             shaped: Counters::default(),
+            other_shape: false,
         }
     }
 

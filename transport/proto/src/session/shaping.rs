@@ -55,4 +55,9 @@ impl Session {
     pub fn shaping(&self) -> Counters {
         self.shaped
     }
+
+    /// Client: the bridge follows another shape than was asked for. Whether that is news.
+    pub(crate) fn other_shape(&mut self) -> bool {
+        !std::mem::replace(&mut self.other_shape, true)
+    }
 }

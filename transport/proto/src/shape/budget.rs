@@ -8,6 +8,9 @@ use super::profile::Bounds;
 /// timer of a protocol inside is as short.
 pub const MAX_HOLD: Duration = Duration::from_millis(250);
 
+/// The share of the allowance, one part of so many, that only what must be added may take.
+const RESERVED: usize = 4;
+
 /// What was spent of a profile's bounds.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -37,6 +40,11 @@ impl Budget {
         let share = self.carried / 1_000 * u64::from(self.bounds.per_mille);
         let allowed = u64::from(self.bounds.allowance) + share;
         usize::try_from(allowed.saturating_sub(self.added)).unwrap_or(usize::MAX)
+    }
+
+    /// The same but for what is kept for bursts that have to be cleared of the models.
+    pub(super) fn spare(&self) -> usize {
+        self.left().saturating_sub(self.bounds.allowance as usize / RESERVED)
     }
 
     pub(super) fn add(&mut self, bytes: usize) {

@@ -253,7 +253,8 @@ impl Shaper {
     fn content(&mut self, queued: usize, room: usize, now: Instant) -> usize {
         if self.turns.begins(queued) {
             self.turns.begin();
-            self.target = self.web.as_mut().map_or(0, |web| web.begin_burst(&mut self.rng));
+            let target = self.web.as_mut().map_or(0, |web| web.begin_burst(&mut self.rng));
+            self.target = if target <= self.budget.spare() { target } else { 0 };
             if let Some(segments) = &mut self.segments {
                 segments.begin_burst(queued, &mut self.rng);
             }
@@ -270,7 +271,7 @@ impl Shaper {
     /// nothing of cells either.
     fn end_of_burst(&mut self, queued: usize, room: usize) -> usize {
         let tail = usize::from(self.profile.records.tail);
-        if tail == 0 || queued >= room || queued < LEAST_TO_CUT || self.budget.left() >= tail {
+        if tail == 0 || queued >= room || queued < LEAST_TO_CUT || self.budget.spare() >= tail {
             return room;
         }
         queued / 4 + below(&mut self.rng, queued / 2)
@@ -298,7 +299,7 @@ impl Shaper {
             None => {
                 let most = usize::from(self.profile.records.tail).min(longest - own);
                 let extra = below(&mut self.rng, most + 1);
-                extra.min(self.budget.left())
+                extra.min(self.budget.spare())
             }
         };
         self.budget.add(extra);

@@ -95,8 +95,8 @@ fn a_profile_that_may_cost_too_much_or_contradicts_itself_is_refused() {
     let web = profile::FILES[1];
     assert!(Profile::parse(web).is_ok());
     for (from, to) in [
-        ("per_mille = 15", "per_mille = 3001"),
-        ("allowance = 131_072", "allowance = 4194305"),
+        ("per_mille = 6", "per_mille = 3001"),
+        ("allowance = 196_608", "allowance = 4194305"),
         ("hold_ms = 100", "hold_ms = 251"),
         ("held_per_mille = 0", "held_per_mille = 1001"),
         ("tail = 640", "tail = 16402"),

@@ -18,19 +18,28 @@ pub(super) struct Web {
     gaps: u16,
     /// Until when the present one is.
     until: Option<Instant>,
-    /// What may still be held in all.
-    left: Duration,
+    /// What may be held in all, and what was.
+    most: Duration,
+    used: Duration,
 }
 
 impl Web {
     pub(super) fn new(data: &'static profile::Web, role: Role) -> Self {
         let gaps = if role == Role::Client { data.first_gaps } else { 0 };
-        Self { data, role, answers: data.first_answers, gaps, until: None, left: Duration::ZERO }
+        Self {
+            data,
+            role,
+            answers: data.first_answers,
+            gaps,
+            until: None,
+            most: Duration::ZERO,
+            used: Duration::ZERO,
+        }
     }
 
     /// One round trip may be spent in pauses, and no more.
     pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
-        self.left = round_trip;
+        self.most = round_trip;
     }
 
     pub(super) fn opened(&mut self) {
@@ -52,8 +61,8 @@ impl Web {
         self.gaps = gaps;
         let pause = Duration::from_millis(self.data.gaps_ms.draw(rng) as u64);
         let until = heard.unwrap_or(now) + pause;
-        let held = until.saturating_duration_since(now).min(self.left);
-        self.left -= held;
+        let held = until.saturating_duration_since(now).min(self.most.saturating_sub(self.used));
+        self.used += held;
         self.until = Some(now + held);
     }
 
