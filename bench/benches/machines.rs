@@ -1,7 +1,7 @@
 //! What a decision of the shaper costs under each profile: `cargo bench -p qnet-bench --bench machines`.
 //!
-//! A page load is played to one shaper in time of its own, both what is heard and what is sent; the time divided by the number of
-//! records of both directions is the cost of a record, with all questions that are asked about it and all timers between.
+//! A page load is played to one shaper in time of its own, both what is heard and what is sent. An element is a decision: a record of
+//! either direction, or a timer that ended without one.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a measurement")]
 
 use std::hint::black_box;
@@ -14,11 +14,11 @@ use qnet_proto::shape::{Shape, Shaper, Step};
 const LONGEST: usize = 16_401;
 const OVERHEAD: usize = 17;
 
-/// One side of a carrier, and how many records it has seen.
+/// One side of a carrier, and how much it had to decide.
 struct Side {
     shaper: Shaper,
     now: Instant,
-    records: u64,
+    decisions: u64,
 }
 
 impl Side {
@@ -26,18 +26,19 @@ impl Side {
         let mut shaper = Shaper::new(shape, role, [7; 32]);
         let now = Instant::now();
         shaper.opened(now);
-        Self { shaper, now, records: 0 }
+        Self { shaper, now, decisions: 0 }
     }
 
     fn hear(&mut self, length: usize) {
         self.shaper.heard(length, length - OVERHEAD, self.now);
-        self.records += 1;
+        self.decisions += 1;
     }
 
     /// Until all of it has gone, or, with nothing to send, for so long.
     fn send(&mut self, mut left: usize, rest: Duration) {
         let end = self.now + rest;
         loop {
+            self.decisions += 1;
             match self.shaper.next(left, LONGEST - OVERHEAD, LONGEST, self.now) {
                 Step::Send { content } => {
                     let content = content.min(left);
@@ -55,12 +56,19 @@ impl Side {
                     _ => break,
                 },
             }
-            self.records += 1;
         }
         self.now = self.now.max(end);
     }
 
-    /// A page: questions and answers, then a large file.
+    /// What a load begins with, by which its machines are made.
+    fn begin(&mut self, role: Role) {
+        self.hear(600);
+        if role == Role::Client {
+            self.send(600, Duration::from_millis(1));
+        }
+    }
+
+    /// A page: questions and answers, then a large file; and until the load is over.
     fn load(&mut self, role: Role) {
         for (asked, answered) in [(600, 4_900), (300, 14_000), (300, 1_050), (300, 60_000), (300, 300_000)] {
             if role == Role::Client {
@@ -75,17 +83,23 @@ impl Side {
     }
 }
 
-fn records(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("a record");
+fn decisions(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("a decision");
     for shape in Shape::all() {
         for role in [Role::Client, Role::Bridge] {
             let mut counted = Side::new(shape, role);
+            counted.begin(role);
+            counted.decisions = 0;
             counted.load(role);
-            // So that the time of an element is a record's.
-            group.throughput(Throughput::Elements(counted.records));
+            // So that an element's time is a decision's.
+            group.throughput(Throughput::Elements(counted.decisions));
             group.bench_function(format!("{} {role:?}", shape.profile().name), |bencher| {
                 bencher.iter_batched_ref(
-                    || Side::new(shape, role),
+                    || {
+                        let mut side = Side::new(shape, role);
+                        side.begin(role);
+                        side
+                    },
                     |side| side.load(role),
                     criterion::BatchSize::SmallInput,
                 );
@@ -102,7 +116,7 @@ fn beginnings(criterion: &mut Criterion) {
         group.bench_function(&shape.profile().name, |bencher| {
             bencher.iter_batched_ref(
                 || Side::new(shape, Role::Bridge),
-                |side| side.hear(600),
+                |side| side.begin(Role::Bridge),
                 criterion::BatchSize::SmallInput,
             );
         });
@@ -110,5 +124,5 @@ fn beginnings(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, records, beginnings);
+criterion_group!(benches, decisions, beginnings);
 criterion_main!(benches);

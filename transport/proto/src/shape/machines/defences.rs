@@ -167,6 +167,11 @@ impl Defence {
         matches!(self, Self::RegulatorClient(_) | Self::RegulatorBridge(_) | Self::Tamaraw(_))
     }
 
+    /// Whether each load has machines of its own draws.
+    pub(super) fn draws(&self) -> bool {
+        matches!(self, Self::Front(_) | Self::InterspaceClient(_) | Self::InterspaceBridge(_))
+    }
+
     /// The machines for one load.
     ///
     /// # Errors
@@ -397,8 +402,8 @@ impl BreakPad {
             shape: f64::from(self.run_shape_tenths) / 10.0,
         };
         let mut set = on(&[(Event::NormalRecv, 2)]);
-        // From 2 on: the record that begins the count is in it.
-        set.counter.0 = Some(Counter::new_dist(Operation::Set, Dist::new(run, 2.0, 1_000.0)));
+        // From 1 on: what is nought would never become nought.
+        set.counter.0 = Some(Counter::new_dist(Operation::Set, Dist::new(run, 1.0, 1_000.0)));
         let mut count = on(&[(Event::NormalSent, 1), (Event::TunnelRecv, 2), (Event::CounterZero, 3)]);
         count.counter.0 = Some(Counter::new(Operation::Decrement));
         let limit = pareto(

@@ -17,6 +17,7 @@
 //! The framework knows no page loads. Here nobody's sending data for the profile's `quiet_ms` ends one: with it end the framework, its blocking
 //! and what it still meant to send. The next data has a framework with machines of new draws.
 
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use maybenot::{Framework, MachineId, Timer, TriggerAction, TriggerEvent};
@@ -43,6 +44,8 @@ const MOST_COUNTED: usize = 64;
 /// Bytes that are bulk when they wait: records in slots are as long as can be then, or an upload in slots of requests' lengths
 /// would not end.
 const BULK: usize = 32 * 1024;
+/// Bytes that were let go, before it is known how many those are.
+const ALL: usize = usize::MAX;
 /// How long a slot stays open for data that is thought to wait.
 const SLOT_LIFE: Duration = Duration::from_millis(5);
 
@@ -63,6 +66,35 @@ struct Side {
     /// Lengths of records of padding, and of data that goes in slots.
     lengths: Quantiles,
     defence: Defence,
+    #[serde(skip)]
+    made: Made,
+}
+
+/// Machines that are the same for all loads: one copy for all carriers.
+#[derive(Clone, Debug, Default)]
+struct Made(OnceLock<Arc<[maybenot::Machine]>>);
+
+/// They follow from the figures beside them.
+impl PartialEq for Made {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Made {}
+
+impl Side {
+    fn machines(&self, rng: &mut ChaCha8Rng) -> Option<Arc<[maybenot::Machine]>> {
+        let mut make = || self.defence.machines(rng).ok().map(Arc::from);
+        if self.defence.draws() {
+            return make();
+        }
+        if let Some(made) = self.made.0.get() {
+            return Some(Arc::clone(made));
+        }
+        let made = make()?;
+        Some(Arc::clone(self.made.0.get_or_init(|| made)))
+    }
 }
 
 impl MaybenotTable {
@@ -115,7 +147,7 @@ impl Maybenot {
     fn go_on(&mut self, now: Instant) -> Option<&mut Load> {
         self.advance(now);
         if self.load.is_none() {
-            self.load = Load::begin(&self.side.defence, &mut self.rng, now);
+            self.load = Load::begin(self.side, &mut self.rng, now);
         }
         let load = self.load.as_mut()?;
         load.data_at = now;
@@ -145,8 +177,7 @@ impl Machine for Maybenot {
             Event::DataSent { bytes } => {
                 if let Some(load) = self.go_on(now) {
                     load.found_waiting(1, now);
-                    load.data_went(now);
-                    load.queued = load.queued.saturating_sub(bytes.saturating_sub(OVERHEAD));
+                    load.data_went(bytes.saturating_sub(OVERHEAD), now);
                     load.found_waiting(load.queued.div_ceil(most), now);
                 }
             }
@@ -185,7 +216,7 @@ impl Machine for Maybenot {
         }
         let most = self.most_content();
         let load = self.load.as_mut()?;
-        load.queued = queued;
+        load.cut(queued);
         load.found_waiting(queued.div_ceil(most), now);
         let bulk = queued >= BULK;
         Some(if bulk { MAX_RECORD as usize } else { self.side.lengths.draw(&mut self.rng) })
@@ -201,7 +232,7 @@ impl Machine for Maybenot {
 /// The framework and its surroundings for one load.
 #[derive(Debug)]
 pub(super) struct Load {
-    framework: Framework<Vec<maybenot::Machine>, Generator>,
+    framework: Framework<Arc<[maybenot::Machine]>, Generator>,
     timers: Vec<Timers>,
     blocking: Option<Blocking>,
     /// Bytes of data that are known to wait, and the records that the framework was told of for them.
@@ -209,7 +240,7 @@ pub(super) struct Load {
     waiting: usize,
     /// Since when the first of them waits.
     since: Instant,
-    /// Records of data that may go though data is held: what a blocking's end let go, and slots; both until then.
+    /// What may go though data is held: bytes that a blocking's end let go, and records in slots; both until then.
     released: usize,
     slots: u16,
     slots_until: Instant,
@@ -223,6 +254,9 @@ pub(super) struct Load {
     nominal: Instant,
     /// Nothing is looked at before: a circle of timers was cut short.
     not_before: Instant,
+    /// When something is due, unless what it follows from has changed since.
+    wakes: Option<Instant>,
+    stale: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -247,14 +281,14 @@ struct Blocking {
 
 impl Load {
     /// `None`: maybenot refuses the machines; nothing is shaped then.
-    fn begin(defence: &Defence, rng: &mut ChaCha8Rng, now: Instant) -> Option<Self> {
-        let machines = defence.machines(rng).ok()?;
+    fn begin(side: &Side, rng: &mut ChaCha8Rng, now: Instant) -> Option<Self> {
+        let machines = side.machines(rng)?;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         Self::of(machines, seed, now)
     }
 
-    pub(super) fn of(machines: Vec<maybenot::Machine>, seed: [u8; 32], now: Instant) -> Option<Self> {
+    pub(super) fn of(machines: Arc<[maybenot::Machine]>, seed: [u8; 32], now: Instant) -> Option<Self> {
         let generator = Generator(ChaCha8Rng::from_seed(seed));
         // Without shares of its own: what bounds them all is the profile's budget.
         let framework = Framework::new(machines, 0.0, 0.0, now, generator).ok()?;
@@ -274,6 +308,8 @@ impl Load {
             data_at: now,
             nominal: now,
             not_before: now,
+            wakes: None,
+            stale: true,
         })
     }
 
@@ -292,13 +328,23 @@ impl Load {
         self.tell(&[TriggerEvent::TunnelRecv, TriggerEvent::NormalRecv], now);
     }
 
-    pub(super) fn data_went(&mut self, now: Instant) {
+    /// A record is to be filled from so much data.
+    pub(super) fn cut(&mut self, queued: usize) {
+        self.queued = queued;
+        if self.released == ALL {
+            self.released = queued;
+        }
+    }
+
+    /// A record with so much data went.
+    pub(super) fn data_went(&mut self, content: usize, now: Instant) {
         self.waiting = self.waiting.saturating_sub(1);
         self.since = now;
-        if self.released > 0 {
-            self.released -= 1;
-        } else {
+        self.queued = self.queued.saturating_sub(content);
+        if self.released == 0 {
             self.slots = self.slots.saturating_sub(1);
+        } else if self.released < ALL {
+            self.released = self.released.saturating_sub(content);
         }
         self.tell(&[TriggerEvent::TunnelSent], now);
     }
@@ -311,6 +357,7 @@ impl Load {
 
     /// Tells the framework, and sets the timers that it wants set.
     fn tell(&mut self, events: &[TriggerEvent], now: Instant) {
+        self.stale = true;
         let late = now.saturating_duration_since(self.nominal);
         let from = if late <= TICK * 2 { self.nominal } else { now };
         for action in self.framework.trigger_events(events, now) {
@@ -346,15 +393,19 @@ impl Load {
             // Sent or refused by the shaper: for the machines it went, so that their schedules go on.
             self.tell(&[TriggerEvent::TunnelSent], now);
         }
-        if now < self.not_before {
+        if now < self.not_before || !self.stale && self.wakes.is_none_or(|at| now < at) {
             return;
         }
-        for _ in 0..MOST_STEPS {
-            if !self.step(now) {
-                return;
+        let mut steps = 0;
+        while self.step(now) {
+            steps += 1;
+            if steps == MOST_STEPS {
+                self.not_before = now + TICK;
+                break;
             }
         }
-        self.not_before = now + TICK;
+        self.wakes = self.first().map(|(at, _)| at);
+        self.stale = false;
     }
 
     /// The first thing that is due; false if there is none.
@@ -377,7 +428,7 @@ impl Load {
             }
             Due::BlockingEnd => {
                 self.blocking = None;
-                self.released = self.waiting;
+                self.released = if self.waiting > 0 { ALL } else { 0 };
                 self.slots_until = now + SLOT_LIFE;
                 self.padding = (self.padding + std::mem::take(&mut self.behind)).min(MOST_WAITING);
                 self.tell(&[TriggerEvent::BlockingEnd], now);
@@ -412,7 +463,7 @@ impl Load {
 
     /// One record of padding: sent, behind the blocking, or replaced by what waits.
     fn pad(&mut self, bypass: bool, replace: bool, now: Instant) {
-        let waits = self.waiting > usize::from(self.slots) + self.released;
+        let waits = self.released == 0 && self.waiting > usize::from(self.slots);
         let Some(blocking) = self.blocking else {
             // Nothing is held: what waits goes anyway.
             if !(replace && waits) {
@@ -452,7 +503,8 @@ impl Load {
 
     /// When [`Load::advance`] has something to do.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.first().map(|(at, _)| at.max(self.not_before))
+        let first = if self.stale { self.first().map(|(at, _)| at) } else { self.wakes };
+        first.map(|at| at.max(self.not_before))
     }
 
     pub(super) fn held_until(&self, now: Instant) -> Option<Instant> {

@@ -51,7 +51,7 @@ fn once(action: Option<Action>) -> States {
 
 fn running(machines: Vec<States>) -> (Load, Instant) {
     let now = some_instant();
-    let mut load = Load::of(machines, [7; 32], now).unwrap();
+    let mut load = Load::of(machines.into(), [7; 32], now).unwrap();
     load.heard(now);
     load.advance(now);
     (load, now)
@@ -118,7 +118,7 @@ fn nothing_is_held_for_longer_than_the_bound() {
     let at = now + MOST_HELD;
     assert_eq!(load.held_until(at), None);
     load.advance(at);
-    load.data_went(at);
+    load.data_went(1_000, at);
     load.found_waiting(1, at);
     assert_eq!(load.held_until(at), Some(at + MOST_HELD), "one record, not all that come after it");
 }
@@ -162,7 +162,7 @@ fn a_slot_lets_one_record_go() {
     let at = now + MS * 5;
     load.advance(at);
     assert_eq!(load.held_until(at), None);
-    load.data_went(at);
+    load.data_went(1_000, at);
     assert!(load.held_until(at).is_some());
 }
 
@@ -195,9 +195,10 @@ fn what_waited_when_a_blocking_ends_goes_though_another_begins() {
     load.found_waiting(2, now);
     let at = now + MS * 20;
     load.advance(at);
-    for _ in 0..2 {
+    for left in [2_000, 1_000] {
         assert_eq!(load.held_until(at), None);
-        load.data_went(at);
+        load.cut(left);
+        load.data_went(1_000, at);
     }
     load.found_waiting(1, at);
     assert!(load.held_until(at).is_some(), "but not what came after");
