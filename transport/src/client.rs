@@ -16,6 +16,7 @@ use qnet_proto::{
     knock::Field,
     mux::{OpenError, Role},
     session::{Mode, Need, Profile, Session, SharedSession},
+    shape::{Counters, Shape},
     token::{self, Token},
     websocket::{self as protocol, WebsocketError},
 };
@@ -120,12 +121,22 @@ pub enum DialError {
     /// No line, or lines of several bridges.
     #[error("one bridge's lines are needed, all with the same key")]
     Lines,
+    /// The line names a traffic profile that is not known here.
+    #[error("the bridge line's profile= is none of those that this version knows: {}", profiles())]
+    Profile,
     /// It took too long.
     #[error("no tunnel after {} seconds: the network is very slow, or something on it drops this connection", DIAL_LIMIT.as_secs())]
     TimedOut,
     /// This machine cannot begin.
     #[error(transparent)]
     Seed(#[from] SeedError),
+}
+
+/// The names of the traffic profiles, for people.
+#[must_use]
+pub fn profiles() -> String {
+    let names: Vec<&str> = Shape::all().map(|shape| shape.profile().name.as_str()).collect();
+    names.join(", ")
 }
 
 fn hint(why: &Ended) -> &'static str {
@@ -146,7 +157,7 @@ impl DialError {
             Self::Tunnel(why) => why.kind(),
             Self::Websocket(error) => error.kind(),
             Self::TimedOut => Kind::Network,
-            Self::Lines => Kind::Misuse,
+            Self::Lines | Self::Profile => Kind::Misuse,
             Self::Seed(_) => Kind::Local,
         }
     }
@@ -160,7 +171,7 @@ impl DialError {
             Self::Tunnel(why) => why.retry(),
             Self::Websocket(error) => error.retry(),
             Self::TimedOut => Retry::Later,
-            Self::Lines | Self::Seed(_) => Retry::Never,
+            Self::Lines | Self::Profile | Self::Seed(_) => Retry::Never,
         }
     }
 }
@@ -197,7 +208,11 @@ impl Dialer {
             return Err(DialError::Lines);
         }
         let mut rng = ChaCha20Rng::from_seed(seed()?);
-        let session = Session::new(Role::Client, self.config.profile.clone(), now());
+        let mut profile = self.config.profile.clone();
+        if let Some(name) = lines.first().and_then(|line| line.profile.as_ref()) {
+            profile.shape = Shape::named(name.as_str()).ok_or(DialError::Profile)?;
+        }
+        let session = Session::new(Role::Client, profile, now());
         let keeper = Keeper {
             dialer: self.clone(),
             lines: lines.to_vec(),
@@ -490,6 +505,12 @@ impl Tunnel {
             None => session.id().map(|_| Ok(())),
         };
         self.shared.until(outcome).await
+    }
+
+    /// What the shaping of its carriers did on this side so far.
+    #[must_use]
+    pub fn shaping(&self) -> Counters {
+        self.shared.session().shaping()
     }
 
     /// Waits for the end and says why.

@@ -137,6 +137,7 @@ impl<H: Host> Driver<H> {
     /// The sockets go on without users, or end.
     fn leave_session(&mut self) {
         if let Some((shared, number)) = self.shared.take() {
+            tracing::debug!("a carrier ends; shaping in its session so far: {}", shared.session().shaping());
             shared.leave(number);
             shared.wake_all();
         }

@@ -325,17 +325,30 @@ impl Tunnel {
     ) {
         let framed = noise::framed(message);
         let mut rest = framed.as_slice();
-        for (content, length) in lengths.cut(framed.len(), rng) {
-            let (piece, after) = rest.split_at(content);
+        while !rest.is_empty() {
+            let length = self.shaper.fit(lengths.piece(rng));
+            let (piece, after) = rest.split_at(rest.len().min(length - OVERHEAD));
             rest = after;
             let start = self.sealer.begin(out);
             out.extend_from_slice(piece);
             self.sealer.finish(out, start, NOISE, Some(length));
-            self.shaper.control(length);
-            if self.shaper.alone() {
-                self.cuts.push(out.len());
-            }
+            self.went(length, out);
         }
+    }
+
+    /// A record went that is the carrier's own and not the session's.
+    fn went(&mut self, length: usize, out: &[u8]) {
+        self.shaper.control(length);
+        if self.shaper.alone() {
+            self.cuts.push(out.len());
+        }
+    }
+
+    /// Seals one record with these frames alone, which is the client's last before data: of about `length`.
+    pub(crate) fn seal_last(&mut self, frames: &[Frame<'_>], length: usize, out: &mut Vec<u8>) {
+        let length = self.shaper.fit(length);
+        self.seal_frames(frames, Some(length), out);
+        self.went(length, out);
     }
 
     /// Seals one record with these frames alone, to the wanted length where they fit.

@@ -260,7 +260,7 @@ impl Inner {
         last.push(Frame::Handover(self.tls.handover(self.requests)));
         let content: usize = last.iter().map(Frame::encoded_len).sum();
         let length = self.up_lengths.draw(content + OVERHEAD, rng);
-        self.tunnel.seal_frames(&last, Some(length), out);
+        self.tunnel.seal_last(&last, length, out);
         self.tunnel.limit_content(MAX_CONTENT);
         self.phase = Phase::Up;
         self.up = true;

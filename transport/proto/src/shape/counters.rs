@@ -1,5 +1,6 @@
 //! What a shaper did, for whoever looks for its bugs.
 
+use std::fmt;
 use std::time::Duration;
 
 /// What the shapers of a session's carriers did on this side.
@@ -37,5 +38,18 @@ impl Counters {
         self.off_schedule += other.off_schedule;
         self.over_budget += other.over_budget;
         self.late += other.late;
+    }
+}
+
+/// On one line, for a log.
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { records, carried, padding_records, padding, held, off_schedule, over_budget, late } = self;
+        write!(
+            f,
+            "{records} records of {carried} bytes, {padding} bytes added ({padding_records} records of padding), held for \
+             {} ms, {off_schedule} off schedule, {over_budget} over budget, {late} late",
+            held.as_millis()
+        )
     }
 }

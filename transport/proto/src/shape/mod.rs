@@ -314,6 +314,14 @@ impl Shaper {
         (extra > 0).then_some(own + extra)
     }
 
+    /// A length for a record that may have any, instead of `length` where that would make one long segment too many.
+    pub fn fit(&mut self, length: usize) -> usize {
+        match &self.segments {
+            Some(segments) => segments.fit(length, &mut self.rng),
+            None => length,
+        }
+    }
+
     /// A record of data that is as short as control.
     fn small(&mut self, own: usize, length: usize, now: Instant) -> Option<usize> {
         self.control(length);

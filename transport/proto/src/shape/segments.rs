@@ -92,6 +92,12 @@ impl Segments {
         if self.alone { self.most.min(longest) } else { longest }
     }
 
+    /// A length for a record that may have any, instead of `length` where that would make one long segment too many.
+    pub(super) fn fit(&self, length: usize, rng: &mut ChaCha8Rng) -> usize {
+        let long = length + RECORD_HEADER >= LONG;
+        if long && self.run >= MOST_LONG { self.data.short.draw(rng) } else { length }
+    }
+
     /// A record of this length was sent.
     pub(super) fn sent(&mut self, length: usize) {
         self.burst += length;

@@ -100,11 +100,11 @@ fn a_profile_that_may_cost_too_much_or_contradicts_itself_is_refused() {
         ("hold_ms = 100", "hold_ms = 251"),
         ("held_per_mille = 0", "held_per_mille = 1001"),
         ("tail = 640", "tail = 16402"),
-        ("short = [57, ", "short = [90, 57, "),
+        ("short = [57, ", "short = [90, "),
         ("short = [57, ", "short = [56, "),
-        ("388]", "399]"),
+        (" 126]", " 399]"),
         ("longest = 1_300", "longest = 300"),
-        ("gaps_ms = [1, ", "gaps_ms = [] #"),
+        ("gaps_ms = [2, ", "gaps_ms = [] #"),
         ("name = \"web\"", "name = \"Web\""),
         ("machine = \"web\"", "machine = \"none\""),
         ("[web]", "[wep]"),
@@ -202,17 +202,24 @@ fn without_a_budget_left_the_ends_of_bursts_are_cut() {
 #[test]
 fn a_new_stream_is_shaped_again() {
     let Plan::Web(data) = &web().profile().plan else { panic!("web is a page's") };
-    let mut down = Played::new(web(), Role::Bridge, 9);
-    for _ in 0..20 {
-        down.burst(3_000);
+    let (mut long, mut later) = (0, 0);
+    for seed in 0..50 {
+        let mut down = Played::new(web(), Role::Bridge, seed);
+        for _ in 0..20 {
+            down.burst(100);
+        }
+        later += usize::from(down.burst(100) > 9_000);
+        down.shaper.budget.carried(100_000_000);
+        down.shaper.opened(down.now);
+        for _ in 0..data.stream_answers {
+            long += usize::from(down.burst(100) > 9_000);
+        }
+        later += usize::from(down.burst(100) > 9_000);
     }
-    assert!(down.burst(3_000) < 4_000, "the first answers are over");
-    down.shaper.budget.carried(100_000_000);
-    down.shaper.opened(down.now);
-    for _ in 0..data.stream_answers {
-        assert!(down.burst(3_000) >= 10_500);
-    }
-    assert!(down.burst(3_000) < 4_000);
+    // Otherwise only what comes near a model grows.
+    assert!(later < 10, "{later} of 100 answers are long");
+    // Six of eleven steps of the table are above that.
+    assert!((50..110).contains(&long), "{long} of 150 answers are long");
 }
 
 #[test]
