@@ -23,6 +23,8 @@ pub struct Counters {
     pub off_schedule: u64,
     /// Records of padding, and ends of data records, that were left out or cut short: no budget of bytes was left.
     pub over_budget: u64,
+    /// Slots of a schedule that were reached more than two milliseconds late: the driver's timers, or a busy machine.
+    pub late: u64,
 }
 
 impl Counters {
@@ -35,17 +37,18 @@ impl Counters {
         self.held += other.held;
         self.off_schedule += other.off_schedule;
         self.over_budget += other.over_budget;
+        self.late += other.late;
     }
 }
 
 /// On one line, for a log.
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { records, carried, padding_records, padding, held, off_schedule, over_budget } = self;
+        let Self { records, carried, padding_records, padding, held, off_schedule, over_budget, late } = self;
         write!(
             f,
             "{records} records of {carried} bytes, {padding} bytes added ({padding_records} records of padding), held for \
-             {} ms, {off_schedule} off schedule, {over_budget} over budget",
+             {} ms, {off_schedule} off schedule, {over_budget} over budget, {late} late",
             held.as_millis()
         )
     }

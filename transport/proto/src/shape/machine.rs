@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use super::machines::{Maybenot, Winding};
 use super::profile::{Plan, Profile};
 use crate::mux::Role;
 
@@ -46,11 +47,17 @@ pub(crate) trait Machine: std::fmt::Debug + Send {
     /// At most so many bytes in the next data record, and its length on the wire, where the schedule fixes them.
     fn data_record(&mut self, queued: usize, now: Instant) -> Option<usize>;
     fn deadline(&self) -> Option<Instant>;
+    /// Slots of a schedule that were reached late since this was last asked.
+    fn take_late(&mut self) -> u64 {
+        0
+    }
 }
 
 /// The machine that a profile asks for, if any; `seed` makes its draws.
-pub(super) fn build(profile: &Profile, _role: Role, _seed: [u8; 32]) -> Option<Box<dyn Machine>> {
+pub(super) fn build(profile: &'static Profile, role: Role, seed: [u8; 32]) -> Option<Box<dyn Machine>> {
     match &profile.plan {
         Plan::None | Plan::Web(_) => None,
+        Plan::Maybenot(table) => Some(Box::new(Maybenot::new(table, role, seed))),
+        Plan::Winding(table) => Some(Box::new(Winding::new(table, role, seed))),
     }
 }

@@ -17,6 +17,7 @@ mod budget;
 mod bursts;
 mod counters;
 mod machine;
+mod machines;
 mod models;
 pub mod profile;
 mod segments;
@@ -280,6 +281,8 @@ impl Shaper {
     /// its own.
     pub fn length(&mut self, content: usize, longest: usize, last: bool, now: Instant) -> Option<usize> {
         let own = content + OVERHEAD;
+        // What comes to be queued from here on is told, however much there was before.
+        self.queued = self.queued.saturating_sub(content);
         self.budget.carried(own);
         let longest = self.segments.as_ref().map_or(longest, |segments| segments.most(longest));
         let extra = match self.fixed.take() {
@@ -393,6 +396,7 @@ impl Shaper {
 
     /// What it did since it was last asked.
     pub fn take_counters(&mut self) -> Counters {
+        self.counters.late += self.machine.as_mut().map_or(0, |machine| machine.take_late());
         std::mem::take(&mut self.counters)
     }
 }

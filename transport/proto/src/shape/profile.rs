@@ -9,6 +9,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::budget::MAX_HOLD;
+pub use super::machines::{MaybenotTable, WindingTable};
 use crate::sizes::below;
 
 /// Longest profile, bytes: a page of numbers and their reasons.
@@ -48,12 +49,22 @@ impl Quantiles {
         low as usize + below(rng, (high - low) as usize + 1)
     }
 
-    fn check(&self, what: &'static str, most: u32) -> Result<(), ProfileError> {
+    /// The greatest value.
+    pub(super) fn greatest(&self) -> u32 {
+        self.0.last().copied().unwrap_or_default()
+    }
+
+    /// The least value.
+    pub(super) fn least(&self) -> u32 {
+        self.0.first().copied().unwrap_or_default()
+    }
+
+    pub(super) fn check(&self, what: &'static str, most: u32) -> Result<(), ProfileError> {
         let ordered = self.0.is_sorted() && !self.0.is_empty();
         if !ordered || self.0.len() > MAX_QUANTILES {
             return Err(ProfileError::Quantiles(what));
         }
-        within(what, self.0.last().copied().unwrap_or_default(), most)
+        within(what, self.greatest(), most)
     }
 }
 
@@ -120,6 +131,10 @@ pub enum Plan {
     None,
     /// Page loads.
     Web(Web),
+    /// Defences that maybenot's framework runs.
+    Maybenot(MaybenotTable),
+    /// A schedule of slots.
+    Winding(WindingTable),
 }
 
 /// How both sides shape what they send.
@@ -153,6 +168,8 @@ struct File {
     records: Records,
     bursts: Option<Bursts>,
     web: Option<Web>,
+    maybenot: Option<MaybenotTable>,
+    winding: Option<WindingTable>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -160,6 +177,8 @@ struct File {
 enum Kind {
     None,
     Web,
+    Maybenot,
+    Winding,
 }
 
 /// Why a text is no profile.
@@ -217,7 +236,7 @@ impl ProfileError {
     }
 }
 
-fn within(what: &'static str, value: u32, most: u32) -> Result<(), ProfileError> {
+pub(super) fn within(what: &'static str, value: u32, most: u32) -> Result<(), ProfileError> {
     if value > most { Err(ProfileError::Beyond { what, value, most }) } else { Ok(()) }
 }
 
@@ -239,7 +258,7 @@ impl Bursts {
         self.short.check("short", super::segments::MOST_SHORT)?;
         within("hellos", self.hellos.into(), MAX_EXCHANGES.into())?;
         within("longest", self.longest.into(), MAX_RECORD)?;
-        let least = self.short.0.first().copied().unwrap_or_default();
+        let least = self.short.least();
         if least < Self::LEAST_RECORD || u32::from(self.longest) < super::segments::MOST_SHORT {
             return Err(ProfileError::Contradiction("the client's records would be too short for frames"));
         }
@@ -276,11 +295,19 @@ impl Profile {
         file.budget.check()?;
         within("tail", file.records.tail.into(), MAX_RECORD)?;
         file.bursts.as_ref().map_or(Ok(()), Bursts::check)?;
-        let plan = match (file.machine, file.web) {
-            (Kind::None, None) => Plan::None,
-            (Kind::Web, Some(web)) => {
+        let plan = match (file.machine, file.web, file.maybenot, file.winding) {
+            (Kind::None, None, None, None) => Plan::None,
+            (Kind::Web, Some(web), None, None) => {
                 web.check()?;
                 Plan::Web(web)
+            }
+            (Kind::Maybenot, None, Some(maybenot), None) => {
+                maybenot.check()?;
+                Plan::Maybenot(maybenot)
+            }
+            (Kind::Winding, None, None, Some(winding)) => {
+                winding.check()?;
+                Plan::Winding(winding)
             }
             _ => return Err(ProfileError::Contradiction("the machine's table, and no other, must be there")),
         };
@@ -303,8 +330,16 @@ impl Profile {
 }
 
 /// The built-in files. Their order is that of their numbers.
-pub(super) const FILES: [&str; 2] =
-    [include_str!("../../profiles/none.toml"), include_str!("../../profiles/web.toml")];
+pub(super) const FILES: [&str; 8] = [
+    include_str!("../../profiles/none.toml"),
+    include_str!("../../profiles/web.toml"),
+    include_str!("../../profiles/front.toml"),
+    include_str!("../../profiles/regulator.toml"),
+    include_str!("../../profiles/tamaraw.toml"),
+    include_str!("../../profiles/interspace.toml"),
+    include_str!("../../profiles/break-pad.toml"),
+    include_str!("../../profiles/winding.toml"),
+];
 
 static BUILT_IN: LazyLock<Vec<Profile>> = LazyLock::new(|| {
     FILES.iter().map(|file| Profile::parse(file).unwrap_or_else(|_| Profile::bare())).collect()
