@@ -19,7 +19,6 @@ mod orport;
 pub mod output;
 mod random;
 mod refusal;
-pub mod relay;
 mod server;
 
 use crate::lifetime::{Ender, Reasons};

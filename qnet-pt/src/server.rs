@@ -4,15 +4,16 @@ use crate::carriers;
 use crate::decoy;
 use crate::identity;
 use crate::lifetime::Lifetime;
+use crate::memory;
 use crate::options::{Decoy, Mirror, Options, Websocket, is_local};
 use crate::orport;
 use crate::output::Output;
-use crate::relay::relay;
 use crate::{TRANSPORT, random};
 use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::env::{OrPort, Server, ServerTransport, Settings};
 use qnet_pt_ipc::line::Line;
 use qnet_transport::bridge::{Incoming, Listener};
+use qnet_transport::relay::relay;
 use qnet_wire::bridge_line::{BridgeLine, Cover, MAX_LEN};
 use qnet_wire::key::IdentityKey;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -213,7 +214,7 @@ async fn serve(incoming: Incoming, or_port: &OrPort, output: &Output) {
     let relayed = async {
         stream.write_all(&early).await?;
         drop(early);
-        relay(&mut stream, &mut tcp).await
+        relay(&mut stream, &mut tcp, |_, _| memory::used()).await
     };
     if let Err(error) = relayed.await {
         tracing::debug!("a connection ended: {error}");
