@@ -6,9 +6,9 @@
 //! | [`bridge`] | listen, join clients to the decoy, accept streams |
 //! | [`decoy`] | can the site behind a bridge be its decoy? |
 //! | [`connect`] | the TCP connection to a bridge, direct or through an upstream proxy |
+//! | [`relay`] | copy between a stream and a connection |
 //! | [`tls`] | the client's genuine TLS handshake with the decoy: Chrome's ClientHello, the token in it |
 //! | [`identity`] | the bridge's key, in a file of its own |
-//! | [`relay`] | copy both ways between two streams |
 //! | [`memory`] | give back what buffers leave behind |
 //! | `websocket` | the websocket cover: from the page load to an open websocket, clients and visitors told apart |
 #![deny(unsafe_code)] // forbidden in every module but `tls::ffi`, which calls BoringSSL's C API, and `memory`, for one call of glibc

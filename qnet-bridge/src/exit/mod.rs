@@ -19,6 +19,7 @@ use std::{
 use qnet_transport::{
     bridge::Incoming,
     decoy::{Place as Upstream, is_local},
+    memory,
     relay::relay,
 };
 use qnet_wire::target::{Answer, Host, MAX_REQUEST, Request, Target, TargetError};
@@ -280,7 +281,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     tcp.set_nodelay(true)?;
-    relay(&mut Metered::new(stream, place), &mut Metered::new(tcp, place)).await
+    relay(&mut Metered::new(stream, place), &mut Metered::new(tcp, place), |_, _| memory::used()).await
 }
 
 /// A stream's first bytes: the request, and what came with it.

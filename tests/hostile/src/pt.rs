@@ -53,8 +53,12 @@ pub fn env(data: &[u8]) {
 
 /// A parent's, or a local stranger's, bytes at the SOCKS port.
 pub fn socks(data: &[u8]) {
+    socks_at(pt_socks::Server::new(), data);
+    socks_at(pt_socks::Server::with_udp(), data);
+}
+
+fn socks_at(mut server: pt_socks::Server, data: &[u8]) {
     let (mut given, mut sent) = (Vec::new(), Vec::new());
-    let mut server = pt_socks::Server::new();
     let mut ended = false;
     for piece in pieces(data) {
         given.extend_from_slice(piece);
