@@ -5,9 +5,17 @@
 //! | [`exit`] | where streams go where no tor stands behind the bridge: exit policy, limits, TCP and UDP |
 //! | [`settings`] | the TOML file and the flags of the same names |
 //! | `run` | a bridge without tor |
+//! | `check` | does a bridge work, from either side? |
+//! | `line` | the line for users |
+//! | `decoys` | which of several sites is the best decoy? |
+//! | [`findings`] | what a check found, in words and as JSON |
 #![forbid(unsafe_code)]
 
+mod check;
+mod decoys;
 pub mod exit;
+pub mod findings;
+mod line;
 mod run;
 pub mod settings;
 
@@ -35,6 +43,9 @@ struct Invocation {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Run),
+    Check(check::Check),
+    Line(line::Line),
+    Decoys(decoys::Decoys),
 }
 
 fn level(text: &str) -> Result<LevelFilter, String> {
@@ -71,10 +82,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // Fails only if there is a subscriber already, where a program embeds this one.
     let _ = tracing::subscriber::set_global_default(log);
     let outcome = match invocation.verb {
-        Verb::Run(run) => run.start(),
+        Verb::Run(run) => run.start().map(|()| true),
+        Verb::Check(check) => run::wait(check.start()),
+        Verb::Line(line) => line.start().map(|()| true),
+        Verb::Decoys(decoys) => run::wait(decoys.start()),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             let _ = writeln!(io::stderr(), "qnet-bridge: {error:#}");
             ExitCode::FAILURE

@@ -49,13 +49,18 @@ impl Run {
             return crate::say("the settings are right\n");
         }
         raise_file_limit();
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.context("the system gives no threads")?;
-        let outcome = runtime.block_on(run(plan, &self));
-        // Look-ups under way in threads must not keep the process.
-        runtime.shutdown_background();
-        outcome
+        wait(run(plan, &self))
     }
+}
+
+/// Runs `work` to its end.
+pub(crate) fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("the system gives no threads")?;
+    let outcome = runtime.block_on(work);
+    // Look-ups under way in threads must not keep the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Allows as many open files as the administrator permits: a bridge needs two for each visitor and three for each client.

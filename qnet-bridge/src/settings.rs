@@ -12,6 +12,8 @@ use crate::exit::{Allowed, Destination, limits::Limits, policy::ExitPolicy};
 
 /// Where the key is unless the operator says otherwise; the package's service makes it.
 pub const DEFAULT_STATE: &str = "/var/lib/qnet-bridge";
+/// Where the settings are unless the operator says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/qnet-bridge/bridge.toml";
 /// How long streams may go on when the bridge is told to end.
 const DEFAULT_DRAIN: u64 = 30;
 /// Longest drain, seconds: a day. Who wants more wants no drain.
