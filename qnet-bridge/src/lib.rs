@@ -5,6 +5,7 @@
 //! | [`exit`] | where streams go where no tor stands behind the bridge: exit policy, limits, TCP and UDP |
 //! | [`settings`] | the TOML file and the flags of the same names |
 //! | `run` | a bridge without tor |
+//! | `init` | from a fresh server to a bridge |
 //! | `check` | does a bridge work, from either side? |
 //! | `line` | the line for users |
 //! | `decoys` | which of several sites is the best decoy? |
@@ -15,6 +16,7 @@ mod check;
 mod decoys;
 pub mod exit;
 pub mod findings;
+mod init;
 mod line;
 mod run;
 pub mod settings;
@@ -42,6 +44,7 @@ struct Invocation {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Init(init::Init),
     Run(run::Run),
     Check(check::Check),
     Line(line::Line),
@@ -82,6 +85,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // Fails only if there is a subscriber already, where a program embeds this one.
     let _ = tracing::subscriber::set_global_default(log);
     let outcome = match invocation.verb {
+        Verb::Init(init) => run::wait(init.start()),
         Verb::Run(run) => run.start().map(|()| true),
         Verb::Check(check) => run::wait(check.start()),
         Verb::Line(line) => line.start().map(|()| true),
