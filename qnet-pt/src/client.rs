@@ -5,11 +5,12 @@ use crate::carriers::{self, Dialer};
 use crate::lifetime::Lifetime;
 use crate::output::Output;
 use crate::refusal::{Refusal, retry_word};
-use crate::relay::relay;
 use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::env::{Client, Settings};
 use qnet_pt_ipc::line::Line;
 use qnet_pt_ipc::socks::{self, Progress, Reply, Request, SocksError, Target};
+use qnet_transport::memory;
+use qnet_transport::relay::relay;
 use qnet_wire::bridge_line::BridgeLine;
 use std::collections::VecDeque;
 use std::io;
@@ -155,7 +156,7 @@ async fn serve(mut tcp: TcpStream, turned_out: oneshot::Receiver<()>, dialer: &D
         tcp.write_all(&answer).await?;
         carrier.write_all(&early).await?;
         drop((answer, early));
-        relay(&mut tcp, &mut carrier).await
+        relay(&mut tcp, &mut carrier, |_, _| memory::used()).await
     };
     if let Err(error) = relayed.await {
         tracing::debug!("a connection ended: {error}");

@@ -1,5 +1,5 @@
 //! The SOCKS5 server a parent talks to (RFC 1928), with the login of RFC 1929 carrying the
-//! connection's arguments.
+//! connection's arguments; and the same for applications, which may ask for a UDP association too.
 //!
 //! Call contract: create one [`Server`] a connection, give it every byte that arrives with
 //! [`Server::on_bytes`], send what it appends to `out`. When it returns [`Progress::Request`] or
@@ -16,6 +16,7 @@ const METHOD_NONE: u8 = 0;
 const METHOD_LOGIN: u8 = 2;
 const METHOD_NOTHING_ACCEPTABLE: u8 = 0xff;
 const COMMAND_CONNECT: u8 = 1;
+const COMMAND_UDP: u8 = 3;
 const ADDRESS_V4: u8 = 1;
 const ADDRESS_NAME: u8 = 3;
 const ADDRESS_V6: u8 = 4;
@@ -27,6 +28,7 @@ pub const MAX_PENDING: usize = 4_096;
 /// One connection's negotiation.
 pub struct Server {
     state: State,
+    udp: bool,
     pending: Zeroizing<Vec<u8>>,
     args: Zeroizing<Vec<u8>>,
 }
@@ -49,9 +51,20 @@ pub enum Progress {
     Failed(SocksError),
 }
 
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// A connection.
+    Connect,
+    /// A UDP association; the target is what the client says it will send from, which may be a dummy.
+    Udp,
+}
+
 /// A connection the parent wants. `Debug` shows neither arguments nor target.
 #[derive(PartialEq, Eq)]
 pub struct Request {
+    /// A connection, where [`Server::with_udp`] did not allow others.
+    pub command: Command,
     /// Where to. It may be a dummy where a transport finds its way by arguments alone.
     pub target: Target,
     /// User name followed by password, joined, not yet parsed.
@@ -87,8 +100,8 @@ pub enum SocksError {
     /// The login is not of RFC 1929.
     #[error("the login has version {0}, not 1")]
     LoginVersion(u8),
-    /// Not CONNECT.
-    #[error("the SOCKS command is {0}; only CONNECT (1) is supported")]
+    /// Not CONNECT, nor UDP ASSOCIATE where that is allowed.
+    #[error("the SOCKS command {0} is not supported here")]
     Command(u8),
     /// Not an IPv4 address, a name or an IPv6 address.
     #[error("the SOCKS address type is {0}")]
@@ -158,7 +171,23 @@ pub enum Reply {
 impl Reply {
     /// Appends the answer: 10 bytes, with 0.0.0.0:0 as the bound address, which no parent reads.
     pub fn write(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[VERSION, self as u8, 0, ADDRESS_V4, 0, 0, 0, 0, 0, 0]);
+        self.write_bound(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0), out);
+    }
+
+    /// The same with an address, 10 or 22 bytes: where to send an association's datagrams.
+    pub fn write_bound(self, bound: SocketAddr, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[VERSION, self as u8, 0]);
+        match bound.ip() {
+            IpAddr::V4(ip) => {
+                out.push(ADDRESS_V4);
+                out.extend_from_slice(&ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                out.push(ADDRESS_V6);
+                out.extend_from_slice(&ip.octets());
+            }
+        }
+        out.extend_from_slice(&bound.port().to_be_bytes());
     }
 }
 
@@ -171,7 +200,17 @@ impl Default for Server {
 impl Server {
     /// A connection that was just accepted.
     pub fn new() -> Self {
-        Self { state: State::Greeting, pending: Zeroizing::new(Vec::new()), args: Zeroizing::new(Vec::new()) }
+        Self {
+            state: State::Greeting,
+            udp: false,
+            pending: Zeroizing::new(Vec::new()),
+            args: Zeroizing::new(Vec::new()),
+        }
+    }
+
+    /// An application's, which may ask for a UDP association too.
+    pub fn with_udp() -> Self {
+        Self { udp: true, ..Self::new() }
     }
 
     /// Takes bytes; appends what to send to `out`.
@@ -254,10 +293,14 @@ impl Server {
             return Err(SocksError::Version(version));
         }
         let [command, _reserved, kind, rest @ ..] = rest else { return Ok(Step::More) };
-        if *command != COMMAND_CONNECT {
-            Reply::CommandNotSupported.write(out);
-            return Err(SocksError::Command(*command));
-        }
+        let command = match *command {
+            COMMAND_CONNECT => Command::Connect,
+            COMMAND_UDP if self.udp => Command::Udp,
+            other => {
+                Reply::CommandNotSupported.write(out);
+                return Err(SocksError::Command(other));
+            }
+        };
         let parsed = match *kind {
             ADDRESS_V4 => {
                 rest.split_first_chunk::<4>().map(|(ip, rest)| (Host::Ip(Ipv4Addr::from(*ip).into()), rest))
@@ -285,7 +328,7 @@ impl Server {
             },
         };
         let early = early.to_vec();
-        Ok(Step::Done(Request { target, args: std::mem::take(&mut self.args), early }))
+        Ok(Step::Done(Request { command, target, args: std::mem::take(&mut self.args), early }))
     }
 }
 

@@ -58,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "shape_machine", body: shape::machine },
     Target { name: "shape_profile", body: shape::read },
     Target { name: "socks", body: pt::socks },
+    Target { name: "target", body: pt::target },
     Target { name: "tls_record", body: htx::tls_record },
     Target { name: "websocket_bridge", body: websocket_insider::bridge },
     Target { name: "websocket_client", body: websocket_insider::client },

@@ -27,11 +27,30 @@ fn with_login() {
     let (progress, out) = run(&input);
     assert_eq!(out, [5, 2, 1, 0]);
     let expected = Request {
+        command: Command::Connect,
         target: Target::Address("192.0.2.7:443".parse().unwrap()),
         args: Zeroizing::new(b"key=a;sni=b".to_vec()),
         early: b"early".to_vec(),
     };
     assert_eq!(progress, Progress::Request(expected));
+}
+
+#[test]
+fn an_association_is_for_those_who_may() {
+    let associate = [5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0];
+    let (progress, out) = run(&associate);
+    assert_eq!(progress, Progress::Failed(SocksError::Command(3)));
+    assert_eq!(out, [5, 0, 5, 7, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let (mut server, mut out) = (Server::with_udp(), Vec::new());
+    let progress = server.on_bytes(&associate, &mut out);
+    assert!(matches!(progress, Progress::Request(r) if r.command == Command::Udp), "{out:?}");
+    out.clear();
+    Reply::Succeeded.write_bound("127.0.0.1:258".parse().unwrap(), &mut out);
+    assert_eq!(out, [5, 0, 0, 1, 127, 0, 0, 1, 1, 2]);
+    out.clear();
+    Reply::Succeeded.write_bound("[::1]:258".parse().unwrap(), &mut out);
+    assert_eq!(out[..4], [5, 0, 0, 4]);
+    assert_eq!((out.len(), &out[19..]), (22, [1, 1, 2].as_slice()));
 }
 
 #[test]

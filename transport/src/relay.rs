@@ -27,12 +27,13 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
 
-/// Copies until both directions have ended or one fails.
+/// Copies until both directions have ended or one fails. `moved` hears of it whenever there was work: how many bytes the far
+/// end took each way since the last time, `a`'s first.
 ///
 /// # Errors
 /// The first failure of either stream, or that the last bytes were not taken in time; what is under way in the other
 /// direction is given up.
-pub async fn relay<A, B>(a: &mut A, b: &mut B) -> io::Result<()>
+pub async fn relay<A, B>(a: &mut A, b: &mut B, mut moved: impl FnMut(u64, u64)) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -40,8 +41,9 @@ where
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut limit: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
-        crate::memory::used();
-        let (up_done, down_done) = (up.poll(cx, a, b)?.is_ready(), down.poll(cx, b, a)?.is_ready());
+        let (up_polled, down_polled) = (up.poll(cx, a, b), down.poll(cx, b, a));
+        moved(std::mem::take(&mut up.moved), std::mem::take(&mut down.moved));
+        let (up_done, down_done) = (up_polled?.is_ready(), down_polled?.is_ready());
         if up_done && down_done {
             return Poll::Ready(Ok(()));
         }
@@ -60,6 +62,8 @@ struct Direction {
     /// What the writer did not take, from `written` on.
     left: Vec<u8>,
     written: usize,
+    /// Bytes that the writer took since this was last asked.
+    moved: u64,
     /// Bytes were written since the last flush.
     unflushed: bool,
     state: State,
@@ -122,6 +126,7 @@ impl Direction {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += count;
+            self.moved += count as u64;
             self.unflushed = true;
         }
         self.left.clear();
@@ -152,6 +157,7 @@ impl Direction {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(count)) => {
                         data = data.get(count..).unwrap_or_default();
+                        self.moved += count as u64;
                         self.unflushed = true;
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -177,7 +183,7 @@ mod tests {
     ) -> (tokio::io::DuplexStream, tokio::io::DuplexStream, tokio::task::JoinHandle<io::Result<()>>) {
         let (user, mut near) = duplex(capacity);
         let (server, mut far) = duplex(capacity);
-        let task = tokio::spawn(async move { relay(&mut near, &mut far).await });
+        let task = tokio::spawn(async move { relay(&mut near, &mut far, |_, _| {}).await });
         (user, server, task)
     }
 
@@ -200,6 +206,29 @@ mod tests {
             echo.await.unwrap();
             task.await.unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn every_byte_is_counted_once() {
+        let (mut user, mut near) = duplex(7);
+        let (mut server, mut far) = duplex(7);
+        let task = tokio::spawn(async move {
+            let mut counted = (0, 0);
+            relay(&mut near, &mut far, |up, down| counted = (counted.0 + up, counted.1 + down))
+                .await
+                .unwrap();
+            counted
+        });
+        let far_end = tokio::spawn(async move {
+            let mut got = Vec::new();
+            server.read_to_end(&mut got).await.unwrap();
+            server.write_all(&got[..100]).await.unwrap();
+        });
+        user.write_all(&[1; 1_000]).await.unwrap();
+        user.shutdown().await.unwrap();
+        user.read_to_end(&mut Vec::new()).await.unwrap();
+        far_end.await.unwrap();
+        assert_eq!(task.await.unwrap(), (1_000, 100));
     }
 
     #[tokio::test]
@@ -254,7 +283,7 @@ mod tests {
         let (mut user, mut near) = duplex(64);
         let (mut server, far) = duplex(64);
         let mut far = Stuck(far);
-        let task = tokio::spawn(async move { relay(&mut near, &mut far).await });
+        let task = tokio::spawn(async move { relay(&mut near, &mut far, |_, _| {}).await });
         user.shutdown().await.unwrap();
         tokio::time::sleep(10 * LINGER).await;
         assert!(!task.is_finished(), "one side may still speak, for as long as it likes");
