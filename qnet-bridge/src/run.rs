@@ -106,7 +106,13 @@ async fn listen(plan: &Plan) -> Result<Listener> {
         decoy::watch(examiner, roots, |_| ()).await.map_err(|why| anyhow!(why))?;
     }
     let address = listener.local_addr();
-    let line = BridgeLine { address, fingerprint: None, key, cover: Cover::Mirror(plan.names.clone()) };
+    let line = BridgeLine {
+        address,
+        fingerprint: None,
+        key,
+        cover: Cover::Mirror(plan.names.clone()),
+        profile: None,
+    };
     tracing::info!("listening; the line for users, with this machine's public address in it: {line}");
     Ok(listener)
 }

@@ -3,8 +3,8 @@
 use qnet_pt_ipc::args::Args;
 use qnet_transport::Shape;
 use qnet_transport::client::profiles;
-use qnet_wire::bridge_line::ProfileName;
 use qnet_transport::decoy::{Place, is_usable};
+use qnet_wire::bridge_line::ProfileName;
 use qnet_wire::name::{NameError, ServerName};
 use qnet_wire::url::{UrlError, WebsocketUrl};
 use std::net::SocketAddr;
