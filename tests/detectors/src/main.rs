@@ -14,9 +14,11 @@ use qnet_tests::support::decoy::Server;
 use qnet_tests::support::isolate::{Isolated, isolated_program};
 
 const HELP: &str = "\
-qnet-detectors [--full] [--server NAME] [--only N,N] [--out FOLDER]
-  --full   three web servers, paths of 20, 100 and 300 ms, 20 pages with 60 visits each (about five hours)
+qnet-detectors [--full] [--server NAME] [--world PAGESxVISITS] [--only N,N] [--out FOLDER]
+  --full   three web servers, paths of 20, 100 and 300 ms, 20 pages with 60 visits each (hours; visits are kept in
+           target/detect/visits, and a run that was cut short goes on there)
   --server the web server before which the bridge stands: nginx (unless told otherwise), apache or lighttpd
+  --world  for detector 10: so many pages, so many visits of each by each transport, 5 at least
   --only   these detectors alone, by number
   --out    where report.html, report.json and captures.json go (target/detect)
 ";
@@ -27,6 +29,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/detect")
 struct Options {
     full: bool,
     server: Option<Server>,
+    world: Option<(usize, usize)>,
     only: Vec<u8>,
     out: PathBuf,
 }
@@ -34,13 +37,19 @@ struct Options {
 impl Options {
     /// `None` where help was asked for.
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut options = Self { full: false, server: None, only: Vec::new(), out: FOLDER.into() };
+        let mut options =
+            Self { full: false, server: None, world: None, only: Vec::new(), out: FOLDER.into() };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--full" => options.full = true,
                 "--server" => {
                     let name = arguments.next().context("--server needs a name")?;
                     options.server = Some(server(&name)?);
+                }
+                "--world" => {
+                    let world = arguments.next().context("--world needs two numbers, such as 20x60")?;
+                    let (pages, visits) = world.split_once('x').context("--world is such as 20x60")?;
+                    options.world = Some((pages.parse()?, visits.parse()?));
                 }
                 "--only" => {
                     let numbers = arguments.next().context("--only needs numbers")?;
@@ -86,12 +95,17 @@ fn run(options: &Options) -> Result<bool> {
     ensure!(program.is_file(), "{} is not there; ./dev detect builds it", program.display());
     let mut plan = if options.full { Plan::full() } else { Plan::quick() };
     plan.servers = options.server.map_or(plan.servers, |server| vec![server]);
-    let field = Field::capture(plan, program, |what| {
-        let _ = writeln!(io::stderr(), "detect: capturing {what}");
-    })?;
+    plan.closed_world = options.world.unwrap_or(plan.closed_world);
     let mut chosen = detectors::all();
     chosen.retain(|one| options.only.is_empty() || options.only.contains(&one.about().number));
     ensure!(!chosen.is_empty(), "no detector has such a number");
+    let field = if chosen.iter().any(|one| one.needs_captures()) {
+        Field::capture(plan, program, |what| {
+            let _ = writeln!(io::stderr(), "detect: capturing {what}");
+        })?
+    } else {
+        Field::without_captures(plan, program)
+    };
     let report = Report::of(&chosen, &field, |what| {
         let _ = writeln!(io::stderr(), "detect: {what}");
     });

@@ -50,6 +50,10 @@ impl Detector for Redirection {
         }
     }
 
+    fn needs_captures(&self) -> bool {
+        false
+    }
+
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
         let mut verdicts = Vec::new();
         // Caddy's log has another form.

@@ -56,6 +56,10 @@ impl Detector for Replay {
         }
     }
 
+    fn needs_captures(&self) -> bool {
+        false
+    }
+
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
