@@ -88,8 +88,11 @@ fn dependency([parent @ .., weight]: [u8; 5]) -> (u32, u16) {
     (u32::from_be_bytes(parent), u16::from(weight) + 1)
 }
 
-/// A HEADERS frame's dependency where it has one, and its block, without padding.
-fn parts(frame: &Frame) -> Option<(Option<(u32, u16)>, &[u8])> {
+/// A stream's dependency where it has one, and a header block.
+type Parts<'a> = (Option<(u32, u16)>, &'a [u8]);
+
+/// What is in a HEADERS frame, without padding.
+fn parts(frame: &Frame) -> Option<Parts<'_>> {
     let mut rest = &frame.payload[..];
     if frame.flags & PADDED != 0 {
         let (padding, after) = rest.split_first()?;
