@@ -26,7 +26,7 @@ const STEPS: usize = 200;
 const ROW: f64 = 26.0;
 
 /// Where a bar chart's names end.
-const NAMES: f64 = 330.0;
+const NAMES: f64 = 380.0;
 
 /// What a capture showed: its first connection's packets one by one and by time, its bursts, and all records' lengths.
 pub(super) fn capture(capture: &Capture) -> String {
@@ -96,7 +96,7 @@ fn histogram(capture: &Capture) -> String {
     svg
 }
 
-/// Empirical distribution functions, from the least to the 99th percentile of all: a straggler would press the rest into a corner.
+/// Empirical distribution functions, from the 1st to the 99th percentile of all: a straggler would press the rest into a corner.
 pub(super) fn distributions(plot: &Plot) -> String {
     let sort = |sample: &[f64]| {
         let mut sorted = sample.to_vec();
@@ -104,7 +104,9 @@ pub(super) fn distributions(plot: &Plot) -> String {
         sorted
     };
     let all = sort(&plot.samples.iter().flat_map(|(_, sample)| sample.iter().copied()).collect::<Vec<_>>());
-    let (Some(least), Some(most)) = (all.first(), all.get(all.len().saturating_sub(1) * 99 / 100)) else {
+    let (Some(least), Some(most)) =
+        (all.get(all.len() / 100), all.get(all.len().saturating_sub(1) * 99 / 100))
+    else {
         return String::new();
     };
     let scale = WIDTH / (most - least).max(1e-9);
@@ -117,7 +119,7 @@ pub(super) fn distributions(plot: &Plot) -> String {
                 let place = sorted.len().saturating_sub(1) * step / STEPS;
                 let x = (sorted.get(place)? - least) * scale;
                 let y = HEIGHT - 4.0 - (HEIGHT - 8.0) * step as f64 / STEPS as f64;
-                Some(format!("{:.1},{y:.1}", x.min(WIDTH)))
+                Some(format!("{:.1},{y:.1}", x.clamp(0.0, WIDTH)))
             })
             .collect();
         let _ = write!(svg, "<polyline class=\"c{number}\" points=\"{}\"/>", points.join(" "));
