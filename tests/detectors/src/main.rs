@@ -15,11 +15,13 @@ use qnet_tests::support::decoy::Server;
 use qnet_tests::support::isolate::{Isolated, isolated_program};
 
 const HELP: &str = "\
-qnet-detectors [--full] [--server NAME,NAME] [--paths MS,MS] [--only N,N] [--out FOLDER]
-  --full   six web servers, paths of 20, 100 and 300 ms, a real Tor, 20 pages with 60 visits each (hours)
+qnet-detectors [--full] [--server NAME,NAME] [--paths MS,MS] [--world PAGESxVISITS] [--only N,N] [--out FOLDER]
+  --full   six web servers, paths of 20, 100 and 300 ms, a real Tor, 20 pages with 60 visits each (hours; visits are
+           kept in target/detect/visits, and a run that was cut short goes on there)
   --server the web servers before which the bridge stands: nginx (unless told otherwise), apache, lighttpd, haproxy,
            caddy, rustls
   --paths  these round trips alone, milliseconds
+  --world  for detector 10: so many pages, so many visits of each by each transport, 5 at least
   --only   these detectors alone, by number
   --out    where report.html, report.json and captures.json go (target/detect)
 ";
@@ -31,6 +33,7 @@ struct Options {
     full: bool,
     servers: Vec<Server>,
     paths: Vec<u64>,
+    world: Option<(usize, usize)>,
     only: Vec<u8>,
     out: PathBuf,
 }
@@ -42,6 +45,7 @@ impl Options {
             full: false,
             servers: Vec::new(),
             paths: Vec::new(),
+            world: None,
             only: Vec::new(),
             out: FOLDER.into(),
         };
@@ -55,6 +59,11 @@ impl Options {
                 "--paths" => {
                     let paths = arguments.next().context("--paths needs round trips")?;
                     options.paths = paths.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                }
+                "--world" => {
+                    let world = arguments.next().context("--world needs two numbers, such as 20x60")?;
+                    let (pages, visits) = world.split_once('x').context("--world is such as 20x60")?;
+                    options.world = Some((pages.parse()?, visits.parse()?));
                 }
                 "--only" => {
                     let numbers = arguments.next().context("--only needs numbers")?;
@@ -105,14 +114,19 @@ fn run(options: &Options) -> Result<bool> {
     if !options.paths.is_empty() {
         plan.round_trips.clone_from(&options.paths);
     }
+    plan.closed_world = options.world.unwrap_or(plan.closed_world);
+    let mut chosen = detectors::all();
+    chosen.retain(|one| options.only.is_empty() || options.only.contains(&one.about().number));
+    ensure!(!chosen.is_empty(), "no detector has such a number");
     let begun = Instant::now();
     let tell = |what: &str| {
         let _ = writeln!(io::stderr(), "detect: {:7.1} s: {what}", begun.elapsed().as_secs_f64());
     };
-    let field = Field::capture(plan, program, |what| tell(&format!("capturing {what}")))?;
-    let mut chosen = detectors::all();
-    chosen.retain(|one| options.only.is_empty() || options.only.contains(&one.about().number));
-    ensure!(!chosen.is_empty(), "no detector has such a number");
+    let field = if chosen.iter().any(|one| one.needs_captures()) {
+        Field::capture(plan, program, |what| tell(&format!("capturing {what}")))?
+    } else {
+        Field::without_captures(plan, program)
+    };
     let report = Report::of(&chosen, &field, |what| tell(what));
     tell("all judged");
     report.write(&options.out, &field.captures)?;

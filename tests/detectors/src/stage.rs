@@ -40,8 +40,12 @@ pub struct Plan {
     pub links: u64,
     /// Hellos of each client.
     pub hellos: usize,
+    /// Visits whose records' lengths are compared, of each client and server.
+    pub visits: usize,
     /// Times measured of each address.
     pub times: usize,
+    /// How often probes whose times are compared are played.
+    pub rounds: usize,
     /// Pages and visits of each by each transport, for fingerprinting websites.
     pub closed_world: (usize, usize),
     /// Whether every probe is played, or some.
@@ -62,7 +66,9 @@ impl Plan {
             pages: 2,
             links: 1,
             hellos: 200,
+            visits: 10,
             times: 100,
+            rounds: 20,
             closed_world: (5, 6),
             all_probes: false,
             fronts: vec![front::Server::Nginx],
@@ -86,7 +92,9 @@ impl Plan {
             pages: 4,
             links: 2,
             hellos: 1_000,
+            visits: 100,
             times: 500,
+            rounds: 60,
             closed_world: (20, 60),
             all_probes: true,
             fronts: vec![front::Server::Nginx, front::Server::Haproxy],
@@ -109,6 +117,12 @@ pub struct Field {
 }
 
 impl Field {
+    /// For detectors that all go out themselves.
+    #[must_use]
+    pub fn without_captures(plan: Plan, qnet_pt: PathBuf) -> Self {
+        Self { captures: Vec::new(), refused: Vec::new(), qnet_pt, plan }
+    }
+
     /// Captures everything in `plan`, telling `tell` what it is at. Transports without a decoy of their own are captured once for
     /// each path, not once for each server.
     ///

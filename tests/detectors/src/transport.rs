@@ -76,12 +76,12 @@ pub struct Transport {
     entry: SocketAddr,
     server: SocketAddr,
     link: Link,
-    _running: Running,
+    running: Running,
 }
 
 enum Running {
     Nothing,
-    Plugins { _server: Plugin, _client: Plugin, _state: TempDir },
+    Plugins { line: String, _server: Plugin, _client: Plugin, _state: TempDir },
     Tunnel { _tunnel: Tunnel },
     Talk { _server: TalkServer },
 }
@@ -102,7 +102,7 @@ impl Transport {
         match kind {
             Kind::Plain => {
                 let link = Link::watched(target, delay)?;
-                Ok(Self { entry: link.address(), server: target, link, _running: Running::Nothing })
+                Ok(Self { entry: link.address(), server: target, link, running: Running::Nothing })
             }
             Kind::Qnet => {
                 let address = decoy.address().to_string().replace(':', r"\:");
@@ -130,7 +130,7 @@ impl Transport {
                 let link = Link::watched(tunnel.server(), delay)?;
                 let entry = tunnel.client(link.address())?;
                 let server = tunnel.server();
-                Ok(Self { entry, server, link, _running: Running::Tunnel { _tunnel: tunnel } })
+                Ok(Self { entry, server, link, running: Running::Tunnel { _tunnel: tunnel } })
             }
         }
     }
@@ -159,7 +159,7 @@ impl Transport {
         let server = site.front.address();
         let link = Link::watched(server, delay)?;
         let talk = TalkServer::start(site.bridge)?;
-        Ok(Self { entry: link.address(), server, link, _running: Running::Talk { _server: talk } })
+        Ok(Self { entry: link.address(), server, link, running: Running::Talk { _server: talk } })
     }
 
     /// A pluggable transport as tor starts it, with a door in front that gives it the bridge's arguments. Its server passes on to
@@ -175,6 +175,8 @@ impl Transport {
         let method = Method { address: front.unwrap_or(method.address), ..method };
         let (client, socks) = Plugin::client(kind, &state.path().join("client"))?;
         let link = Link::watched(method.address, delay)?;
+        let args: String = method.args.iter().map(|(key, value)| format!(" {key}={value}")).collect();
+        let line = format!("{} {}{args}", kind.transport, method.address);
         let bridge = Method { address: link.address(), args: method.args };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let entry = listener.local_addr()?;
@@ -185,8 +187,17 @@ impl Transport {
                 thread::spawn(move || socks::connect(socks, &bridge).map(|tunnel| join(&load, &tunnel)));
             }
         });
-        let running = Running::Plugins { _server: server, _client: client, _state: state };
-        Ok(Self { entry, server: method.address, link, _running: running })
+        let running = Running::Plugins { line, _server: server, _client: client, _state: state };
+        Ok(Self { entry, server: method.address, link, running })
+    }
+
+    /// The bridge line of its server, without the wire between; none where it is no pluggable transport.
+    #[must_use]
+    pub fn line(&self) -> Option<&str> {
+        match &self.running {
+            Running::Plugins { line, .. } => Some(line),
+            Running::Nothing | Running::Tunnel { .. } => None,
+        }
     }
 
     /// Where a load connects.

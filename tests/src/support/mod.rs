@@ -8,6 +8,7 @@ pub mod dns;
 pub mod flow;
 pub mod front;
 pub mod hello;
+pub mod http2;
 pub mod isolate;
 pub mod link;
 pub mod local_http;
