@@ -17,6 +17,8 @@ pub struct Counters {
     pub padding_records: u64,
     /// Bytes added, those at the ends of data records included.
     pub padding: u64,
+    /// Bytes of cover sent while nobody asked for anything; not among those above.
+    pub cover: u64,
     /// How long data was held, in all.
     pub held: Duration,
     /// Records that went out sooner than their schedule wanted, or cut otherwise: no budget of time was left, or they may not wait.
@@ -34,6 +36,7 @@ impl Counters {
         self.carried += other.carried;
         self.padding_records += other.padding_records;
         self.padding += other.padding;
+        self.cover += other.cover;
         self.held += other.held;
         self.off_schedule += other.off_schedule;
         self.over_budget += other.over_budget;
@@ -44,10 +47,11 @@ impl Counters {
 /// On one line, for a log.
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { records, carried, padding_records, padding, held, off_schedule, over_budget, late } = self;
+        let Self { records, carried, padding_records, padding, cover, held, off_schedule, over_budget, late } =
+            self;
         write!(
             f,
-            "{records} records of {carried} bytes, {padding} bytes added ({padding_records} records of padding), held for \
+            "{records} records of {carried} bytes, {padding} bytes added ({padding_records} records of padding), {cover} bytes of cover, held for \
              {} ms, {off_schedule} off schedule, {over_budget} over budget, {late} late",
             held.as_millis()
         )

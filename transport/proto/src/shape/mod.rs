@@ -2,7 +2,8 @@
 //!
 //! # Call contract
 //!
-//! - [`Shaper::heard`] for each record of frames that came, [`Shaper::opened`] for each stream that is opened.
+//! - [`Shaper::heard`] for each record of frames that came, [`Shaper::opened`] for each stream that is opened,
+//!   [`Shaper::streams`] where none is left, and where one is.
 //! - [`Shaper::next`] says what is to be done: after a [`Step::Send`] the record is filled, [`Shaper::length`] says how long it
 //!   is to be, and it goes out; after a [`Step::Pad`] a record of padding goes out. Then [`Shaper::next`] again, until it says
 //!   [`Step::Hold`] or [`Step::Rest`].
@@ -16,6 +17,7 @@
 mod budget;
 mod bursts;
 mod counters;
+mod idle;
 mod machine;
 mod machines;
 mod models;
@@ -32,6 +34,7 @@ use self::budget::Budget;
 pub use self::budget::MAX_HOLD;
 use self::bursts::{LEAST_DATA, Turns};
 pub use self::counters::Counters;
+use self::idle::Idle;
 use self::machine::{Event, Machine};
 use self::profile::Plan;
 pub use self::profile::{Profile, ProfileError, Shape};
@@ -88,6 +91,7 @@ pub struct Shaper {
     target: usize,
     web: Option<Web>,
     segments: Option<Segments>,
+    idle: Option<Idle>,
     machine: Option<Box<dyn Machine>>,
     role: Role,
     /// What was queued when it was last asked.
@@ -121,6 +125,7 @@ impl Shaper {
             target: 0,
             web,
             segments: bursts.map(Segments::new),
+            idle: profile.idle.as_ref().map(|data| Idle::new(data, role)),
             machine: machine::build(profile, role, inner),
             role,
             queued: 0,
@@ -142,12 +147,22 @@ impl Shaper {
     /// The peer sent a record of this length; `content`: its bytes without padding.
     pub fn heard(&mut self, length: usize, content: usize, now: Instant) {
         self.turns.heard(length, content);
+        if let Some(idle) = &mut self.idle {
+            idle.heard(length, content, &mut self.rng);
+        }
         self.last_heard = Some(now);
         if let Some(machine) = &mut self.machine {
             let data = content >= LEAST_DATA;
             let event =
                 if data { Event::DataHeard { bytes: length } } else { Event::PaddingHeard { bytes: length } };
             machine.on(event, now);
+        }
+    }
+
+    /// Whether any stream is open.
+    pub fn streams(&mut self, open: bool) {
+        if let Some(idle) = &mut self.idle {
+            idle.open(open);
         }
     }
 
@@ -182,6 +197,12 @@ impl Shaper {
             self.held = None;
             if let Some(length) = self.ending(longest) {
                 return self.pad(length, now);
+            }
+            let cover = self.idle.as_mut().and_then(|idle| idle.due(longest, now, &mut self.rng));
+            if let Some(length) = cover {
+                self.control(length);
+                self.counters.cover += length as u64;
+                return Step::Pad(length);
             }
             self.looked = Some(now);
             return Step::Rest;
@@ -231,6 +252,9 @@ impl Shaper {
         let web = self.web.as_ref().and_then(Web::held_until);
         let machine = self.machine.as_ref().and_then(|machine| machine.held_until(now));
         let wanted = web.max(machine).filter(|until| *until > now);
+        if wanted.is_none() && self.held.is_none() {
+            return false;
+        }
         let since = self.held.map_or(now, |(since, _)| since);
         let most = since + self.budget.hold(now);
         match wanted {
@@ -390,7 +414,8 @@ impl Shaper {
     pub fn deadline(&self) -> Option<Instant> {
         let machine = self.machine.as_ref().and_then(|machine| machine.deadline());
         let held = self.held.map(|(_, until)| until);
-        let at = [machine, held].into_iter().flatten().min()?;
+        let idle = self.idle.as_ref().and_then(Idle::deadline);
+        let at = [machine, held, idle].into_iter().flatten().min()?;
         Some(self.looked.map_or(at, |looked| at.max(looked + LEAST_PAUSE)))
     }
 

@@ -32,6 +32,8 @@ pub const MAX_ANSWER: u32 = 1 << 20;
 pub const MAX_QUANTILES: usize = 101;
 /// Exchanges that are shaped after a carrier or a stream began, at most: what pages have requests.
 pub const MAX_EXCHANGES: u16 = 256;
+/// Bytes of cover an hour, at most: some pages, which a phone's tariff can bear.
+pub const MAX_PER_HOUR: u32 = 16 << 20;
 /// The longest pause that may be drawn, milliseconds: an hour.
 pub const MAX_PAUSE_MS: u32 = 3_600_000;
 
@@ -124,6 +126,20 @@ pub struct Web {
     pub gaps_ms: Quantiles,
 }
 
+/// Cover for when nobody asks for anything.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Idle {
+    /// The pauses before the client's next request, seconds.
+    pub pauses_s: Quantiles,
+    /// Lengths of such requests.
+    pub asks: Quantiles,
+    /// Lengths of the answers.
+    pub answers: Quantiles,
+    /// Bytes that a side may send so in an hour.
+    pub per_hour: u32,
+}
+
 /// What a profile is made of besides lengths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
@@ -154,6 +170,8 @@ pub struct Profile {
     pub bursts: Option<Bursts>,
     /// The rest.
     pub plan: Plan,
+    /// Cover when idle, if there is any.
+    pub idle: Option<Idle>,
 }
 
 /// A file as it stands.
@@ -168,6 +186,7 @@ struct File {
     records: Records,
     bursts: Option<Bursts>,
     web: Option<Web>,
+    idle: Option<Idle>,
     maybenot: Option<MaybenotTable>,
     winding: Option<WindingTable>,
 }
@@ -276,6 +295,22 @@ impl Web {
     }
 }
 
+impl Idle {
+    fn check(&self) -> Result<(), ProfileError> {
+        within("per_hour", self.per_hour, MAX_PER_HOUR)?;
+        self.pauses_s.check("pauses_s", MAX_PAUSE_MS / 1_000)?;
+        self.asks.check("asks", MAX_RECORD)?;
+        self.answers.check("answers", MAX_ANSWER)?;
+        if self.pauses_s.least() == 0 {
+            return Err(ProfileError::Contradiction("a pause of no time is no pause"));
+        }
+        if self.asks.least() < Bursts::LEAST_RECORD || self.answers.least() < Bursts::LEAST_RECORD {
+            return Err(ProfileError::Contradiction("cover would be as short as control"));
+        }
+        Ok(())
+    }
+}
+
 impl Profile {
     /// Reads a profile.
     ///
@@ -295,6 +330,7 @@ impl Profile {
         file.budget.check()?;
         within("tail", file.records.tail.into(), MAX_RECORD)?;
         file.bursts.as_ref().map_or(Ok(()), Bursts::check)?;
+        file.idle.as_ref().map_or(Ok(()), Idle::check)?;
         let plan = match (file.machine, file.web, file.maybenot, file.winding) {
             (Kind::None, None, None, None) => Plan::None,
             (Kind::Web, Some(web), None, None) => {
@@ -311,8 +347,8 @@ impl Profile {
             }
             _ => return Err(ProfileError::Contradiction("the machine's table, and no other, must be there")),
         };
-        let File { name, number, version, budget: bounds, records, bursts, .. } = file;
-        Ok(Self { name, number, version, bounds, records, bursts, plan })
+        let File { name, number, version, budget: bounds, records, bursts, idle, .. } = file;
+        Ok(Self { name, number, version, bounds, records, bursts, plan, idle })
     }
 
     /// Nothing is added: what remains where a built-in file cannot be read.
@@ -325,12 +361,13 @@ impl Profile {
             records: Records { tail: 0, clear: false },
             bursts: None,
             plan: Plan::None,
+            idle: None,
         }
     }
 }
 
 /// The built-in files. Their order is that of their numbers.
-pub(super) const FILES: [&str; 8] = [
+pub(super) const FILES: [&str; 9] = [
     include_str!("../../profiles/none.toml"),
     include_str!("../../profiles/web.toml"),
     include_str!("../../profiles/front.toml"),
@@ -339,6 +376,7 @@ pub(super) const FILES: [&str; 8] = [
     include_str!("../../profiles/interspace.toml"),
     include_str!("../../profiles/break-pad.toml"),
     include_str!("../../profiles/winding.toml"),
+    include_str!("../../profiles/web-idle.toml"),
 ];
 
 static BUILT_IN: LazyLock<Vec<Profile>> = LazyLock::new(|| {

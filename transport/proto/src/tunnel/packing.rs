@@ -67,11 +67,12 @@ impl Tunnel {
         };
         let mut session = lock(&self.session);
         let queue = session.queue(number);
-        let begun = session.streams().begun();
+        let (begun, open) = (session.streams().begun(), session.streams().open_streams() > 0);
         drop(session);
         if std::mem::replace(&mut self.begun, begun) < begun {
             self.shaper.opened(now);
         }
+        self.shaper.streams(open);
         match self.shaper.next(queue.data, room, self.max_content + OVERHEAD, now) {
             Step::Send { content } => Next::Record(content),
             Step::Pad(length) => Next::Padding(length),

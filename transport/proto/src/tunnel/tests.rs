@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex};
 
 /// A turn of one end, and how long bytes are on their way.
 const DELAY: Duration = Duration::from_millis(10);
+/// What happens later than this is none of what was asked for.
+const REST: Duration = Duration::from_secs(1);
 /// Turns of a run; far more than any takes.
 const TURNS: usize = 100_000;
 
@@ -116,7 +118,7 @@ impl Pair {
         self.ends[1].tunnel.follow(profile, version)
     }
 
-    /// Each sends what it may and the other takes it; time passes. False: nothing moved and nothing is held.
+    /// Each sends what it may and the other takes it; time passes. False: nothing moved and nothing is soon to.
     fn turn(&mut self) -> bool {
         let mut moved = false;
         for from in [0, 1] {
@@ -125,7 +127,8 @@ impl Pair {
             self.ends[1 - from].take(&bytes, self.now + DELAY);
         }
         self.now += DELAY;
-        moved || self.ends.iter().any(|end| end.tunnel.shaper.deadline().is_some())
+        let soon = self.now + REST;
+        moved || self.ends.iter().any(|end| end.tunnel.shaper.deadline().is_some_and(|at| at <= soon))
     }
 
     fn session(&self, of: usize) -> SharedSession {

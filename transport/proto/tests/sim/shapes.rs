@@ -63,8 +63,12 @@ fn each_profile_but_none_adds_something() {
 }
 
 #[test]
-fn a_carrier_without_data_sends_nothing_under_any_profile() {
+fn a_carrier_without_data_sends_nothing_unless_its_profile_has_cover() {
     each(|name, shape| {
+        // Cover is there for that: as long as a stream is open.
+        if shape.profile().idle.is_some() {
+            return;
+        }
         let mut world = World::new(Options { shape, plans: plans(), ..Options::default() });
         world.run_through();
         world.run_for(Duration::from_secs(15));

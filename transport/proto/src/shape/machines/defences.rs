@@ -15,7 +15,7 @@ use maybenot::counter::{Counter, Operation};
 use maybenot::dist::{Dist, DistType};
 use maybenot::event::Event;
 use maybenot::state::{State, Trans};
-use maybenot::{Error, Machine};
+use maybenot::{Error, Machine, Timer};
 use maybenot_machines::regulator::{regulator_client, regulator_server};
 use rand_chacha::rand_core::Rng;
 use serde::Deserialize;
@@ -180,8 +180,9 @@ impl Defence {
     pub(super) fn machines(&self, rng: &mut impl Rng) -> Result<Vec<Machine>, Error> {
         match self {
             Self::Front(front) => front.machines(rng),
+            // One more than the paper's ratio: the crate counts what is sent as one that came.
             Self::RegulatorClient(regulator) => Ok(regulator_client(
-                f64::from(regulator.ratio_tenths) / 10.0,
+                f64::from(regulator.ratio_tenths) / 10.0 + 1.0,
                 f64::from(regulator.wait_ms) / 1_000.0,
             )),
             Self::RegulatorBridge(regulator) => regulator.machines(),
@@ -283,15 +284,19 @@ impl Tamaraw {
     /// Three machines: one has the slots, one signals when nothing was to be sent for a while, one counts and, once signalled,
     /// ends the blocking at the next multiple.
     fn machines(&self) -> Result<Vec<Machine>, Error> {
+        // Without it the slot after the last would be padded.
+        let mut ended = on(&[(Event::NormalSent, 1)]);
+        ended.action = Some(Action::Cancel { timer: Timer::Action });
         let slots = vec![
             on(&[(Event::NormalSent, 1)]),
             blocking(&[(Event::BlockingBegin, 2)], MAX_SAMPLED_BLOCK_DURATION),
             padding(
-                &[(Event::TunnelSent, 2), (Event::BlockingEnd, 0)],
+                &[(Event::TunnelSent, 2), (Event::BlockingEnd, 3)],
                 constant(f64::from(self.slot_us)),
                 None,
                 true,
             ),
+            ended,
         ];
         let mut timer = on(&[(Event::NormalSent, 1), (Event::TimerEnd, STATE_SIGNAL)]);
         timer.action = Some(Action::UpdateTimer {

@@ -234,6 +234,8 @@ impl Machine for Maybenot {
 pub(super) struct Load {
     framework: Framework<Arc<[maybenot::Machine]>, Generator>,
     timers: Vec<Timers>,
+    /// One of them may have begun, which the framework is to be told.
+    begun: bool,
     blocking: Option<Blocking>,
     /// Bytes of data that are known to wait, and the records that the framework was told of for them.
     queued: usize,
@@ -295,6 +297,7 @@ impl Load {
         Some(Self {
             timers: vec![Timers::default(); framework.num_machines()],
             framework,
+            begun: false,
             blocking: None,
             queued: 0,
             waiting: 0,
@@ -380,7 +383,7 @@ impl Load {
                         let end = now + duration;
                         let longer = timers.internal.filter(|old| !replace && *old > end);
                         timers.internal = Some(longer.unwrap_or(end));
-                        timers.begun = true;
+                        (timers.begun, self.begun) = (true, true);
                     }
                 }
             }
@@ -396,27 +399,30 @@ impl Load {
         if now < self.not_before || !self.stale && self.wakes.is_none_or(|at| now < at) {
             return;
         }
-        let mut steps = 0;
-        while self.step(now) {
-            steps += 1;
-            if steps == MOST_STEPS {
-                self.not_before = now + TICK;
-                break;
+        for _ in 0..MOST_STEPS {
+            if !self.step(now) {
+                return;
             }
         }
-        self.wakes = self.first().map(|(at, _)| at);
-        self.stale = false;
+        self.not_before = now + TICK;
     }
 
     /// The first thing that is due; false if there is none.
     fn step(&mut self, now: Instant) -> bool {
-        if let Some(begun) = self.timers.iter().position(|timers| timers.begun) {
+        if std::mem::take(&mut self.begun)
+            && let Some(begun) = self.timers.iter().position(|timers| timers.begun)
+        {
             self.timers[begun].begun = false;
+            self.begun = true;
             self.tell(&[TriggerEvent::TimerBegin { machine: MachineId::from_raw(begun) }], now);
             return true;
         }
-        let Some((at, what)) = self.first().filter(|(at, _)| *at <= now) else { return false };
-        self.nominal = at;
+        let first = self.first();
+        let Some((at, what)) = first.filter(|(at, _)| *at <= now) else {
+            (self.wakes, self.stale) = (first.map(|(at, _)| at), false);
+            return false;
+        };
+        (self.nominal, self.stale) = (at, true);
         match what {
             Due::Slot => {
                 // Nothing waited after all, or the path takes nothing: the slot is lost. For the machines it was used.
@@ -489,16 +495,26 @@ impl Load {
 
     /// What is due first, and when.
     fn first(&self) -> Option<(Instant, Due)> {
-        let timers = self.timers.iter().enumerate().flat_map(|(index, timers)| {
-            let action = timers.action.map(|(at, _)| (at, Due::Action(index)));
-            action.into_iter().chain(timers.internal.map(|at| (at, Due::Internal(index))))
-        });
-        let lapses = self.slots > 0 || self.released > 0;
-        let slot = lapses.then_some((self.slots_until, Due::Slot));
-        let end = self.blocking.map(|blocking| (blocking.until, Due::BlockingEnd));
-        let held = !lapses && self.waiting > 0 && self.blocking.is_some();
-        let overdue = held.then_some((self.since + MOST_HELD, Due::Overdue));
-        slot.into_iter().chain(overdue).chain(end).chain(timers).min_by_key(|(at, _)| *at)
+        let mut first = self.blocking.map(|blocking| (blocking.until, Due::BlockingEnd));
+        let mut also = |at: Instant, what: Due| {
+            if first.is_none_or(|(first, _)| at < first) {
+                first = Some((at, what));
+            }
+        };
+        if self.slots > 0 || self.released > 0 {
+            also(self.slots_until, Due::Slot);
+        } else if self.waiting > 0 && self.blocking.is_some() {
+            also(self.since + MOST_HELD, Due::Overdue);
+        }
+        for (index, timers) in self.timers.iter().enumerate() {
+            if let Some((at, _)) = timers.action {
+                also(at, Due::Action(index));
+            }
+            if let Some(at) = timers.internal {
+                also(at, Due::Internal(index));
+            }
+        }
+        first
     }
 
     /// When [`Load::advance`] has something to do.

@@ -9,6 +9,7 @@ use crate::mux::Role;
 use proptest::prelude::*;
 
 mod integration;
+mod published;
 mod schedule;
 
 /// The longest record of data where a machine fixes no length.

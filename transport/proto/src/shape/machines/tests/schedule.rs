@@ -87,6 +87,18 @@ fn a_late_slot_is_counted_and_no_gap_becomes_negative() {
 }
 
 #[test]
+fn a_slot_reached_a_little_late_does_not_move_the_next() {
+    let start = some_instant();
+    let mut winding = Winding::new(table(1, 2, 0), Role::Client, [3; 32]);
+    winding.on(Event::Queued, start);
+    for slot in 1..=100 {
+        let due = start + Duration::from_millis(10) * slot;
+        assert_eq!(winding.deadline(), Some(due));
+        winding.on(Event::Queued, due + Duration::from_millis(1));
+    }
+}
+
+#[test]
 fn empty_turns_end_it() {
     let start = some_instant();
     let mut end = End::new(Box::new(Winding::new(table(1, 3, 0), Role::Client, [4; 32])), start);
