@@ -81,7 +81,7 @@ fn browse(url: &str, arguments: &[&str]) -> Result<(String, String)> {
     let output = Command::new("/usr/bin/chromium")
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"])
         .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .args(["--enable-logging=stderr", "--timeout=5000"])
+        .args(["--enable-logging=stderr", "--virtual-time-budget=5000"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .args(arguments)
         .arg(url)
