@@ -3,13 +3,13 @@
 use crate::TRANSPORT;
 use crate::carriers::{self, Dialer};
 use crate::lifetime::Lifetime;
-use crate::memory;
 use crate::output::Output;
 use crate::refusal::{Refusal, retry_word};
 use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::env::{Client, Settings};
 use qnet_pt_ipc::line::Line;
 use qnet_pt_ipc::socks::{self, Progress, Reply, Request, SocksError, Target};
+use qnet_transport::memory;
 use qnet_transport::relay::relay;
 use qnet_wire::bridge_line::BridgeLine;
 use std::collections::VecDeque;

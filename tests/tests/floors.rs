@@ -20,6 +20,7 @@ const FLOORS: &[(&str, Place)] = &[
     ("transport", Place::Floor(2)),
     ("qnet-pt", Place::Floor(4)),
     ("qnet", Place::Floor(4)),
+    ("qnet-bridge", Place::Floor(4)),
     ("tests", Place::Beside),
     ("tests/detectors", Place::Beside),
     ("tests/hostile", Place::Beside),

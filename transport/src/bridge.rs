@@ -99,6 +99,13 @@ pub struct Incoming {
     pub client: SocketAddr,
 }
 
+/// What stands for a client's network wherever clients are counted: its /24 or, of an IPv6 address, its /64. More cannot be told
+/// apart: behind an address there may be many, and who has one /64 has 2^64 addresses.
+#[must_use]
+pub fn client_network(ip: IpAddr) -> u64 {
+    crate::budget::prefix(ip.to_canonical())
+}
+
 /// What is counted, for status lines and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -252,6 +259,11 @@ impl Listener {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Takes no more connections; those that are there go on, and so does [`Self::accept`].
+    pub fn stop_listening(&self) {
+        self.task.abort();
     }
 
     /// The next stream a client opened.

@@ -74,7 +74,7 @@ impl Budget {
 }
 
 /// The /24 of an IPv4 address, the /64 of an IPv6 one; the two never share a number that matters.
-fn prefix(ip: IpAddr) -> u64 {
+pub(crate) fn prefix(ip: IpAddr) -> u64 {
     match ip {
         IpAddr::V4(ip) => u64::from(ip.to_bits() >> 8),
         IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,

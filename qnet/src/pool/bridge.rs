@@ -8,13 +8,11 @@ use std::time::Duration;
 use qnet_transport::Stream;
 use qnet_transport::client::{DialError, Dialer, OpenStreamError, Tunnel};
 use qnet_wire::bridge_line::BridgeLine;
-use qnet_wire::error::Retry;
+use qnet_wire::error::{Retry, chain};
 use qnet_wire::target::{ANSWER, Answer, Request, Target, TargetError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
-
-use crate::logging::chain;
 
 /// The pause after the first failed dial; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

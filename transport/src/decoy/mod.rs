@@ -23,8 +23,10 @@ mod dns;
 mod error;
 mod idle;
 mod lifetime;
+mod place;
 mod probes;
 mod visit;
+mod watch;
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
@@ -35,7 +37,9 @@ pub use dns::Resolver;
 pub use error::{DecoyError, Refusal};
 pub use idle::Idle;
 pub use lifetime::{Lifetime, Pace};
+pub use place::{Place, PlaceError, is_local, is_usable};
 pub use visit::Ending;
+pub use watch::watch;
 
 use crate::tls::Roots;
 use dns::Verdict;
@@ -63,6 +67,8 @@ pub struct Facts {
     pub limited: bool,
     /// The largest length of a record from the site, bytes.
     pub largest_record: usize,
+    /// What a page load brings from the site, TLS's own bytes included; that of the first visit.
+    pub load_bytes: usize,
     /// From a hello to the first byte back; the shortest of all visits.
     pub round_trip: Duration,
     /// How long an idle connection is kept, once measured.
@@ -90,6 +96,7 @@ impl Facts {
             requests: self.requests.min(other.requests),
             limited: self.limited || other.limited,
             largest_record: self.largest_record.min(other.largest_record),
+            load_bytes: self.load_bytes.min(other.load_bytes),
             round_trip: self.round_trip.min(other.round_trip),
             idle: self.idle.into_iter().chain(other.idle).min(),
             lifetime: self.lifetime.into_iter().chain(other.lifetime).min(),
@@ -192,6 +199,7 @@ async fn examine_site(site: &Site<'_>) -> Result<Examined, DecoyError> {
         }
         warnings.push(Warning::Untrusted { name: name.clone(), why });
     }
+    let load_bytes = first.received;
     probes::watch(&mut first).await?;
     let requests = probes::count_requests(site, &mut first).await?;
 
@@ -216,6 +224,7 @@ async fn examine_site(site: &Site<'_>) -> Result<Examined, DecoyError> {
         requests: requests.answered,
         limited: requests.limited,
         largest_record: visits.iter().map(|visit| visit.largest).max().unwrap_or_default(),
+        load_bytes,
         round_trip: visits.iter().map(|visit| visit.round_trip).min().unwrap_or_default(),
         idle: None,
         lifetime: None,

@@ -91,6 +91,8 @@ pub(super) struct Visit {
     pub(super) round_trip: Duration,
     /// The largest length of a record from the site.
     pub(super) largest: usize,
+    /// Bytes of records from the site.
+    pub(super) received: usize,
     /// The length of the first record after the last request.
     pub(super) answer_begins: Option<usize>,
 }
@@ -145,6 +147,7 @@ impl Site<'_> {
             doubt,
             round_trip: tls.round_trip,
             largest: 0,
+            received: 0,
             answer_begins: None,
         })
     }
@@ -258,6 +261,7 @@ impl Visit {
     async fn open(&mut self, record: &[u8]) -> Result<Heard, DecoyError> {
         let length = record.len() - HEADER;
         self.largest = self.largest.max(length);
+        self.received += record.len();
         match record.first() {
             Some(&APPLICATION_DATA) => {}
             Some(&CHANGE_CIPHER_SPEC) => return Ok(Heard::Other(length)),

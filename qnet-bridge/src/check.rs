@@ -1,0 +1,330 @@
+//! `qnet-bridge check`: does the bridge work, seen from the bridge itself or, with a line, from a user's side?
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use boring::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use clap::Args;
+use qnet_transport::{
+    Stream,
+    bridge::client_network,
+    client::{Dialer, DialerConfig, Tunnel},
+    connect::Connect,
+    decoy::{self, Ending, Place, Resolver, is_local},
+    identity,
+    tls::Roots,
+};
+use qnet_wire::{
+    bridge_line::{BridgeLine, Cover},
+    error::chain,
+    name::ServerName,
+    target::{ANSWER, Answer, Request, Target},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    exit::{Destination, policy::special},
+    findings::Findings,
+    settings::{Plan, Settings},
+};
+
+/// How long one step may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Say whether a bridge works: this machine's, or the one of a line as its users meet it
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// A bridge line, in quotes or not; without one, this machine's bridge is checked by its settings
+    #[arg(value_name = "LINE", trailing_var_arg = true)]
+    line: Vec<String>,
+    /// The settings of this machine's bridge
+    #[arg(long, value_name = "FILE", default_value = crate::settings::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// With a line: also ask the bridge to connect there, if it is one without tor
+    #[arg(long, value_name = "HOST:PORT")]
+    target: Option<Target>,
+    /// Also measure how long the site keeps an idle connection: up to ten minutes
+    #[arg(long)]
+    idle: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    /// Whether all is well, which has been printed.
+    pub(crate) async fn start(self) -> Result<bool> {
+        let roots = Roots::load().context("the certificates to check sites by")?;
+        let mut findings = Findings::default();
+        if self.line.is_empty() {
+            let plan = Settings::read(&self.config)?.plan()?;
+            own(&plan, &roots, self.idle, &mut findings).await;
+        } else {
+            let line: BridgeLine = self.line.join(" ").parse().context("the bridge line")?;
+            let end = match (&line.fingerprint, self.target) {
+                (_, Some(target)) => End::Target(target),
+                (Some(_), None) => End::Tor,
+                (None, None) => End::Unknown,
+            };
+            check(&Subject { line, end, idle: self.idle, own: false }, &roots, &mut findings).await;
+        }
+        crate::say(&if self.json { findings.json() } else { findings.to_string() })?;
+        Ok(findings.good())
+    }
+}
+
+/// What is at the other end of a bridge's streams.
+pub(crate) enum End {
+    /// tor's ORPort.
+    Tor,
+    /// The bridge is to be asked for this.
+    Target(Target),
+    /// Nobody said.
+    Unknown,
+}
+
+/// A bridge as its users meet it.
+pub(crate) struct Subject {
+    pub(crate) line: BridgeLine,
+    pub(crate) end: End,
+    /// Measure the idle limit, too.
+    pub(crate) idle: bool,
+    /// It is this machine's.
+    pub(crate) own: bool,
+}
+
+/// Checks this machine's bridge.
+async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
+    if let Err(error) = plan.decoy.resolve(plan.third_party).await {
+        return findings.fail("site", chain(&error));
+    }
+    let key = match identity::load(&plan.state) {
+        Ok(Some(key)) => key.public(),
+        Ok(None) => {
+            let words =
+                format!("no key in {} yet: the bridge makes it when it first runs", plan.state.display());
+            return findings.fail("key", words);
+        }
+        Err(error) => return findings.fail("key", chain(&error)),
+    };
+    findings.ok(
+        "key",
+        format!("{} is whole, and nobody else may read it", plan.state.join(identity::FILE).display()),
+    );
+    let mut address = plan.listen;
+    if address.ip().is_unspecified() {
+        let loopback =
+            if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    let line = BridgeLine { address, fingerprint: None, key, cover: Cover::Mirror(plan.names.clone()) };
+    check(&Subject { line, end: End::Unknown, idle, own: true }, roots, findings).await;
+    if let Destination::Upstream(upstream) = &plan.destination {
+        behind(upstream, findings).await;
+    }
+}
+
+/// What stands behind the bridge: tor, or something else.
+async fn behind(upstream: &Place, findings: &mut Findings) {
+    let connected = async {
+        let address = upstream.resolve(true).await.map_err(std::io::Error::other)?;
+        TcpStream::connect(address).await
+    };
+    let tcp = match timeout(LIMIT, connected).await.unwrap_or_else(|late| Err(late.into())) {
+        Ok(tcp) => tcp,
+        Err(error) => {
+            return findings.fail(
+                "behind",
+                format!("nothing answers at the upstream {upstream} ({error}); is it running?"),
+            );
+        }
+    };
+    let words = match timeout(LIMIT, tor_answers(tcp)).await {
+        Ok(Ok(())) => format!("the upstream {upstream} answers, and speaks TLS as tor's ORPort does"),
+        _ => format!("the upstream {upstream} accepts connections; it is no tor's ORPort"),
+    };
+    findings.ok("behind", words);
+}
+
+/// Plays a stranger's visit and a user's, one step after the other, until one fails that the next ones need.
+pub(crate) async fn check(subject: &Subject, roots: &Roots, findings: &mut Findings) {
+    let line = &subject.line;
+    if !port(line.address, findings).await {
+        return;
+    }
+    if let Cover::Mirror(names) = &line.cover {
+        if !site(line.address, names, roots, findings).await {
+            return;
+        }
+        if subject.idle {
+            idle(line.address, names, roots, findings).await;
+        }
+        for name in names {
+            dns(name, line.address.ip(), subject.own, findings).await;
+        }
+    }
+    let dialer = Dialer::new(DialerConfig::new(roots.clone()));
+    let begun = Instant::now();
+    let tunnel = match dialer.dial(line).await {
+        Ok(tunnel) => tunnel,
+        Err(error) => return findings.fail("knock", chain(&error)),
+    };
+    findings.ok("knock", format!("the bridge proved itself after {} ms", begun.elapsed().as_millis()));
+    match timeout(LIMIT, tunnel.established()).await {
+        Ok(Ok(())) => findings.ok("tunnel", format!("open after {} ms", begun.elapsed().as_millis())),
+        Ok(Err(why)) => return findings.fail("tunnel", chain(&why)),
+        Err(_) => return findings.fail("tunnel", "the bridge proved itself and then said nothing more"),
+    }
+    far_end(&tunnel, &subject.end, findings).await;
+}
+
+async fn port(address: SocketAddr, findings: &mut Findings) -> bool {
+    let begun = Instant::now();
+    let connected = timeout(LIMIT, TcpStream::connect(address)).await.unwrap_or_else(|late| Err(late.into()));
+    match connected {
+        Ok(_) => {
+            findings
+                .ok("port", format!("{address} accepts connections ({} ms)", begun.elapsed().as_millis()));
+            true
+        }
+        Err(error) => {
+            let words = format!(
+                "{address} does not accept connections ({error}); does the bridge run, and does its firewall let this port through?"
+            );
+            findings.fail("port", words);
+            false
+        }
+    }
+}
+
+/// What a stranger meets: the site, which must be one that can be a decoy.
+async fn site(address: SocketAddr, names: &[ServerName], roots: &Roots, findings: &mut Findings) -> bool {
+    let resolver = Resolver::system(Connect::default());
+    let examined = match decoy::examine_all(address, names, roots, &resolver).await {
+        Ok(examined) => examined,
+        Err(refusal) => {
+            findings.fail("site", chain(&refusal));
+            return false;
+        }
+    };
+    let facts = examined.facts;
+    findings.ok(
+        "site",
+        format!(
+            "TLS 1.3, HTTP/2, a valid certificate; round trip {} ms, a page load of {} kB, {}{} requests on a connection",
+            facts.round_trip.as_millis(),
+            facts.load_bytes / 1_000,
+            if facts.limited { "" } else { "more than " },
+            if facts.limited { facts.requests } else { facts.requests.saturating_sub(1) },
+        ),
+    );
+    for warning in examined.warnings {
+        findings.warn("site", warning.to_string());
+    }
+    true
+}
+
+async fn idle(address: SocketAddr, names: &[ServerName], roots: &Roots, findings: &mut Findings) {
+    match decoy::measure_idle_all(address, names, roots).await {
+        Ok(idle) => {
+            let how = match idle.ending {
+                Some(Ending::Fin) => "closed in order",
+                Some(Ending::Reset) => "reset",
+                None => "still open when that was over",
+            };
+            findings.ok(
+                "idle",
+                format!("an idle connection is kept for {} s and then {how}", idle.limit.as_secs()),
+            );
+        }
+        Err(refusal) => findings.fail("idle", chain(&refusal)),
+    }
+}
+
+/// Whether the site's name leads to the bridge: a censor may compare the two.
+async fn dns(name: &ServerName, bridge: IpAddr, own: bool, findings: &mut Findings) {
+    // Without the dot a machine's own search domains would be tried, too.
+    let looked_up = timeout(LIMIT, tokio::net::lookup_host((format!("{name}."), 443))).await;
+    let found: Vec<IpAddr> = match looked_up.unwrap_or_else(|late| Err(late.into())) {
+        Ok(found) => found.map(|address| address.ip()).collect(),
+        Err(error) => {
+            let words = format!("{name} cannot be looked up ({error}): a name that leads nowhere stands out");
+            return findings.warn("dns", words);
+        }
+    };
+    let here = |ip: &IpAddr| *ip == bridge || (own && !ip.is_loopback() && is_local(*ip));
+    if found.iter().any(here) {
+        findings.ok("dns", format!("{name} leads to this bridge"));
+    } else if own && special(bridge).is_some() {
+        let words = format!(
+            "{name} leads to none of this machine's addresses; is there address translation between? \
+                             Check from outside with the bridge line"
+        );
+        findings.warn("dns", words);
+    } else if found.iter().any(|ip| client_network(*ip) == client_network(bridge)) {
+        findings.ok("dns", format!("{name} leads to the bridge's own network"));
+    } else {
+        let words = format!(
+            "{name} leads elsewhere than to this bridge, which who watches can find out; a site of your own at this \
+             address, or one in its network, is better"
+        );
+        findings.warn("dns", words);
+    }
+}
+
+async fn far_end(tunnel: &Tunnel, end: &End, findings: &mut Findings) {
+    let stream = match tunnel.open() {
+        Ok(stream) => stream,
+        Err(error) => return findings.fail("tunnel", chain(&error)),
+    };
+    match end {
+        End::Unknown => {}
+        End::Tor => match timeout(LIMIT, tor_answers(stream)).await {
+            Ok(Ok(())) => findings.ok("tor", "tor's ORPort answers"),
+            Ok(Err(error)) => {
+                findings.fail(
+                    "tor",
+                    format!("tor's ORPort does not answer ({error:#}); is tor running behind the bridge?"),
+                );
+            }
+            Err(_) => findings
+                .fail("tor", "tor's ORPort does not answer in time; is tor running behind the bridge?"),
+        },
+        End::Target(target) => match timeout(LIMIT, ask(stream, target)).await {
+            Ok(Ok(Answer::Connected)) => findings.ok("target", format!("the bridge connects to {target}")),
+            Ok(Ok(answer)) => findings.fail("target", format!("{target}: {answer}")),
+            Ok(Err(error)) => {
+                findings.fail("target", format!("{target}: the bridge gives no answer ({error:#})"));
+            }
+            Err(_) => findings.fail("target", format!("{target}: the bridge does not answer in time")),
+        },
+    }
+}
+
+/// tor's link begins with TLS under a certificate of its own making, which nobody here can judge: its client does.
+pub(crate) async fn tor_answers(stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<()> {
+    let mut connector = SslConnector::builder(SslMethod::tls())?;
+    connector.set_verify(SslVerifyMode::NONE);
+    let config = connector.build().configure()?.verify_hostname(false).use_server_name_indication(false);
+    match tokio_boring::connect(config, "www.example.com", stream).await {
+        Ok(_) => Ok(()),
+        Err(error) => bail!("no TLS: {error}"),
+    }
+}
+
+async fn ask(mut stream: Stream, target: &Target) -> Result<Answer> {
+    let mut head = Vec::new();
+    Request::Tcp(target.clone()).write(&mut head);
+    stream.write_all(&head).await?;
+    let mut answer = [0; ANSWER];
+    stream.read_exact(&mut answer).await?;
+    Answer::read(&answer)?.context("not an answer")
+}

@@ -1,0 +1,138 @@
+//! Asks for what the flags left out, where there is somebody to ask.
+
+use std::{
+    fmt::Display,
+    io::{self, BufRead, IsTerminal as _, Write},
+    str::FromStr,
+};
+
+use anyhow::{Context as _, Result, bail};
+use qnet_transport::decoy::Place;
+
+use super::{Behind, Init};
+
+/// Wrong answers to one question before it is given up.
+const TRIES: u32 = 5;
+
+/// The same with nothing missing.
+pub(super) fn missing(init: Init) -> Result<Init> {
+    let named = !init.sni.is_empty() || matches!(init.decoy, Some(Place::Name(..)));
+    if init.address.is_some() && init.decoy.is_some() && init.behind.is_some() && named {
+        return Ok(init);
+    }
+    if !io::stdin().is_terminal() {
+        let flags = [
+            ("--address ADDRESS:PORT", init.address.is_none()),
+            ("--decoy HOST:PORT", init.decoy.is_none()),
+            ("--sni NAME", !named),
+            ("--behind tor|web", init.behind.is_none()),
+        ];
+        let flags: Vec<&str> = flags.iter().filter(|(_, missing)| *missing).map(|(flag, _)| *flag).collect();
+        bail!("there is no terminal to ask on: give {}", flags.join(", "));
+    }
+    all(init, &mut io::stdin().lock(), &mut io::stderr())
+}
+
+fn all(mut init: Init, from: &mut impl BufRead, to: &mut impl Write) -> Result<Init> {
+    let mut ask = Ask { from, to };
+    if init.address.is_none() {
+        let question =
+            "Where will users connect to? This machine's public address and a port, such as 192.0.2.7:443";
+        init.address = Some(ask.value(question, str::parse)?);
+    }
+    if init.decoy.is_none() {
+        let question =
+            "Where does your web site listen, whose visitors the bridge will take in? Such as 127.0.0.1:8443";
+        init.decoy = Some(ask.value(question, str::parse)?);
+    }
+    if init.sni.is_empty() && !matches!(init.decoy, Some(Place::Name(..))) {
+        let question = "Under which name, as in its certificate? Several are separated by spaces";
+        init.sni = ask.value(question, |text| {
+            text.split_ascii_whitespace().map(str::parse).collect::<Result<Vec<_>, _>>()
+        })?;
+    }
+    if init.behind.is_none() {
+        let question = "What is behind the bridge: `tor`, or `web` to connect to web sites without tor?";
+        init.behind = Some(ask.value(question, Behind::from_str)?);
+    }
+    Ok(init)
+}
+
+impl FromStr for Behind {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "tor" => Ok(Self::Tor),
+            "web" => Ok(Self::Web),
+            _ => Err("it is tor or web"),
+        }
+    }
+}
+
+struct Ask<'a, R, W> {
+    from: &'a mut R,
+    to: &'a mut W,
+}
+
+impl<R: BufRead, W: Write> Ask<'_, R, W> {
+    /// The answer, asked for until it is right.
+    fn value<T, E: Display>(&mut self, question: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<T> {
+        for _ in 0..TRIES {
+            write!(self.to, "{question}\n> ").and_then(|()| self.to.flush()).context("cannot ask")?;
+            let mut line = String::new();
+            if self.from.read_line(&mut line).context("cannot read the answer")? == 0 {
+                bail!("no answer; nothing was written");
+            }
+            let answer = line.trim();
+            if answer.is_empty() {
+                continue;
+            }
+            match parse(answer) {
+                Ok(value) => return Ok(value),
+                Err(error) => writeln!(self.to, "{error}").context("cannot ask")?,
+            }
+        }
+        bail!("no answer that can be used; nothing was written")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        init: Init,
+    }
+
+    fn asked(flags: &[&str], answers: &str) -> (Result<Init>, String) {
+        let init = Program::parse_from([&["init"], flags].concat()).init;
+        let mut said = Vec::new();
+        let init = all(init, &mut answers.as_bytes(), &mut said);
+        (init, String::from_utf8(said).unwrap())
+    }
+
+    #[test]
+    fn only_what_is_missing_is_asked_for_and_wrong_answers_are_explained() {
+        let (init, said) =
+            asked(&[], "here\n192.0.2.7:443\nlocalhost\n127.0.0.1:8443\n\na.example b.example\nTor\ntor\n");
+        let init = init.unwrap();
+        assert_eq!(init.address, Some("192.0.2.7:443".parse().unwrap()));
+        assert_eq!(init.decoy, Some("127.0.0.1:8443".parse().unwrap()));
+        assert_eq!((init.sni.len(), init.behind), (2, Some(Behind::Tor)));
+        assert!(said.contains("localhost is not HOST:PORT") && said.contains("it is tor or web"), "{said}");
+        let flags = ["--address", "192.0.2.7:443", "--decoy", "www.example.com:8443"];
+        let (init, said) = asked(&flags, "web\n");
+        assert_eq!(init.unwrap().behind, Some(Behind::Web));
+        assert_eq!(said.matches("> ").count(), 1, "{said}");
+    }
+
+    #[test]
+    fn no_answer_is_an_end() {
+        assert!(asked(&[], "").0.is_err());
+        assert!(asked(&[], &"x\n".repeat(100)).0.is_err());
+    }
+}

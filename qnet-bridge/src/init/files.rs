@@ -1,0 +1,180 @@
+//! Files that are written whole or not at all, and never over what somebody else wrote.
+
+use std::{
+    fmt, fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// For settings that hold no secret.
+const MODE: u32 = 0o644;
+
+/// A file that is to be there.
+pub(super) struct File {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+}
+
+/// What was done about a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    New(PathBuf),
+    Replaced(PathBuf),
+    Changed(PathBuf),
+    Unchanged(PathBuf),
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::New(path) => write!(f, "written    {}", path.display()),
+            Self::Replaced(path) => {
+                write!(f, "replaced   {} (the old one is {}.old)", path.display(), path.display())
+            }
+            Self::Changed(path) => write!(f, "changed    {}", path.display()),
+            Self::Unchanged(path) => write!(f, "unchanged  {}", path.display()),
+        }
+    }
+}
+
+/// Whether all files may be written: none is there with another text, or `replace` allows it.
+pub(super) fn check(files: &[File], replace: bool) -> Result<()> {
+    for File { path, text } in files {
+        match fs::read(path) {
+            Ok(there) if there != text.as_bytes() && !replace => bail!(
+                "{} is there and says something else; nothing was written. Move it away, or let --replace keep it beside as {}.old",
+                path.display(),
+                path.display()
+            ),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file that [`check`] allowed; what it replaces is kept beside.
+pub(super) fn write(file: &File) -> Result<Written> {
+    let path = file.path.clone();
+    let written = match fs::read(&path) {
+        Ok(there) if there == file.text.as_bytes() => return Ok(Written::Unchanged(path)),
+        Ok(there) => {
+            place(&beside(&path, "old"), &there, MODE)?;
+            Written::Replaced(path)
+        }
+        Err(_) => Written::New(path),
+    };
+    place(&file.path, file.text.as_bytes(), MODE)?;
+    Ok(written)
+}
+
+/// Adds `line` at the end of a file, unless it has it; who may read it stays as it is.
+pub(super) fn add_line(path: &Path, line: &str) -> Result<Written> {
+    let (mut text, mode) = match fs::read_to_string(path) {
+        Ok(text) => (text, fs::metadata(path).map(|metadata| metadata.permissions().mode())?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), MODE),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    if text.lines().any(|there| there.trim() == line) {
+        return Ok(Written::Unchanged(path.to_owned()));
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(line);
+    text.push('\n');
+    place(path, text.as_bytes(), mode & 0o777)?;
+    Ok(Written::Changed(path.to_owned()))
+}
+
+/// A folder for secrets; one that is there must be closed to others.
+pub(super) fn private_folder(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make the folder {}; are you root?", path.display()))?;
+    let mode = fs::metadata(path)?.permissions().mode();
+    ensure!(mode & 0o022 == 0, "others may write to {0}; run: chmod 700 {0}", path.display());
+    Ok(())
+}
+
+/// Puts a whole file in its place in one step: a crash leaves the old one or the new one.
+fn place(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let folder = path.parent().context("a file has a folder")?;
+    let beside = beside(path, "new");
+    let work = || -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        match fs::remove_file(&beside) {
+            // Left by a crash.
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        file.write_all(content)?;
+        // Not what the umask made of it.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    work().with_context(|| {
+        format!("cannot write {}; are you root, and is there room on the disk?", path.display())
+    })
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(end);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_kept_unless_it_may_be_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        let file = |text: &str| File { path: path.clone(), text: text.to_owned() };
+        assert_eq!(write(&file("one")).unwrap(), Written::New(path.clone()));
+        assert_eq!(write(&file("one")).unwrap(), Written::Unchanged(path.clone()));
+        assert!(check(&[file("one")], false).is_ok());
+        let refused = check(&[file("two")], false).unwrap_err().to_string();
+        assert!(refused.contains("says something else") && refused.contains("a/b"), "{refused}");
+        assert!(check(&[file("two")], true).is_ok());
+        assert_eq!(write(&file("two")).unwrap(), Written::Replaced(path.clone()));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
+        assert_eq!(fs::read_to_string(folder.path().join("a/b.old")).unwrap(), "one");
+        assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 2, "nothing else is left");
+    }
+
+    #[test]
+    fn a_line_is_added_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("torrc");
+        fs::write(&path, "Log notice stdout").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(add_line(&path, "%include x").unwrap(), Written::Changed(path.clone()));
+        assert_eq!(add_line(&path, "%include x").unwrap(), Written::Unchanged(path.clone()));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "Log notice stdout\n%include x\n");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        private_folder(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(private_folder(&path).unwrap_err().to_string().contains("chmod 700"));
+    }
+}

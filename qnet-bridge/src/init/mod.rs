@@ -1,0 +1,260 @@
+//! `qnet-bridge init`: from a fresh server to a bridge that only has to be switched on.
+//!
+//! 1. What is missing among the flags is asked for, on a terminal.
+//! 2. The site is examined: one that cannot be a decoy is refused before anything is written.
+//! 3. The key is made, if there is none; settings, service and, with tor, its configuration are written. A file that is there and
+//!    says something else is left alone, unless `--replace` says otherwise; then the old one is kept beside.
+//! 4. What to run next is printed, and the line for users.
+//!
+//! The bridge is a service of its own that may listen on ports under 1024 and do little else. tor, where there is one, stands
+//! behind it with its ORPort on loopback: it starts no program, so its own service and AppArmor profile stay as they are.
+
+mod ask;
+mod files;
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use qnet_transport::{
+    connect::Connect,
+    decoy::{self, Place, Resolver},
+    identity,
+    tls::Roots,
+};
+use qnet_wire::{error::chain, name::ServerName};
+
+use crate::{
+    line::{self, Fingerprints, TOR_DATA},
+    settings::{DEFAULT_CONFIG, DEFAULT_STATE, Plan, Settings},
+};
+use files::{File, Written};
+
+/// Where tor's ORPort is, for the bridge alone.
+const OR_PORT: &str = "127.0.0.1:9001";
+/// tor's configuration on Debian, and the part of it that is written here. tor's AppArmor profile lets it read that folder.
+const TORRC: &str = "/etc/tor/torrc";
+const TORRC_PART: &str = "/etc/tor/qnet.torrc";
+const SERVICE: &str = "/etc/systemd/system/qnet-bridge.service";
+/// Longest nickname of a relay (tor's dir-spec, `nickname`).
+const MAX_NICKNAME: usize = 19;
+
+/// Make this machine a bridge: key, settings, service, tor's configuration, and the line for users
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Init {
+    /// Where users connect to: this machine's public address and the port, 443 unless there is a reason
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    address: Option<SocketAddr>,
+    /// The web site that answers strangers, as the bridge reaches it, such as 127.0.0.1:8443
+    #[arg(long, value_name = "HOST:PORT")]
+    decoy: Option<Place>,
+    /// The site's name, as in its certificate; may be given several times
+    #[arg(long, value_name = "NAME")]
+    sni: Vec<ServerName>,
+    /// The site is somebody else's, who agrees
+    #[arg(long)]
+    third_party_decoy: bool,
+    /// What is behind the bridge
+    #[arg(long, value_enum)]
+    behind: Option<Behind>,
+    /// With tor: the relay's name, up to 19 letters and digits
+    #[arg(long, value_name = "NAME", default_value = "Unnamed", value_parser = nickname)]
+    nickname: String,
+    /// With tor: how tor's people may reach you
+    #[arg(long, value_name = "WORDS", value_parser = contact)]
+    contact: Option<String>,
+    /// Write files although they are there and say something else; the old ones are kept beside as NAME.old
+    #[arg(long)]
+    replace: bool,
+    /// Do not examine the site
+    #[arg(long)]
+    unchecked: bool,
+    /// Write all files below this folder, for a machine that is not this one
+    #[arg(long, value_name = "FOLDER", default_value = "/")]
+    root: PathBuf,
+}
+
+/// What is behind a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Behind {
+    /// tor, as a bridge relay
+    Tor,
+    /// nothing: the bridge connects to the web itself
+    Web,
+}
+
+fn nickname(text: &str) -> Result<String, String> {
+    let good =
+        (1..=MAX_NICKNAME).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if good { Ok(text.to_owned()) } else { Err(format!("it has 1 to {MAX_NICKNAME} letters and digits")) }
+}
+
+/// One line: a second one would be another setting of tor's.
+fn contact(text: &str) -> Result<String, String> {
+    let good =
+        !text.is_empty() && !text.contains(|letter: char| letter.is_control() || "#\"\\".contains(letter));
+    if good { Ok(text.to_owned()) } else { Err("it is one line without quotes, # and \\".to_owned()) }
+}
+
+/// All that has been decided.
+struct Decided {
+    plan: Plan,
+    config: String,
+    behind: Behind,
+    address: SocketAddr,
+}
+
+impl Init {
+    pub(crate) async fn start(self) -> Result<bool> {
+        let init = ask::missing(self)?;
+        let decided = init.decide()?;
+        if !init.unchecked {
+            examine(&decided.plan).await?;
+        }
+        let text = init.write(&decided)?;
+        crate::say(&text)?;
+        Ok(true)
+    }
+
+    fn decide(&self) -> Result<Decided> {
+        let (Some(address), Some(decoy), Some(behind)) = (self.address, self.decoy.clone(), self.behind)
+        else {
+            bail!("--address, --decoy and --behind are needed where there is no terminal to ask on")
+        };
+        ensure!(
+            !address.ip().is_unspecified() && address.port() != 0,
+            "--address {address}: users cannot connect there; give this machine's public address and a port"
+        );
+        // On all addresses of the same family: the public one may be the router's.
+        let any = if address.is_ipv4() { "0.0.0.0" } else { "[::]" };
+        let config = self.config(&format!("{any}:{}", address.port()), &decoy, behind);
+        let settings: Settings = toml::from_str(&config).context("the settings that were made")?;
+        let state = self.below(DEFAULT_STATE);
+        let plan = Plan { state, ..settings.plan()? };
+        Ok(Decided { plan, config, behind, address })
+    }
+
+    /// A path of the machine that is set up.
+    fn below(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    fn config(&self, listen: &str, decoy: &Place, behind: Behind) -> String {
+        let names: Vec<String> = self.sni.iter().map(|name| format!("\"{name}\"")).collect();
+        let mut text = format!(
+            "# Settings of qnet-bridge, each also a flag of `qnet-bridge run`; see `qnet-bridge run --help`.\n\
+             # `systemctl reload qnet-bridge` takes changes of limits and of where streams go; the rest needs a restart.\n\n\
+             listen = \"{listen}\"\ndecoy = \"{decoy}\"\n"
+        );
+        // Writing to a string cannot fail.
+        if !names.is_empty() {
+            let _ = writeln!(text, "sni = [{}]", names.join(", "));
+        }
+        if self.third_party_decoy {
+            text.push_str("third-party-decoy = true\n");
+        }
+        match behind {
+            Behind::Tor => {
+                let _ = writeln!(text, "\n# tor's ORPort.\nupstream = \"{OR_PORT}\"");
+            }
+            Behind::Web => {
+                let _ = writeln!(
+                    text,
+                    "\n# Where clients may connect to, in Tor's syntax; private addresses never."
+                );
+                let _ = writeln!(text, "exit-policy = [\"{}\"]", crate::exit::policy::DEFAULT);
+            }
+        }
+        text
+    }
+
+    /// Writes what is to be written and says what was done and what comes next.
+    fn write(&self, decided: &Decided) -> Result<String> {
+        let mut files = vec![
+            File { path: self.below(DEFAULT_CONFIG), text: decided.config.clone() },
+            File { path: self.below(SERVICE), text: include_str!("qnet-bridge.service").to_owned() },
+        ];
+        if decided.behind == Behind::Tor {
+            files.push(File { path: self.below(TORRC_PART), text: self.torrc() });
+        }
+        // Before anything is written: half a set of files is worse than none.
+        files::check(&files, self.replace)?;
+        let mut text = String::new();
+        let key = self.key(&decided.plan.state)?;
+        let _ = writeln!(text, "{key}");
+        for file in &files {
+            let _ = writeln!(text, "{}", files::write(file)?);
+        }
+        if decided.behind == Behind::Tor {
+            let line = format!("%include {TORRC_PART}");
+            let _ = writeln!(text, "{}", files::add_line(&self.below(TORRC), &line)?);
+        }
+        text.push_str(&self.next_steps(decided)?);
+        Ok(text)
+    }
+
+    fn key(&self, state: &Path) -> Result<Written> {
+        files::private_folder(state)?;
+        let path = state.join(identity::FILE);
+        let had = identity::load(state)?.is_some();
+        identity::load_or_create(state)?;
+        Ok(if had { Written::Unchanged(path) } else { Written::New(path) })
+    }
+
+    fn torrc(&self) -> String {
+        let contact =
+            self.contact.as_ref().map(|contact| format!("ContactInfo {contact}\n")).unwrap_or_default();
+        format!(
+            "# What stands behind qnet-bridge: a bridge relay that nothing but qnet-bridge connects to.\n\
+             BridgeRelay 1\nBridgeDistribution none\nPublishServerDescriptor 0\n\
+             ORPort {OR_PORT}\nAssumeReachable 1\nExitPolicy reject *:*\nNickname {}\n{contact}",
+            self.nickname
+        )
+    }
+
+    fn next_steps(&self, decided: &Decided) -> Result<String> {
+        let fingerprints = match decided.behind {
+            Behind::Tor => Fingerprints::read(&self.below(TOR_DATA))?,
+            Behind::Web => None,
+        };
+        let line = line::own(&decided.plan, fingerprints.as_ref(), Some(decided.address))?;
+        let mut text = String::from("\nNow run:\n");
+        if decided.behind == Behind::Tor {
+            text.push_str("  systemctl restart tor@default\n");
+        }
+        text.push_str(
+            "  systemctl daemon-reload\n  systemctl enable --now qnet-bridge\n  qnet-bridge check\n",
+        );
+        if decided.behind == Behind::Tor && fingerprints.is_none() {
+            let _ = write!(
+                text,
+                "  qnet-bridge line --qr --address {}\n\nThe last prints the line for users: tor has not made the relay's fingerprint yet, \
+                 which belongs in it.\n",
+                decided.address
+            );
+        } else {
+            let _ = write!(text, "\nThe line for users:\n\n{line}\n\n{}", line::code(&line)?);
+        }
+        Ok(text)
+    }
+}
+
+/// Refuses a site that cannot be a decoy.
+async fn examine(plan: &Plan) -> Result<()> {
+    let address = plan.decoy.resolve(plan.third_party).await?;
+    let roots = Roots::load().context("the certificates to check sites by")?;
+    let resolver = Resolver::system(Connect::default());
+    match decoy::examine_all(address, &plan.names, &roots, &resolver).await {
+        Ok(examined) => {
+            for warning in examined.warnings {
+                tracing::warn!("{warning}");
+            }
+            Ok(())
+        }
+        Err(refusal) => bail!("{}; nothing was written (--unchecked goes on all the same)", chain(&refusal)),
+    }
+}

@@ -1,0 +1,107 @@
+//! The bridge operator's tool.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`exit`] | where streams go where no tor stands behind the bridge: exit policy, limits, TCP and UDP |
+//! | [`settings`] | the TOML file and the flags of the same names |
+//! | `run` | a bridge without tor |
+//! | `init` | from a fresh server to a bridge |
+//! | `check` | does a bridge work, from either side? |
+//! | `line` | the line for users |
+//! | `decoys` | which of several sites is the best decoy? |
+//! | [`findings`] | what a check found, in words and as JSON |
+#![forbid(unsafe_code)]
+
+mod check;
+mod decoys;
+pub mod exit;
+pub mod findings;
+mod init;
+mod line;
+mod run;
+pub mod settings;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+/// Runs and looks after QNet bridges
+#[derive(Debug, Parser)]
+#[command(name = "qnet-bridge", version, arg_required_else_help = true)]
+struct Invocation {
+    /// How much to log to standard error; from debug on logs may hold addresses
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info", value_parser = level)]
+    log_level: LevelFilter,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Init(init::Init),
+    Run(run::Run),
+    Check(check::Check),
+    Line(line::Line),
+    Decoys(decoys::Decoys),
+}
+
+fn level(text: &str) -> Result<LevelFilter, String> {
+    match text {
+        "error" => Ok(LevelFilter::ERROR),
+        "warn" => Ok(LevelFilter::WARN),
+        "info" => Ok(LevelFilter::INFO),
+        "debug" => Ok(LevelFilter::DEBUG),
+        "trace" => Ok(LevelFilter::TRACE),
+        _ => Err("it is error, warn, info, debug or trace".to_owned()),
+    }
+}
+
+/// The program: `args` with its name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let invocation = match Invocation::try_parse_from(args) {
+        Ok(invocation) => invocation,
+        Err(error) => {
+            // Help goes to standard output and is no failure; where it cannot be printed nothing can.
+            let printed = error.print();
+            return if error.use_stderr() || printed.is_err() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .with_max_level(invocation.log_level)
+        .finish();
+    // Fails only if there is a subscriber already, where a program embeds this one.
+    let _ = tracing::subscriber::set_global_default(log);
+    let outcome = match invocation.verb {
+        Verb::Init(init) => run::wait(init.start()),
+        Verb::Run(run) => run.start().map(|()| true),
+        Verb::Check(check) => run::wait(check.start()),
+        Verb::Line(line) => line.start().map(|()| true),
+        Verb::Decoys(decoys) => run::wait(decoys.start()),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "qnet-bridge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to standard output.
+fn say(text: &str) -> Result<()> {
+    io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+}

@@ -1,0 +1,6 @@
+//! The bridge operator's tool; the library has what it does.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    qnet_bridge::main(std::env::args_os())
+}

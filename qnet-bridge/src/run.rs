@@ -1,0 +1,212 @@
+//! `qnet-bridge run`: a bridge without tor.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Args;
+use qnet_transport::{
+    bridge::{BridgeConfig, Listener, Sessions},
+    connect::Connect,
+    decoy, identity, memory,
+    tls::Roots,
+};
+use qnet_wire::bridge_line::{BridgeLine, Cover};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use crate::{
+    exit::Exit,
+    settings::{Plan, Settings},
+};
+
+/// How long the process stays for its last words, once it has nothing left to do.
+const GOODBYE: Duration = Duration::from_millis(50);
+
+/// Accept clients and connect out for them, without tor
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// A TOML file with the flags' names as keys; read again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Say whether the settings are right, and end
+    #[arg(long)]
+    check_config: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Run {
+    fn plan(&self) -> Result<Plan> {
+        let file = self.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        self.settings.clone().over(file).plan()
+    }
+
+    pub(crate) fn start(self) -> Result<()> {
+        let plan = self.plan()?;
+        if self.check_config {
+            return crate::say("the settings are right\n");
+        }
+        raise_file_limit();
+        wait(run(plan, &self))
+    }
+}
+
+/// Runs `work` to its end.
+pub(crate) fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("the system gives no threads")?;
+    let outcome = runtime.block_on(work);
+    // Look-ups under way in threads must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Allows as many open files as the administrator permits: a bridge needs two for each visitor and three for each client.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+}
+
+async fn run(plan: Plan, invocation: &Run) -> Result<()> {
+    let mut signals = Signals::watch()?;
+    let listener = listen(&plan).await?;
+    tokio::spawn(memory::give_back_when_idle());
+    tokio::spawn(watch_decoy(listener.trouble()));
+    let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone()));
+    serve(listener, exit, plan, invocation, &mut signals).await;
+    // Sessions that have just ended tell their clients, which would wait otherwise.
+    tokio::time::sleep(GOODBYE).await;
+    Ok(())
+}
+
+/// A bridge that listens before its decoy, examined.
+async fn listen(plan: &Plan) -> Result<Listener> {
+    let decoy = plan.decoy.resolve(plan.third_party).await?;
+    let identity = identity::load_or_create(&plan.state)?;
+    let key = identity.public();
+    let roots = Roots::load().context("the certificates to check sites by")?;
+    let listener = Listener::bind(BridgeConfig {
+        listen: plan.listen,
+        identity,
+        decoy,
+        names: plan.names.clone(),
+        invited: Vec::new(),
+        connect: Connect::default(),
+        profile: qnet_transport::Profile::default(),
+        sessions: Sessions::default(),
+    })
+    .with_context(|| format!("cannot listen on {}; {}", plan.listen, LISTEN_ADVICE))?;
+    if let Some(examiner) = listener.examiner() {
+        decoy::watch(examiner, roots, |_| ()).await.map_err(|why| anyhow!(why))?;
+    }
+    let address = listener.local_addr();
+    let line = BridgeLine { address, fingerprint: None, key, cover: Cover::Mirror(plan.names.clone()) };
+    tracing::info!("listening; the line for users, with this machine's public address in it: {line}");
+    Ok(listener)
+}
+
+const LISTEN_ADVICE: &str = "is another program listening there? Ports under 1024 need the capability \
+                             cap_net_bind_service, which the service that `qnet-bridge init` writes has";
+
+/// Tells the operator when the web site stops answering, and when it does again.
+async fn watch_decoy(mut trouble: watch::Receiver<Option<String>>) {
+    while trouble.changed().await.is_ok() {
+        match trouble.borrow_and_update().as_deref() {
+            Some(why) => tracing::warn!("neither visitors nor clients can be served: {why}"),
+            None => tracing::info!("the web site behind this bridge answers again"),
+        }
+    }
+}
+
+/// Serves until told to end, and then until the streams have ended or their time is over.
+async fn serve(
+    mut listener: Listener,
+    exit: Arc<Exit>,
+    mut plan: Plan,
+    invocation: &Run,
+    signals: &mut Signals,
+) {
+    let (alive, mut gone) = mpsc::channel::<()>(1);
+    loop {
+        tokio::select! {
+            incoming = listener.accept() => {
+                let Some(incoming) = incoming else { break };
+                let (exit, alive) = (Arc::clone(&exit), alive.clone());
+                tokio::spawn(async move {
+                    exit.serve(incoming).await;
+                    drop(alive);
+                });
+            }
+            _ = signals.hangup.recv() => reload(&exit, &mut plan, invocation),
+            () = signals.end.recv() => break,
+        }
+    }
+    listener.stop_listening();
+    drop(alive);
+    tracing::info!(
+        "ending: no new connections are taken; {} streams may go on for {} s (a second signal ends them)",
+        exit.clients.streams(),
+        plan.drain.as_secs()
+    );
+    tokio::select! {
+        // New streams are dropped, so that their clients turn to another bridge.
+        () = async { while let Some(incoming) = listener.accept().await { drop(incoming) } } => {}
+        _ = gone.recv() => {}
+        () = signals.end.recv() => {}
+        () = tokio::time::sleep(plan.drain) => {}
+    }
+}
+
+/// Takes the file's destination, limits and drain; the rest needs a restart.
+fn reload(exit: &Exit, plan: &mut Plan, invocation: &Run) {
+    let new = match invocation.plan() {
+        Ok(new) => new,
+        Err(error) => {
+            tracing::error!("the settings stay as they are: {error:#}");
+            return;
+        }
+    };
+    exit.set(new.destination.clone(), new.limits.clone());
+    let Plan { destination, limits, drain, .. } = new.clone();
+    *plan = Plan { destination, limits, drain, ..plan.clone() };
+    if *plan == new {
+        tracing::info!("the settings were read again");
+    } else {
+        tracing::warn!(
+            "the settings were read again, but listen, state, decoy, sni and third-party-decoy stay until a restart"
+        );
+    }
+}
+
+struct Signals {
+    hangup: Signal,
+    end: End,
+}
+
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn watch() -> Result<Self> {
+        let on = |kind| signal(kind).context("the system gives no signal handlers");
+        let end = End { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? };
+        Ok(Self { hangup: on(SignalKind::hangup())?, end })
+    }
+}
+
+impl End {
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What the operator sets: the keys of the TOML file and the flags of the same names. A flag goes before the file.
+
+use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use qnet_transport::decoy::Place;
+use qnet_wire::name::ServerName;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::exit::{Allowed, Destination, limits::Limits, policy::ExitPolicy};
+
+/// Where the key is unless the operator says otherwise; the package's service makes it.
+pub const DEFAULT_STATE: &str = "/var/lib/qnet-bridge";
+/// Where the settings are unless the operator says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/qnet-bridge/bridge.toml";
+/// How long streams may go on when the bridge is told to end.
+const DEFAULT_DRAIN: u64 = 30;
+/// Longest drain, seconds: a day. Who wants more wants no drain.
+const MAX_DRAIN: u64 = 86_400;
+
+/// The settings of `run`, each of which may be missing.
+#[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    /// Where to listen [default: 0.0.0.0:443]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(default, deserialize_with = "text")]
+    pub listen: Option<SocketAddr>,
+
+    /// The folder with the bridge's key [default: /var/lib/qnet-bridge]
+    #[arg(long, value_name = "FOLDER")]
+    pub state: Option<PathBuf>,
+
+    /// The web site that answers strangers, on this machine
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(default, deserialize_with = "text")]
+    pub decoy: Option<Place>,
+
+    /// A name the site has, as in its certificate; may be given several times
+    #[arg(long, value_name = "NAME")]
+    #[serde(default, deserialize_with = "texts")]
+    pub sni: Vec<ServerName>,
+
+    /// The site is somebody else's, who agrees
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
+    pub third_party_decoy: Option<bool>,
+
+    /// Where clients may connect to, in Tor's syntax; several are joined [default: accept *:80, accept *:443, reject *:*]
+    #[arg(long, value_name = "RULES")]
+    #[serde(default)]
+    pub exit_policy: Vec<String>,
+
+    /// Leave private and other special addresses, and this machine's own, to the exit policy
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
+    pub allow_special: Option<bool>,
+
+    /// Serve UDP, too, to the addresses and ports of the exit policy
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
+    pub udp: Option<bool>,
+
+    /// Forward every stream there instead of where clients say
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["exit_policy", "allow_special", "udp"])]
+    #[serde(default, deserialize_with = "text")]
+    pub upstream: Option<Place>,
+
+    /// Streams at once [default: 8192]
+    #[arg(long, value_name = "NUMBER")]
+    pub max_streams: Option<usize>,
+
+    /// Streams at once of one client, which is a /24 or a /64 [default: 1024]
+    #[arg(long, value_name = "NUMBER")]
+    pub max_streams_per_client: Option<usize>,
+
+    /// New streams a second of one client, ten times as many at once; 0: any number [default: 50]
+    #[arg(long, value_name = "NUMBER")]
+    pub stream_rate_per_client: Option<u32>,
+
+    /// Bytes a second, both directions together; 0: any number [default: 0]
+    #[arg(long, value_name = "BYTES")]
+    pub bandwidth: Option<u32>,
+
+    /// Bytes a second of one client; 0: any number [default: 0]
+    #[arg(long, value_name = "BYTES")]
+    pub bandwidth_per_client: Option<u32>,
+
+    /// Seconds that streams may go on when the bridge is told to end [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub drain: Option<u64>,
+}
+
+/// A string of the file, parsed as the flag's value is.
+fn text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(from: D) -> Result<Option<T>, D::Error> {
+    parse(&String::deserialize(from)?).map(Some)
+}
+
+/// A list of such strings.
+fn texts<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(from: D) -> Result<Vec<T>, D::Error> {
+    Vec::<String>::deserialize(from)?.iter().map(|text| parse(text)).collect()
+}
+
+fn parse<T: FromStr<Err: fmt::Display>, E: de::Error>(text: &str) -> Result<T, E> {
+    text.parse().map_err(|error| E::custom(format!("`{text}`: {error}")))
+}
+
+/// What `run` goes by, whole and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The folder with the key.
+    pub state: PathBuf,
+    /// The decoy.
+    pub decoy: Place,
+    /// Its names, at least one.
+    pub names: Vec<ServerName>,
+    /// The decoy may be elsewhere.
+    pub third_party: bool,
+    /// Where streams go.
+    pub destination: Destination,
+    /// What clients may use.
+    pub limits: Limits,
+    /// How long streams may go on at the end.
+    pub drain: Duration,
+}
+
+impl Settings {
+    /// The settings of a file; an error names the key, the line and what was expected.
+    ///
+    /// # Errors
+    /// It cannot be read, is no TOML, or has a key or a value that does not exist.
+    pub fn read(path: &std::path::Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("in the configuration {}", path.display()))
+    }
+
+    /// These settings, and the file's where these have none.
+    #[must_use]
+    pub fn over(self, file: Self) -> Self {
+        let list = |own: Vec<_>, other| if own.is_empty() { other } else { own };
+        // A destination on the command line replaces the file's as a whole: the two kinds do not go together.
+        let directed = !self.exit_policy.is_empty() || self.allow_special.is_some() || self.udp.is_some();
+        let file = match (&self.upstream, directed) {
+            (Some(_), _) => Self { exit_policy: Vec::new(), allow_special: None, udp: None, ..file },
+            (None, true) => Self { upstream: None, ..file },
+            (None, false) => file,
+        };
+        Self {
+            listen: self.listen.or(file.listen),
+            state: self.state.or(file.state),
+            decoy: self.decoy.or(file.decoy),
+            sni: if self.sni.is_empty() { file.sni } else { self.sni },
+            third_party_decoy: self.third_party_decoy.or(file.third_party_decoy),
+            exit_policy: list(self.exit_policy, file.exit_policy),
+            allow_special: self.allow_special.or(file.allow_special),
+            udp: self.udp.or(file.udp),
+            upstream: self.upstream.or(file.upstream),
+            max_streams: self.max_streams.or(file.max_streams),
+            max_streams_per_client: self.max_streams_per_client.or(file.max_streams_per_client),
+            stream_rate_per_client: self.stream_rate_per_client.or(file.stream_rate_per_client),
+            bandwidth: self.bandwidth.or(file.bandwidth),
+            bandwidth_per_client: self.bandwidth_per_client.or(file.bandwidth_per_client),
+            drain: self.drain.or(file.drain),
+        }
+    }
+
+    /// The settings with what is missing filled in.
+    ///
+    /// # Errors
+    /// There is no decoy or no name, or two settings contradict each other.
+    pub fn plan(self) -> Result<Plan> {
+        let destination = self.destination()?;
+        let limits = self.limits()?;
+        let drain = self.drain.unwrap_or(DEFAULT_DRAIN);
+        if drain > MAX_DRAIN {
+            bail!("drain is {drain}: it is a number of seconds up to {MAX_DRAIN}");
+        }
+        let Some(decoy) = self.decoy else {
+            bail!(
+                "no decoy is set: name the web site that answers strangers, as in: decoy = \"127.0.0.1:8443\" and \
+                 sni = [\"www.example.com\"] (flags: --decoy, --sni)"
+            );
+        };
+        let names = match &decoy {
+            Place::Name(name, _) if self.sni.is_empty() => vec![name.clone()],
+            Place::Address(_) if self.sni.is_empty() => {
+                bail!(
+                    "decoy is an address, so sni must say which name its certificate has, as in: sni = [\"www.example.com\"]"
+                )
+            }
+            _ => self.sni,
+        };
+        Ok(Plan {
+            listen: self.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 443))),
+            state: self.state.unwrap_or_else(|| DEFAULT_STATE.into()),
+            decoy,
+            names,
+            third_party: self.third_party_decoy.unwrap_or(false),
+            destination,
+            limits,
+            drain: Duration::from_secs(drain),
+        })
+    }
+
+    fn destination(&self) -> Result<Destination> {
+        if let Some(upstream) = &self.upstream {
+            if !self.exit_policy.is_empty() || self.allow_special.is_some() || self.udp.is_some() {
+                bail!(
+                    "upstream takes every stream, so exit-policy, allow-special and udp would do nothing beside it: remove one or the other"
+                );
+            }
+            return Ok(Destination::Upstream(upstream.clone()));
+        }
+        let policy = match self.exit_policy.as_slice() {
+            [] => ExitPolicy::default(),
+            rules => rules.join("\n").parse().context("in exit-policy")?,
+        };
+        let (special, udp) = (self.allow_special.unwrap_or(false), self.udp.unwrap_or(false));
+        Ok(Destination::Anywhere(Allowed { policy, special, udp }))
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        let usual = Limits::default();
+        let count = |name: &str, value: Option<usize>, usual| match value {
+            Some(0) => bail!(
+                "{name} is 0, which would let nobody in: give a number from 1 on, or leave it out for {usual}"
+            ),
+            value => Ok(value.unwrap_or(usual)),
+        };
+        let rate = |value: Option<u32>, usual| value.map_or(usual, NonZeroU32::new);
+        Ok(Limits {
+            streams: count("max-streams", self.max_streams, usual.streams)?,
+            streams_per_client: count(
+                "max-streams-per-client",
+                self.max_streams_per_client,
+                usual.streams_per_client,
+            )?,
+            rate_per_client: rate(self.stream_rate_per_client, usual.rate_per_client),
+            bandwidth: rate(self.bandwidth, usual.bandwidth),
+            bandwidth_per_client: rate(self.bandwidth_per_client, usual.bandwidth_per_client),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+use super::*;
+
+fn settings(text: &str) -> Settings {
+    toml::from_str(text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+const WHOLE: &str = r#"
+listen = "192.0.2.7:443"
+state = "/var/lib/bridge"
+decoy = "127.0.0.1:8443"
+sni = ["www.example.com", "example.com"]
+third-party-decoy = false
+exit-policy = ["accept *:22", "reject *:*"]
+allow-special = false
+udp = true
+max-streams = 100
+max-streams-per-client = 10
+stream-rate-per-client = 0
+bandwidth = 1000000
+bandwidth-per-client = 100000
+drain = 5
+"#;
+
+#[test]
+fn a_whole_file() {
+    let plan = settings(WHOLE).plan().unwrap();
+    assert_eq!(plan.listen, "192.0.2.7:443".parse().unwrap());
+    assert_eq!(plan.names.len(), 2);
+    let Destination::Anywhere(allowed) = &plan.destination else { panic!("{plan:?}") };
+    assert!(allowed.udp && !allowed.special);
+    assert_eq!(allowed.policy.to_string(), "accept *:22, reject *:*");
+    let limits = Limits {
+        streams: 100,
+        streams_per_client: 10,
+        rate_per_client: None,
+        bandwidth: NonZeroU32::new(1_000_000),
+        bandwidth_per_client: NonZeroU32::new(100_000),
+    };
+    assert_eq!(plan.limits, limits);
+    assert_eq!(plan.drain, Duration::from_secs(5));
+}
+
+#[test]
+fn little_is_needed() {
+    let plan = settings("decoy = \"www.example.com:8443\"").plan().unwrap();
+    assert_eq!(plan.listen.port(), 443);
+    assert_eq!(plan.names[0].as_str(), "www.example.com");
+    assert_eq!(plan.destination, Destination::Anywhere(Allowed::default()));
+    assert_eq!(plan.limits, Limits::default());
+}
+
+#[test]
+fn flags_go_before_the_file() {
+    let flags = settings("drain = 1\nsni = [\"a.example\"]\nbandwidth = 7");
+    let plan = flags.over(settings(WHOLE)).plan().unwrap();
+    assert_eq!((plan.drain, plan.limits.bandwidth), (Duration::from_secs(1), NonZeroU32::new(7)));
+    assert_eq!(plan.names[0].as_str(), "a.example");
+    assert_eq!(plan.limits.streams, 100);
+    let upstream = settings("upstream = \"127.0.0.1:22\"").over(settings(WHOLE)).plan().unwrap();
+    assert_eq!(upstream.destination, Destination::Upstream("127.0.0.1:22".parse().unwrap()));
+    let policy = settings("exit-policy = [\"accept *:25\"]");
+    let file = settings("decoy = \"a.example:1\"\nupstream = \"127.0.0.1:22\"");
+    assert!(matches!(policy.over(file).plan().unwrap().destination, Destination::Anywhere(_)));
+}
+
+#[test]
+fn a_wrong_value_names_itself_its_place_and_what_was_expected() {
+    for (text, said) in [
+        ("listen = \"443\"", &["line 1", "listen", "443", "socket address"][..]),
+        ("\ndecoy = \"localhost\"", &["line 2", "decoy", "`localhost`", "HOST:PORT"]),
+        ("\nsni = [\"a.example\", \"-b\"]", &["line 2", "sni", "`-b`"]),
+        ("max-streams = \"many\"", &["line 1", "max-streams", "invalid type", "many"]),
+        ("max-streams = -1", &["line 1", "max-streams", "-1"]),
+        ("udp = \"yes\"", &["line 1", "udp", "boolean"]),
+        ("decoi = \"127.0.0.1:1\"", &["line 1", "decoi", "expected", "`decoy`"]),
+        ("listen", &["line 1"]),
+    ] {
+        let error = toml::from_str::<Settings>(text).unwrap_err().to_string();
+        assert!(said.iter().all(|word| error.contains(word)), "{text}: {error}");
+    }
+    let decoy = "decoy = \"a.example:1\"\n";
+    for (text, said) in [
+        ("", "no decoy is set"),
+        ("decoy = \"127.0.0.1:1\"", "sni"),
+        (
+            &format!("{decoy}exit-policy = [\"accept *:80\", \"allow *:81\"]"),
+            "exit-policy: `allow *:81`: a rule begins with",
+        ),
+        (&format!("{decoy}max-streams = 0"), "max-streams is 0"),
+        (&format!("{decoy}max-streams-per-client = 0"), "max-streams-per-client is 0"),
+        (&format!("{decoy}drain = 86401"), "drain is 86401"),
+        (&format!("{decoy}upstream = \"127.0.0.1:1\"\nudp = true"), "upstream"),
+    ] {
+        let error = format!("{:#}", settings(text).plan().unwrap_err());
+        assert!(error.contains(said), "{text}: {error}");
+    }
+}

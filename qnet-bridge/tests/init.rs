@@ -1,0 +1,194 @@
+//! `init` on a folder that stands for a fresh machine, with a real web server, and its unit before systemd's own verifier.
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Output},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use qnet_tests::support::{
+    decoy::{Decoy, NAME, Options, Server},
+    isolate::isolated,
+};
+use support::program;
+
+fn init(root: &Path, decoy: &Decoy, more: &[&str]) -> Result<Output> {
+    let mut command = program();
+    command.args([
+        "init",
+        "--address",
+        "192.0.2.7:443",
+        "--sni",
+        NAME,
+        "--decoy",
+        &decoy.address().to_string(),
+    ]);
+    command.arg("--root").arg(root).args(more).env("SSL_CERT_FILE", &decoy.certificates().ca);
+    Ok(command.output()?)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Every file below `root`: its path, mode and content.
+fn tree(root: &Path) -> Result<BTreeMap<String, (u32, Vec<u8>)>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
+                let name = path.strip_prefix(root)?.display().to_string();
+                found.insert(name, (mode, fs::read(&path)?));
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_bridge_before_tor_twice_the_same() -> Result<()> {
+    isolated("a_bridge_before_tor_twice_the_same", || {
+        let decoy = Decoy::start(Server::Nginx, Options::default())?;
+        let folder = tempfile::tempdir()?;
+        let root = folder.path();
+        fs::create_dir_all(root.join("etc/tor"))?;
+        fs::write(root.join("etc/tor/torrc"), "Log notice syslog\n")?;
+        let flags = ["--behind", "tor", "--nickname", "MyBridge", "--contact", "me at example.com"];
+        let output = init(root, &decoy, &flags)?;
+        ensure!(output.status.success(), "{output:?}");
+        let said = text(&output.stdout);
+        ensure!(
+            said.contains("systemctl enable --now qnet-bridge") && said.contains("fingerprint yet"),
+            "{said}"
+        );
+        let first = tree(root)?;
+        let names: Vec<&str> = first.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "etc/qnet-bridge/bridge.toml",
+                "etc/systemd/system/qnet-bridge.service",
+                "etc/tor/qnet.torrc",
+                "etc/tor/torrc",
+                "var/lib/qnet-bridge/qnet_identity",
+            ]
+        );
+        assert_eq!(first["var/lib/qnet-bridge/qnet_identity"].0, 0o600);
+        assert_eq!(text(&first["etc/tor/torrc"].1), "Log notice syslog\n%include /etc/tor/qnet.torrc\n");
+
+        fs::create_dir_all(root.join("var/lib/tor"))?;
+        let fingerprint = "A1".repeat(20);
+        fs::write(root.join("var/lib/tor/fingerprint"), format!("MyBridge {fingerprint}\n"))?;
+        let again = init(root, &decoy, &flags)?;
+        let said = text(&again.stdout);
+        ensure!(
+            again.status.success() && !said.contains("written") && said.matches("unchanged").count() == 5,
+            "{said}"
+        );
+        let line = said.lines().find(|line| line.starts_with("Bridge qnet ")).context("a line")?;
+        ensure!(
+            line.starts_with(&format!("Bridge qnet 192.0.2.7:443 {fingerprint} key=")) && said.contains('█'),
+            "{said}"
+        );
+        let mut second = tree(root)?;
+        second.remove("var/lib/tor/fingerprint");
+        ensure!(first == second, "the second time changed something");
+
+        // tor itself takes what was written.
+        let torrc = root.join("torrc");
+        fs::write(
+            &torrc,
+            format!(
+                "DataDirectory {}\n%include {}\n",
+                root.join("data").display(),
+                root.join("etc/tor/qnet.torrc").display()
+            ),
+        )?;
+        let verified = Command::new("tor").arg("--verify-config").arg("-f").arg(&torrc).output()?;
+        ensure!(verified.status.success(), "{}", text(&verified.stdout));
+        Ok(())
+    })
+}
+
+#[test]
+fn what_is_there_is_never_overwritten() -> Result<()> {
+    isolated("what_is_there_is_never_overwritten", || {
+        let decoy = Decoy::start(Server::Nginx, Options::default())?;
+        let folder = tempfile::tempdir()?;
+        let root = folder.path();
+        ensure!(init(root, &decoy, &["--behind", "web"])?.status.success());
+        let before = tree(root)?;
+        let other = init(root, &decoy, &["--behind", "tor"])?;
+        ensure!(
+            !other.status.success()
+                && text(&other.stderr).contains("bridge.toml is there and says something else"),
+            "{other:?}"
+        );
+        ensure!(tree(root)? == before, "something was written");
+        let replaced = init(root, &decoy, &["--behind", "tor", "--replace"])?;
+        ensure!(replaced.status.success(), "{replaced:?}");
+        let after = tree(root)?;
+        let (key, config) = ("var/lib/qnet-bridge/qnet_identity", "etc/qnet-bridge/bridge.toml");
+        ensure!(after[key] == before[key], "the key was changed");
+        ensure!(after["etc/qnet-bridge/bridge.toml.old"].1 == before[config].1);
+
+        let key = root.join(key);
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o640))?;
+        let open = init(root, &decoy, &["--behind", "tor"])?;
+        ensure!(!open.status.success() && text(&open.stderr).contains("chmod 600"), "{open:?}");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+        fs::write(&key, "damaged")?;
+        let damaged = init(root, &decoy, &["--behind", "tor"])?;
+        ensure!(!damaged.status.success() && fs::read(&key)? == b"damaged", "{damaged:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn nothing_is_written_for_a_site_that_cannot_be_a_decoy() -> Result<()> {
+    isolated("nothing_is_written_for_a_site_that_cannot_be_a_decoy", || {
+        let decoy = Decoy::start(Server::Nginx, Options { tls13: false, ..Options::default() })?;
+        let folder = tempfile::tempdir()?;
+        let output = init(folder.path(), &decoy, &["--behind", "web"])?;
+        ensure!(!output.status.success() && text(&output.stderr).contains("no TLS 1.3"), "{output:?}");
+        ensure!(tree(folder.path())?.is_empty());
+        let flags = init(folder.path(), &decoy, &[])?;
+        ensure!(text(&flags.stderr).contains("--behind tor|web"), "{flags:?}");
+        ensure!(init(folder.path(), &decoy, &["--behind", "web", "--unchecked"])?.status.success());
+        // What was written runs: the settings are taken.
+        let config = folder.path().join("etc/qnet-bridge/bridge.toml");
+        let checked = program().args(["run", "--check-config", "--config"]).arg(&config).output()?;
+        ensure!(checked.status.success(), "{checked:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() -> Result<()> {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/init/qnet-bridge.service");
+    // The program is not installed here: a shell that is there stands in for it.
+    let folder = tempfile::tempdir()?;
+    let copy = folder.path().join("qnet-bridge.service");
+    fs::write(&copy, fs::read_to_string(&unit)?.replace("/usr/bin/qnet-bridge", "/bin/sh"))?;
+    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output()?;
+    let about_us = text(&verified.stderr).lines().any(|line| line.contains("qnet-bridge.service"));
+    ensure!(!about_us, "{}", text(&verified.stderr));
+    // Its own scale goes from 0 to 10, less is better; "OK" ends at 5.
+    let security = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--threshold=20"])
+        .arg(&copy)
+        .output()?;
+    ensure!(security.status.success(), "{}", text(&security.stdout));
+    Ok(())
+}

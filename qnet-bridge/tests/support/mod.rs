@@ -1,0 +1,158 @@
+//! A bridge in a process of its own before a real web server, and what dials it.
+#![allow(dead_code, reason = "each test file is a program of its own and uses its part")]
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use qnet_tests::support::{
+    decoy::{Decoy, Options, Server},
+    process::{self, Running},
+    tunnel,
+};
+use qnet_transport::{
+    Stream,
+    client::{Dialer, Tunnel},
+};
+use qnet_wire::{
+    bridge_line::BridgeLine,
+    target::{ANSWER, Answer, Request},
+};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The program.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qnet-bridge"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end.
+pub(crate) fn output(args: &[&str]) -> Result<Output> {
+    Ok(program().args(args).output()?)
+}
+
+/// A running bridge with its decoy. Ends when dropped.
+pub(crate) struct Bridge {
+    pub(crate) running: Running,
+    pub(crate) line: BridgeLine,
+    pub(crate) decoy: Decoy,
+    pub(crate) folder: TempDir,
+}
+
+impl Bridge {
+    /// Starts one with these lines in its configuration.
+    pub(crate) fn start(settings: &str) -> Result<Self> {
+        let decoy = Decoy::start(Server::Nginx, Options::default())?;
+        let folder = tempfile::tempdir()?;
+        fs::DirBuilder::new().mode(0o700).create(folder.path().join("state"))?;
+        write_config(folder.path(), &decoy, settings)?;
+        let log = File::create(folder.path().join("log"))?;
+        let mut command = program();
+        command
+            .args(["run", "--config"])
+            .arg(folder.path().join("bridge.toml"))
+            .env("SSL_CERT_FILE", &decoy.certificates().ca)
+            .stderr(log);
+        let mut running = Running::start("qnet-bridge", &mut command)?;
+        let line = process::wait_for("the bridge's line", LIMIT, || {
+            let log = fs::read_to_string(folder.path().join("log"))?;
+            if let Some(status) = running.ended()? {
+                bail!("the bridge ended ({status}): {log}");
+            }
+            let line = log.lines().find_map(|line| line.split_once("Bridge qnet "));
+            Ok(line.map(|(_, line)| format!("qnet {line}")))
+        })?;
+        Ok(Self { running, line: line.parse()?, decoy, folder })
+    }
+
+    /// Writes its configuration anew and tells it.
+    pub(crate) fn reload(&self, settings: &str) -> Result<()> {
+        write_config(self.folder.path(), &self.decoy, settings)?;
+        process::signal(self.running.pid(), rustix::process::Signal::HUP)
+    }
+
+    pub(crate) fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.path().join("log"))?)
+    }
+
+    /// Waits until its log has this.
+    pub(crate) fn logs(&self, words: &str) -> Result<()> {
+        process::wait_for(words, LIMIT, || Ok(self.log()?.contains(words).then_some(())))
+    }
+
+    pub(crate) fn dialer(&self) -> Result<Dialer> {
+        tunnel::dialer(&self.decoy)
+    }
+
+    pub(crate) async fn dial(&self) -> Result<Tunnel> {
+        Ok(self.dialer()?.dial(&self.line).await?)
+    }
+}
+
+fn write_config(folder: &Path, decoy: &Decoy, settings: &str) -> Result<PathBuf> {
+    let path = folder.join("bridge.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nstate = \"{}\"\ndecoy = \"{}\"\nsni = [\"{}\"]\n{settings}\n",
+        folder.join("state").display(),
+        decoy.address(),
+        decoy.name(),
+    );
+    fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// Asks for a connection and returns the stream with the bridge's answer.
+pub(crate) async fn ask(tunnel: &Tunnel, target: &str) -> Result<(Stream, Answer)> {
+    request(tunnel, &Request::Tcp(target.parse()?)).await
+}
+
+pub(crate) async fn request(tunnel: &Tunnel, request: &Request) -> Result<(Stream, Answer)> {
+    let mut stream = tunnel.open()?;
+    let mut head = Vec::new();
+    request.write(&mut head);
+    stream.write_all(&head).await?;
+    let answer = answer(&mut stream).await?;
+    Ok((stream, answer))
+}
+
+pub(crate) async fn answer(stream: &mut Stream) -> Result<Answer> {
+    let mut bytes = [0; ANSWER];
+    let read = tokio::time::timeout(LIMIT, stream.read_exact(&mut bytes));
+    read.await.context("no answer")?.context("the stream ended")?;
+    Answer::read(&bytes)?.context("not an answer")
+}
+
+/// A TCP server that sends back what it gets, in this process.
+pub(crate) async fn echo() -> Result<SocketAddr> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = tcp.split();
+                tokio::io::copy(&mut read, &mut write).await?;
+                write.shutdown().await
+            });
+        }
+    });
+    Ok(address)
+}
+
+/// Sends, ends and gets everything back.
+pub(crate) async fn round(mut stream: Stream, data: &[u8]) -> Result<Vec<u8>> {
+    let mut back = Vec::new();
+    stream.write_all(data).await?;
+    stream.shutdown().await?;
+    tokio::time::timeout(LIMIT, stream.read_to_end(&mut back)).await.context("too slow")??;
+    Ok(back)
+}
