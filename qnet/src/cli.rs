@@ -48,14 +48,23 @@ pub struct Proxy {
     /// Where the status page is, or 'off' [default: 127.0.0.1:8088]
     #[arg(long, value_name = "ADDRESS")]
     pub status: Option<String>,
-    /// Listen on a port here, and connect from the bridge: [ADDRESS:]PORT:HOST:PORT. May be given several times
-    #[arg(long, value_name = "FORWARD")]
+    // As an attribute: rustdoc takes the brackets for a link.
+    #[arg(
+        long,
+        value_name = "FORWARD",
+        help = "Listen on a port here, and connect from the bridge: [ADDRESS:]PORT:HOST:PORT. May be given several times"
+    )]
+    #[expect(missing_docs, reason = "the help says it")]
     pub forward: Vec<String>,
     /// A host and port that answer when all is well, connected to now and then [default: ask the bridge alone]
     #[arg(long, value_name = "HOST:PORT")]
     pub probe: Option<String>,
-    /// A proxy that this machine has to use: socks5://…, socks4a://… or http://[user:password@]ip:port
-    #[arg(long, value_name = "URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "A proxy that this machine has to use: socks5://…, socks4a://… or http://[user:password@]ip:port"
+    )]
+    #[expect(missing_docs, reason = "the help says it")]
     pub upstream: Option<String>,
     /// What is logged: error, warn, info, debug or trace; from debug on with addresses [default: info]
     #[arg(long, value_name = "LEVEL")]

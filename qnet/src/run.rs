@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use qnet_transport::client::{Dialer, DialerConfig};
 use qnet_transport::connect::{Connect, Upstream};
 use qnet_transport::tls::Roots;
+use qnet_wire::error::chain;
 use qnet_wire::target::Target;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -17,7 +18,7 @@ use tokio::time::sleep;
 
 use crate::cli::Proxy;
 use crate::front::{self, Service};
-use crate::logging::{self, chain};
+use crate::logging;
 use crate::pool::{Pool, Probe};
 use crate::settings::{Forward, Settings};
 use crate::status::{self, Status};
@@ -84,6 +85,7 @@ fn probe(settings: &Settings) -> Probe {
 /// Serves until a signal, and takes up changes of the configuration.
 async fn serve(flags: Proxy, mut settings: Settings, service: Service) -> Result<(), String> {
     tokio::spawn(Arc::clone(&service.traffic).sample());
+    tokio::spawn(qnet_transport::memory::give_back_when_idle());
     let status = Status::new(&service).map_err(|error| format!("the system gives no randomness: {error}"))?;
     let mut listeners = Listeners { service, status, running: HashMap::new() };
     let failures = listeners.apply(&settings).await;

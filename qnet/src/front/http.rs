@@ -39,16 +39,9 @@ struct Status(&'static str, String);
 
 pub(super) async fn serve(service: &Service, mut tcp: TcpStream) -> io::Result<()> {
     let mut bytes = Vec::new();
-    let asked = loop {
-        match parse(&bytes) {
-            Ok(Some(asked)) => break asked,
-            Ok(None) => {}
-            Err(status) => return refuse(tcp, &page(&status)).await,
-        }
-        let read = timeout(NEGOTIATION, tcp.read_buf(&mut bytes)).await?;
-        if read? == 0 {
-            return Ok(());
-        }
+    let asked = match timeout(NEGOTIATION, read_head(&mut tcp, &mut bytes)).await?? {
+        Ok(asked) => asked,
+        Err(status) => return refuse(tcp, &page(&status)).await,
     };
     let rest = bytes.split_off(asked.length);
     let mut far = match service.open(Some(&Request::Tcp(asked.target))).await {
@@ -62,6 +55,19 @@ pub(super) async fn serve(service: &Service, mut tcp: TcpStream) -> io::Result<(
     far.stream().write_all(&rest).await?;
     service.carry(&mut tcp, &mut far).await;
     Ok(())
+}
+
+async fn read_head(tcp: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<Result<Asked, Status>> {
+    loop {
+        match parse(bytes) {
+            Ok(Some(asked)) => return Ok(Ok(asked)),
+            Ok(None) => {}
+            Err(status) => return Ok(Err(status)),
+        }
+        if tcp.read_buf(bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
 }
 
 fn parse(bytes: &[u8]) -> Result<Option<Asked>, Status> {

@@ -81,6 +81,9 @@ impl Service {
     ) {
         loop {
             // Those who come while all are taken wait in the kernel's queue.
+            if self.slots.available_permits() == 0 {
+                tracing::warn!("{MAX_CONNECTIONS} connections of applications are open; others wait");
+            }
             let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((tcp, _)) => {

@@ -8,20 +8,26 @@ use std::time::Duration;
 use qnet_transport::Stream;
 use qnet_transport::client::{DialError, Dialer, OpenStreamError, Tunnel};
 use qnet_wire::bridge_line::BridgeLine;
-use qnet_wire::error::Retry;
+use qnet_wire::error::{Retry, chain};
 use qnet_wire::target::{ANSWER, Answer, Request, Target, TargetError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::logging::chain;
-
 /// The pause after the first failed dial; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between dials nobody waits for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
-/// Between two dials in any case: a page is not loaded again and again.
-const LEAST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause while somebody waits.
+const WANTED_PAUSE: Duration = Duration::from_secs(5);
+/// The pause where nothing but a change can help, such as a certificate that is not believed; the change may be a login to the
+/// network's own gate.
+const HOPELESS_PAUSE: Duration = Duration::from_secs(30);
+/// How often a dial that takes long is spoken of.
+const STILL: Duration = Duration::from_secs(10);
+/// How old a round trip may be before a stream's coming is taken for an occasion to measure it again. Without streams nothing
+/// is sent.
+const MEASURED_LONG_AGO: Duration = Duration::from_secs(5 * 60);
 /// A tunnel that lasted so long was a good one, and its end no failure.
 const LASTING: Duration = Duration::from_secs(30);
 /// How long the first probe of a tunnel may take.
@@ -46,6 +52,8 @@ pub(crate) struct Bridge {
     replace: Notify,
     /// The tunnel there seems silent.
     doubted: Notify,
+    /// The tunnel there may be measured again.
+    due: Notify,
     use_of: Mutex<Use>,
 }
 
@@ -70,11 +78,14 @@ pub(crate) struct Up {
     silent: AtomicBool,
 }
 
-/// What the last probe found.
+/// What was found last.
 #[derive(Clone, Copy)]
 pub(crate) struct Proved {
+    /// When an answer came.
     pub(crate) at: Instant,
+    /// How long a probe's answer took.
     pub(crate) round_trip: Duration,
+    measured: Instant,
 }
 
 impl Up {
@@ -87,9 +98,13 @@ impl Up {
         self.silent.load(Ordering::Relaxed)
     }
 
-    fn prove(&self, round_trip: Duration) {
-        let proved = Proved { at: Instant::now(), round_trip };
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = proved;
+    /// An answer came; a probe's took as long as this.
+    fn prove(&self, round_trip: Option<Duration>) {
+        let mut proved = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        proved.at = Instant::now();
+        if let Some(round_trip) = round_trip {
+            (proved.round_trip, proved.measured) = (round_trip, proved.at);
+        }
         self.silent.store(false, Ordering::Relaxed);
     }
 }
@@ -162,6 +177,7 @@ impl Bridge {
             wanted: Notify::new(),
             replace: Notify::new(),
             doubted: Notify::new(),
+            due: Notify::new(),
             use_of: Mutex::new(Use { streams: 0, last: Instant::now() }),
         }
     }
@@ -195,6 +211,14 @@ impl Bridge {
     pub(crate) async fn over(&self, up: &Arc<Up>) {
         let here = |phase: &Phase| matches!(phase, Phase::Up(other) if Arc::ptr_eq(other, up));
         let _ = self.phase.subscribe().wait_for(|phase| !here(phase)).await;
+    }
+
+    /// An answer came over `up`.
+    pub(crate) fn answered(&self, up: &Up) {
+        up.prove(None);
+        if up.proved().measured.elapsed() > MEASURED_LONG_AGO {
+            self.due.notify_one();
+        }
     }
 
     /// Has a look whether its tunnel still leads somewhere.
@@ -249,7 +273,7 @@ impl Bridge {
             let began = Instant::now();
             set(Phase::Dialling);
             tracing::info!("{self}: connecting: loading its site's page, and waiting for its proof");
-            let (why, wait) = match self.dial(&dialer, &probe).await {
+            let (why, least, wait) = match self.dial_aloud(&dialer, &probe).await {
                 Ok(up) => {
                     let up = Arc::new(up);
                     let (took, round_trip) =
@@ -263,15 +287,21 @@ impl Bridge {
                     match end {
                         End::Wanted => {
                             set(Phase::Dialling);
-                            sleep(LEAST_PAUSE.saturating_sub(began.elapsed())).await;
+                            sleep(FIRST_PAUSE.saturating_sub(began.elapsed())).await;
                             continue;
                         }
-                        End::Lost(why) => (why, if lasted { Duration::ZERO } else { pause }),
+                        End::Lost(why) => {
+                            let wait = if lasted { Duration::ZERO } else { pause };
+                            (why, wait.min(WANTED_PAUSE), wait)
+                        }
                     }
                 }
                 Err(error) => {
-                    let never = error.retry() == Retry::Never;
-                    (error.to_string(), if never { LONGEST_PAUSE } else { pause })
+                    let (least, wait) = match error.retry() {
+                        Retry::Never => (HOPELESS_PAUSE, LONGEST_PAUSE),
+                        Retry::Now | Retry::Later => (pause.min(WANTED_PAUSE), pause),
+                    };
+                    (error.to_string(), least, wait)
                 }
             };
             if wait.is_zero() {
@@ -282,8 +312,21 @@ impl Bridge {
             tracing::warn!("{self}: {why}; the next try is in {} s, or when it is needed", wait.as_secs());
             pause = (2 * pause).min(LONGEST_PAUSE);
             set(Phase::Failed(why.into()));
-            sleep(LEAST_PAUSE).await;
-            let _ = timeout(wait.saturating_sub(LEAST_PAUSE), self.wanted.notified()).await;
+            sleep(least).await;
+            let _ = timeout(wait.saturating_sub(least), self.wanted.notified()).await;
+        }
+    }
+
+    /// Dials, and says so where it takes long.
+    async fn dial_aloud(&self, dialer: &Dialer, probe: &watch::Receiver<Probe>) -> Result<Up, UpError> {
+        let began = Instant::now();
+        // Boxed: what it needs while it runs would otherwise stay here for as long as the bridge does.
+        let mut dial = Box::pin(self.dial(dialer, probe));
+        loop {
+            match timeout(STILL, &mut dial).await {
+                Ok(done) => return done,
+                Err(_) => tracing::info!("{self}: still connecting after {} s", began.elapsed().as_secs()),
+            }
         }
     }
 
@@ -294,23 +337,24 @@ impl Bridge {
         let found = timeout(PROBE_LIMIT, measure(&tunnel, &probe)).await.map_err(|_| UpError::Slow)??;
         let now = Instant::now();
         let round_trip = found.unwrap_or(now - began);
-        let state = Mutex::new(Proved { at: now, round_trip });
+        let state = Mutex::new(Proved { at: now, round_trip, measured: now });
         Ok(Up { tunnel, since: now, state, silent: AtomicBool::new(false) })
     }
 
     /// Waits for the end of a tunnel's time.
     async fn watch(&self, up: &Up, probe: &watch::Receiver<Probe>, news: &watch::Sender<()>) -> End {
         loop {
-            tokio::select! {
+            let doubted = tokio::select! {
                 why = up.tunnel.closed() => return End::Lost(format!("its tunnel ended: {why}")),
                 () = self.replace.notified() => return End::Wanted,
-                () = self.doubted.notified() => {}
-            }
-            up.silent.store(true, Ordering::Relaxed);
+                () = self.doubted.notified() => true,
+                () = self.due.notified() => false,
+            };
+            up.silent.store(doubted, Ordering::Relaxed);
             news.send_replace(());
             let probe = probe.borrow().clone();
             match timeout(DOUBT_LIMIT, measure(&up.tunnel, &probe)).await {
-                Ok(Ok(round_trip)) => up.prove(round_trip.unwrap_or(up.proved().round_trip)),
+                Ok(Ok(round_trip)) => up.prove(round_trip),
                 Ok(Err(error)) => return End::Lost(error.to_string()),
                 Err(_) => {
                     return End::Lost(format!("nothing comes back any more ({} s)", DOUBT_LIMIT.as_secs()));

@@ -269,6 +269,7 @@ async fn attempt(
         answer = asking => answer.map_err(|error| failed(&error))?,
         () = bridge.over(&up) => return Err(failed(&"its tunnel was replaced")),
     };
+    bridge.answered(&up);
     match answer {
         Answer::Connected => Ok(Opened { stream, _use: using }),
         refused => Err(OpenError::Refused(refused)),
