@@ -1,7 +1,6 @@
 //! Where the program meets the transport.
 
 use crate::options::{Mirror, Websocket};
-use crate::refusal::chain;
 use qnet_pt_ipc::env::Settings;
 use qnet_pt_ipc::socks::Reply;
 use qnet_pt_ipc::upstream as env;
@@ -11,7 +10,7 @@ use qnet_transport::client::{self, DialerConfig};
 use qnet_transport::connect::{Connect, ConnectError, Login, LoginError, Upstream};
 use qnet_transport::tls::{HandshakeError, Roots};
 use qnet_wire::bridge_line::BridgeLine;
-use qnet_wire::error::Retry;
+use qnet_wire::error::{Retry, chain};
 use qnet_wire::key::IdentityKey;
 use std::io;
 use std::net::SocketAddr;

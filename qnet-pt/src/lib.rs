@@ -5,21 +5,17 @@
 //!
 //! - client: a SOCKS5 listener on loopback; each connection becomes a tunnel to the bridge its arguments describe;
 //! - server: a bridge in front of a decoy; each tunnel becomes a connection to tor's ORPort.
-#![deny(unsafe_code)] // forbidden everywhere but in `memory`, for one call of glibc
+#![forbid(unsafe_code)]
 
 mod carriers;
 mod client;
-mod decoy;
-pub mod identity;
 mod lifetime;
 mod logging;
-mod memory;
 pub mod options;
 mod orport;
 pub mod output;
 mod random;
 mod refusal;
-pub mod relay;
 mod server;
 
 use crate::lifetime::{Ender, Reasons};
@@ -163,7 +159,7 @@ async fn play(settings: Settings, output: &Output) -> bool {
         }
     };
     output.line(&Line::Version);
-    tokio::spawn(memory::give_back_when_idle());
+    tokio::spawn(qnet_transport::memory::give_back_when_idle());
     let (ender, lifetime) = Ender::new();
     let playing = async move {
         let playing = match &settings.role {

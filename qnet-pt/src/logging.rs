@@ -70,6 +70,6 @@ impl Visit for Text {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let _ = write!(self.fields, " {}={}", field.name(), crate::refusal::chain(value));
+        let _ = write!(self.fields, " {}={}", field.name(), qnet_wire::error::chain(value));
     }
 }

@@ -4,7 +4,7 @@ use crate::carriers::DialError;
 use qnet_pt_ipc::args::ArgsError;
 use qnet_pt_ipc::socks::Reply;
 use qnet_wire::bridge_line::BridgeLineError;
-use qnet_wire::error::Retry;
+use qnet_wire::error::{Retry, chain};
 
 /// Why a SOCKS request is not served.
 #[derive(Debug, thiserror::Error)]
@@ -52,34 +52,9 @@ pub(crate) fn retry_word(retry: Retry) -> &'static str {
     }
 }
 
-/// An error and what caused it, in one line. A cause that its effect already told is not told twice.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("outer")]
-    struct Outer(#[source] std::io::Error);
-
-    #[test]
-    fn a_chain_is_one_line_and_says_nothing_twice() {
-        assert_eq!(chain(&Outer(std::io::Error::other("inner"))), "outer: inner");
-        assert_eq!(chain(&Outer(std::io::Error::other("outer"))), "outer");
-    }
 
     #[test]
     fn causes_have_replies_of_their_own() {

@@ -1,18 +1,18 @@
 //! The bridge side: clients from the transport, tor's ORPort behind.
 
+use crate::TRANSPORT;
 use crate::carriers;
-use crate::decoy;
-use crate::identity;
 use crate::lifetime::Lifetime;
-use crate::options::{Decoy, Mirror, Options, Websocket, is_local};
+use crate::options::{Mirror, Options, Websocket};
 use crate::orport;
 use crate::output::Output;
-use crate::relay::relay;
-use crate::{TRANSPORT, random};
 use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::env::{OrPort, Server, ServerTransport, Settings};
 use qnet_pt_ipc::line::Line;
 use qnet_transport::bridge::{Incoming, Listener};
+use qnet_transport::decoy::{self, is_local};
+use qnet_transport::identity;
+use qnet_transport::relay::relay;
 use qnet_wire::bridge_line::{BridgeLine, Cover, MAX_LEN};
 use qnet_wire::key::IdentityKey;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,8 +24,8 @@ use tokio::time::timeout;
 
 /// Where to listen if the parent does not say: what C tor would.
 const DEFAULT_BIND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-/// How long looking up the decoy's name may take: all of starting must fit Arti's 30 s.
-const LOOKUP: Duration = Duration::from_secs(10);
+/// How long the site may take to accept: all of starting must fit Arti's 30 s.
+const REACH: Duration = Duration::from_secs(10);
 /// Room for a relay's fingerprint and the space before it, which join the bridge line later.
 const FINGERPRINT: usize = 41;
 /// What the longest public address, with its port, may be longer than a loopback one.
@@ -74,8 +74,7 @@ async fn listen(
 }
 
 fn identity(settings: &Settings) -> Result<IdentityKey, String> {
-    let mut rng = random::generator().map_err(|error| format!("the system gives no randomness: {error}"))?;
-    identity::load_or_create(&settings.state, &mut rng).map_err(|error| error.to_string())
+    identity::load_or_create(&settings.state).map_err(|error| error.to_string())
 }
 
 /// A bridge before a web site.
@@ -85,7 +84,7 @@ async fn mirror(
     settings: &Settings,
     output: &Output,
 ) -> Result<(Listener, BridgeLine), String> {
-    let decoy = resolve(&options).await?;
+    let decoy = options.decoy.resolve(options.third_party).await.map_err(|error| error.to_string())?;
     let identity = identity(settings)?;
     let key = identity.public();
     let bind = transport.bind.unwrap_or(DEFAULT_BIND);
@@ -99,7 +98,11 @@ async fn mirror(
         ));
     }
     if let Some(examiner) = listener.examiner() {
-        decoy::check(examiner, roots, output.clone()).await?;
+        let output = output.clone();
+        let refused = move |why: &str| {
+            output.status(&[("TRANSPORT", TRANSPORT), ("DECOY", "Refused"), ("REASON", why)]);
+        };
+        decoy::watch(examiner, roots, refused).await?;
     }
     Ok((listener, line))
 }
@@ -131,7 +134,7 @@ async fn websocket(
     if line.to_string().len() + FINGERPRINT + ADDRESS > MAX_LEN {
         return Err(format!("the bridge line would be longer than {MAX_LEN} bytes: give a shorter url="));
     }
-    if let Err(error) = timeout(LOOKUP, tokio::net::TcpStream::connect(options.site))
+    if let Err(error) = timeout(REACH, tokio::net::TcpStream::connect(options.site))
         .await
         .unwrap_or_else(|late| Err(late.into()))
     {
@@ -141,33 +144,6 @@ async fn websocket(
         );
     }
     Ok((listener, line))
-}
-
-/// The decoy's address, which must be this machine's unless the operator says otherwise.
-async fn resolve(options: &Mirror) -> Result<SocketAddr, String> {
-    let addresses: Vec<SocketAddr> = match &options.decoy {
-        Decoy::Address(address) => vec![*address],
-        Decoy::Name(name, port) => {
-            let looked_up = timeout(LOOKUP, tokio::net::lookup_host((name.as_str(), *port))).await;
-            let addresses = looked_up
-                .map_err(|_| {
-                    format!(
-                        "looking up the decoy's name {name} takes too long; give its address, and sni={name}"
-                    )
-                })?
-                .map_err(|error| format!("cannot look up the decoy's name {name}: {error}"))?;
-            addresses.collect()
-        }
-    };
-    let address = *addresses.first().ok_or("the decoy's name has no address")?;
-    if !options.third_party && !addresses.iter().all(|address| is_local(address.ip())) {
-        return Err(format!(
-            "the decoy's address {} is not this machine's: every connection to the bridge would load somebody else's \
-             site, which can limit, log or stop it; if that is agreed, add third-party-decoy=1",
-            address.ip()
-        ));
-    }
-    Ok(address)
 }
 
 async fn accept(mut listener: Listener, or_port: Arc<OrPort>, output: Output, lifetime: Lifetime) {

@@ -1,7 +1,8 @@
 //! The example configurations mean to this program what they say.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step is a failed test")]
 
-use qnet_pt::options::{Decoy, Options};
+use qnet_pt::options::Options;
+use qnet_transport::decoy::Place;
 use qnet_wire::bridge_line::BridgeLine;
 use qnet_wire::bridge_line::Cover;
 use std::path::Path;
@@ -38,7 +39,7 @@ fn server_options_are_understood() {
         let pairs = line.strip_prefix("qnet ").unwrap().split(' ').map(|pair| pair.split_once('=').unwrap());
         match Options::parse(&pairs.collect()).unwrap() {
             Options::Mirror(mirror) => {
-                assert_eq!(mirror.decoy, Decoy::Address("127.0.0.1:8443".parse().unwrap()));
+                assert_eq!(mirror.decoy, Place::Address("127.0.0.1:8443".parse().unwrap()));
                 assert_eq!(mirror.names[0].as_str(), "www.example.com");
             }
             Options::Websocket(websocket) => {

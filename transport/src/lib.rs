@@ -7,8 +7,11 @@
 //! | [`decoy`] | can the site behind a bridge be its decoy? |
 //! | [`connect`] | the TCP connection to a bridge, direct or through an upstream proxy |
 //! | [`tls`] | the client's genuine TLS handshake with the decoy: Chrome's ClientHello, the token in it |
+//! | [`identity`] | the bridge's key, in a file of its own |
+//! | [`relay`] | copy both ways between two streams |
+//! | [`memory`] | give back what buffers leave behind |
 //! | `websocket` | the websocket cover: from the page load to an open websocket, clients and visitors told apart |
-#![deny(unsafe_code)] // forbidden in every module but `tls::ffi`, which calls BoringSSL's C API
+#![deny(unsafe_code)] // forbidden in every module but `tls::ffi`, which calls BoringSSL's C API, and `memory`, for one call of glibc
 
 pub mod bridge;
 mod budget;
@@ -16,6 +19,9 @@ pub mod client;
 pub mod connect;
 pub mod decoy;
 mod driver;
+pub mod identity;
+pub mod memory;
+pub mod relay;
 mod seed;
 mod session;
 mod stream;

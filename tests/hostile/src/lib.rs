@@ -55,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "session_pair", body: session::pair },
     Target { name: "session_peer", body: session::peer },
     Target { name: "socks", body: pt::socks },
+    Target { name: "target", body: pt::target },
     Target { name: "tls_record", body: htx::tls_record },
     Target { name: "websocket_bridge", body: websocket_insider::bridge },
     Target { name: "websocket_client", body: websocket_insider::client },

@@ -1,4 +1,5 @@
-//! What a pluggable transport reads: bridge lines, its environment, its parent's SOCKS, the Extended ORPort.
+//! What programs read: bridge lines, a pluggable transport's environment, its parent's SOCKS, the Extended ORPort, the head of
+//! a stream that goes to no tor.
 
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -9,6 +10,7 @@ use qnet_pt_ipc::upstream::Upstream;
 use qnet_pt_ipc::{env as pt_env, extor, socks as pt_socks};
 use qnet_wire::bridge_line::BridgeLine;
 use qnet_wire::key::IdentityKey;
+use qnet_wire::target::{ANSWER, Answer, Datagram, MAX_FRAME, MAX_REQUEST, Request, Target};
 
 use crate::{pieces, rng};
 
@@ -84,4 +86,32 @@ pub fn ext_or(data: &[u8]) {
         }
     }
     assert!(sent.len() <= 1 + 32 + 32);
+}
+
+/// A client's bytes at a bridge without tor, a bridge's at such a client, and what a user writes for either.
+pub fn target(data: &[u8]) {
+    match Request::read(data) {
+        Ok(Some((request, length))) => {
+            let mut again = Vec::new();
+            request.write(&mut again);
+            assert!(length <= MAX_REQUEST && again.eq_ignore_ascii_case(&data[..length]));
+        }
+        Ok(None) => assert!(data.len() < MAX_REQUEST),
+        Err(_) => {}
+    }
+    if let Ok(None) = Answer::read(data) {
+        assert!(data.len() < ANSWER);
+    }
+    let mut rest = data;
+    while let Ok(Some((datagram, length))) = Datagram::read(rest) {
+        let mut again = Vec::new();
+        datagram.write(&mut again).expect("what was read can be written");
+        let head = length - datagram.payload.len();
+        assert!(length <= MAX_FRAME && again[..head].eq_ignore_ascii_case(&rest[..head]));
+        assert_eq!(again[head..], rest[head..length]);
+        rest = &rest[length..];
+    }
+    if let Some(target) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<Target>().ok()) {
+        assert_eq!(target.to_string().parse(), Ok(target));
+    }
 }

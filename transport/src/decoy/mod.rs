@@ -23,8 +23,10 @@ mod dns;
 mod error;
 mod idle;
 mod lifetime;
+mod place;
 mod probes;
 mod visit;
+mod watch;
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
@@ -35,7 +37,9 @@ pub use dns::Resolver;
 pub use error::{DecoyError, Refusal};
 pub use idle::Idle;
 pub use lifetime::{Lifetime, Pace};
+pub use place::{Place, PlaceError, is_local, is_usable};
 pub use visit::Ending;
+pub use watch::watch;
 
 use crate::tls::Roots;
 use dns::Verdict;

@@ -45,3 +45,33 @@ pub enum Retry {
     /// Not until somebody changes something.
     Never,
 }
+
+/// An error and what caused it, in one line. A cause that its effect already told is not told twice.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn a_chain_is_one_line_and_says_nothing_twice() {
+        assert_eq!(chain(&Outer(std::io::Error::other("inner"))), "outer: inner");
+        assert_eq!(chain(&Outer(std::io::Error::other("outer"))), "outer");
+    }
+}

@@ -7,6 +7,7 @@
 //! | [`key`] | a bridge's identity: the secret half, the public half, the file it is kept in |
 //! | [`name`] | host names that may stand in a TLS server name |
 //! | [`redact`] | values that must not reach a log |
+//! | [`target`] | what a stream says first where no tor stands behind the bridge: where to |
 //! | [`url`] | the address of a websocket bridge |
 #![forbid(unsafe_code)]
 
@@ -15,4 +16,5 @@ pub mod error;
 pub mod key;
 pub mod name;
 pub mod redact;
+pub mod target;
 pub mod url;

@@ -42,23 +42,29 @@ impl FromStr for ServerName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.is_empty() {
-            return Err(NameError::Empty);
-        }
-        if text.len() > MAX_NAME {
-            return Err(NameError::TooLong);
-        }
-        // First, so that somebody who gives an address is told so, and not that a colon is no letter.
-        let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-        if unbracketed.parse::<std::net::IpAddr>().is_ok() {
-            return Err(NameError::Address);
-        }
-        text.split('.').try_for_each(check_label)?;
-        if text.rsplit('.').next().is_some_and(looks_like_ipv4_part) {
-            return Err(NameError::Address);
-        }
+        check(text)?;
         Ok(Self(text.to_ascii_lowercase().into()))
     }
+}
+
+/// The rules of a [`ServerName`].
+pub(crate) fn check(text: &str) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > MAX_NAME {
+        return Err(NameError::TooLong);
+    }
+    // First, so that somebody who gives an address is told so, and not that a colon is no letter.
+    let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if unbracketed.parse::<std::net::IpAddr>().is_ok() {
+        return Err(NameError::Address);
+    }
+    text.split('.').try_for_each(check_label)?;
+    if text.rsplit('.').next().is_some_and(looks_like_ipv4_part) {
+        return Err(NameError::Address);
+    }
+    Ok(())
 }
 
 fn check_label(label: &str) -> Result<(), NameError> {

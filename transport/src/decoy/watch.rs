@@ -1,14 +1,12 @@
-//! The web site behind the bridge: is it one that can be, and for how long does it keep an idle connection?
+//! The web site behind a running bridge: is it one that can be, and for how long does it keep an idle connection?
 
-use crate::TRANSPORT;
-use crate::output::Output;
-use crate::refusal::chain;
-use qnet_transport::bridge::Examiner;
-use qnet_transport::decoy::Refusal;
-use qnet_transport::tls::Roots;
-use qnet_wire::error::Kind;
 use std::time::Duration;
+
+use qnet_wire::error::{Kind, chain};
 use tokio::time::{sleep, timeout};
+
+use super::Refusal;
+use crate::{bridge::Examiner, tls::Roots};
 
 /// How long the examination may take before the bridge is announced without it: starting must fit Arti's 30 s.
 const LIMIT: Duration = Duration::from_secs(12);
@@ -22,11 +20,16 @@ enum Outcome {
     Refused(String),
 }
 
-/// Examines the site. One that is not there yet is examined again in the background; meanwhile the bridge serves.
+/// Examines the site, measures in the background, and logs what the operator should know. One that is not there yet is
+/// examined again in the background; meanwhile the bridge serves. Where that finds that it cannot be the decoy, `refused` is told.
 ///
 /// # Errors
-/// The site cannot stand before a bridge, and why.
-pub(crate) async fn check(examiner: Examiner, roots: Roots, output: Output) -> Result<(), String> {
+/// The site cannot stand behind a bridge, and why.
+pub async fn watch(
+    examiner: Examiner,
+    roots: Roots,
+    refused: impl FnOnce(&str) + Send + 'static,
+) -> Result<(), String> {
     match examine(&examiner, &roots).await {
         Outcome::Good => {
             tokio::spawn(measure(examiner, roots));
@@ -34,14 +37,14 @@ pub(crate) async fn check(examiner: Examiner, roots: Roots, output: Output) -> R
         }
         Outcome::Later(why) => {
             tracing::warn!("{why} (tried again every {} s)", AGAIN.as_secs());
-            tokio::spawn(keep_trying(examiner, roots, output));
+            tokio::spawn(keep_trying(examiner, roots, refused));
             Ok(())
         }
         Outcome::Refused(why) => Err(why),
     }
 }
 
-async fn keep_trying(examiner: Examiner, roots: Roots, output: Output) {
+async fn keep_trying(examiner: Examiner, roots: Roots, refused: impl FnOnce(&str)) {
     loop {
         sleep(AGAIN).await;
         match examine(&examiner, &roots).await {
@@ -49,7 +52,7 @@ async fn keep_trying(examiner: Examiner, roots: Roots, output: Output) {
             Outcome::Good => return measure(examiner, roots).await,
             Outcome::Refused(why) => {
                 tracing::error!("{why}");
-                return output.status(&[("TRANSPORT", TRANSPORT), ("DECOY", "Refused"), ("REASON", &why)]);
+                return refused(&why);
             }
         }
     }

@@ -15,12 +15,12 @@ const PATIENCE: u32 = 5;
 static USED: AtomicBool = AtomicBool::new(false);
 
 /// Notes that memory was in use just now.
-pub(crate) fn used() {
+pub fn used() {
     USED.store(true, Ordering::Relaxed);
 }
 
 /// Gives memory back whenever the process has come to rest after some use, and now and then while it has not.
-pub(crate) async fn give_back_when_idle() {
+pub async fn give_back_when_idle() {
     let mut waited = 0;
     loop {
         tokio::time::sleep(PAUSE).await;

@@ -1,7 +1,10 @@
-//! The bridge's identity key, in the state folder.
+//! The bridge's identity key, in a file of its own.
 
+use crate::seed::{SeedError, seed};
+use qnet_wire::error::{Kind, Retry};
 use qnet_wire::key::{IdentityKey, KeyFileError};
-use rand_core::CryptoRng;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -16,7 +19,7 @@ const MAX_FILE: usize = 1_024;
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The file cannot be read.
-    #[error("cannot read the identity key {}: {error}; may tor's user read the state folder?", .path.display())]
+    #[error("cannot read the identity key {}: {error}; may this user read the folder?", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -38,13 +41,37 @@ pub enum IdentityError {
         error: KeyFileError,
     },
     /// There was none, and a new one cannot be written.
-    #[error("cannot write the identity key {}: {error}; is the state folder writable, and the disk not full?", .path.display())]
+    #[error("cannot write the identity key {}: {error}; is the folder writable, and the disk not full?", .path.display())]
     Write {
         /// The file.
         path: PathBuf,
         /// The system's reason.
         error: io::Error,
     },
+    /// No key can be made.
+    #[error(transparent)]
+    Seed(#[from] SeedError),
+}
+
+impl IdentityError {
+    /// Who is at fault.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Read { .. } | Self::Write { .. } | Self::Seed(_) => Kind::Local,
+            Self::Permissions { .. } => Kind::Misuse,
+            Self::Content { error, .. } => error.kind(),
+        }
+    }
+
+    /// Whether trying again can help.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Read { .. } | Self::Write { .. } | Self::Permissions { .. } | Self::Seed(_) => Retry::Never,
+            Self::Content { error, .. } => error.retry(),
+        }
+    }
 }
 
 /// Reads the key in `folder`, or makes one if there is none. What is there is never overwritten, damaged or not: a
@@ -52,16 +79,27 @@ pub enum IdentityError {
 ///
 /// # Errors
 /// [`IdentityError`]
-pub fn load_or_create(folder: &Path, rng: &mut impl CryptoRng) -> Result<IdentityKey, IdentityError> {
+pub fn load_or_create(folder: &Path) -> Result<IdentityKey, IdentityError> {
+    match load(folder)? {
+        Some(key) => Ok(key),
+        None => create(folder, folder.join(FILE)),
+    }
+}
+
+/// Reads the key in `folder`, if there is one.
+///
+/// # Errors
+/// [`IdentityError`]
+pub fn load(folder: &Path) -> Result<Option<IdentityKey>, IdentityError> {
     let path = folder.join(FILE);
     match File::open(&path) {
-        Ok(file) => load(file, path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => create(folder, path, rng),
+        Ok(file) => read(file, path).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(IdentityError::Read { path, error }),
     }
 }
 
-fn load(file: File, path: PathBuf) -> Result<IdentityKey, IdentityError> {
+fn read(file: File, path: PathBuf) -> Result<IdentityKey, IdentityError> {
     let metadata = match file.metadata() {
         Ok(metadata) => metadata,
         Err(error) => return Err(IdentityError::Read { path, error }),
@@ -82,8 +120,8 @@ fn load(file: File, path: PathBuf) -> Result<IdentityKey, IdentityError> {
 
 /// Writes a new key beside, then links it to its name: the name never stands for half a file, and a link to a name
 /// that exists fails.
-fn create(folder: &Path, path: PathBuf, rng: &mut impl CryptoRng) -> Result<IdentityKey, IdentityError> {
-    let key = IdentityKey::generate(rng);
+fn create(folder: &Path, path: PathBuf) -> Result<IdentityKey, IdentityError> {
+    let key = IdentityKey::generate(&mut ChaCha20Rng::from_seed(seed()?));
     let beside = folder.join(format!("{FILE}.{}.new", std::process::id()));
     let written = write_private(&beside, key.to_file_text().as_bytes())
         .and_then(|()| std::fs::hard_link(&beside, &path));
@@ -92,7 +130,7 @@ fn create(folder: &Path, path: PathBuf, rng: &mut impl CryptoRng) -> Result<Iden
         Ok(()) => Ok(key),
         // Another process was faster: its key is the one.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match File::open(&path) {
-            Ok(file) => load(file, path),
+            Ok(file) => read(file, path),
             Err(error) => Err(IdentityError::Read { path, error }),
         },
         Err(error) => Err(IdentityError::Write { path, error }),
@@ -128,19 +166,13 @@ fn readable_by_others(_metadata: &std::fs::Metadata) -> bool {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
-    use rand_chacha::ChaCha20Rng;
-    use rand_chacha::rand_core::SeedableRng as _;
     use std::os::unix::fs::PermissionsExt as _;
-
-    fn rng(seed: u64) -> ChaCha20Rng {
-        ChaCha20Rng::seed_from_u64(seed)
-    }
 
     #[test]
     fn made_once_and_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let first = load_or_create(folder.path(), &mut rng(1)).unwrap();
-        let second = load_or_create(folder.path(), &mut rng(2)).unwrap();
+        let first = load_or_create(folder.path()).unwrap();
+        let second = load_or_create(folder.path()).unwrap();
         assert!(first.public() == second.public());
         let mode = std::fs::metadata(folder.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -151,28 +183,28 @@ mod tests {
     fn what_is_there_is_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
-        let key = load_or_create(folder.path(), &mut rng(1)).unwrap();
+        let key = load_or_create(folder.path()).unwrap();
         let whole = std::fs::read(&path).unwrap();
         let mut flipped = whole.clone();
         flipped[60] ^= 1;
         for damaged in [&b""[..], &whole[..40], b"\xff\xfe", &[b'x'; 5_000], &flipped] {
             std::fs::write(&path, damaged).unwrap();
-            let result = load_or_create(folder.path(), &mut rng(2));
+            let result = load_or_create(folder.path());
             assert!(matches!(result, Err(IdentityError::Content { .. })), "{result:?}");
             assert_eq!(std::fs::read(&path).unwrap(), damaged);
         }
         std::fs::write(&path, &whole).unwrap();
-        assert!(load_or_create(folder.path(), &mut rng(3)).unwrap().public() == key.public());
+        assert!(load_or_create(folder.path()).unwrap().public() == key.public());
     }
 
     #[test]
     fn others_must_not_read_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
-        load_or_create(folder.path(), &mut rng(1)).unwrap();
+        load_or_create(folder.path()).unwrap();
         for mode in [0o640, 0o604, 0o660] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            let result = load_or_create(folder.path(), &mut rng(1));
+            let result = load_or_create(folder.path());
             assert!(matches!(result, Err(IdentityError::Permissions { .. })), "{mode:o}");
         }
     }
@@ -181,9 +213,9 @@ mod tests {
     fn what_cannot_be_read_or_written() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing");
-        assert!(matches!(load_or_create(&missing, &mut rng(1)), Err(IdentityError::Write { .. })));
+        assert!(matches!(load_or_create(&missing), Err(IdentityError::Write { .. })));
         std::fs::create_dir(folder.path().join(FILE)).unwrap();
-        let result = load_or_create(folder.path(), &mut rng(1));
+        let result = load_or_create(folder.path());
         // A folder's own permissions are refused before its content is.
         assert!(
             matches!(result, Err(IdentityError::Read { .. } | IdentityError::Permissions { .. })),
