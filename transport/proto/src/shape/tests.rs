@@ -279,6 +279,17 @@ fn a_hello_takes_more_segments_than_the_models_know() {
 }
 
 #[test]
+fn a_look_shortly_before_a_hold_ends_does_not_put_its_end_off() {
+    let mut up = Played::new(web(), Role::Client, 3);
+    up.shaper.set_round_trip(Duration::from_millis(100));
+    assert_eq!(up.shaper.next(300, LONGEST, LONGEST, up.now), Step::Hold);
+    let end = up.shaper.deadline().unwrap();
+    up.now = end - Duration::from_micros(300);
+    assert_eq!(up.shaper.next(300, LONGEST, LONGEST, up.now), Step::Hold);
+    assert_eq!(up.shaper.deadline(), Some(end));
+}
+
+#[test]
 fn pauses_cost_a_round_trip_at_most() {
     for (round_trip, seed) in [(0, 1), (5, 2), (60, 3), (300, 4)] {
         let round_trip = Duration::from_millis(round_trip);
