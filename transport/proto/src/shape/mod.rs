@@ -415,8 +415,10 @@ impl Shaper {
         let machine = self.machine.as_ref().and_then(|machine| machine.deadline());
         let held = self.held.map(|(_, until)| until);
         let idle = self.idle.as_ref().and_then(Idle::deadline);
-        let at = [machine, held, idle].into_iter().flatten().min()?;
-        Some(self.looked.map_or(at, |looked| at.max(looked + LEAST_PAUSE)))
+        let woken = [machine, idle].into_iter().flatten().min();
+        let woken = woken.map(|at| self.looked.map_or(at, |looked| at.max(looked + LEAST_PAUSE)));
+        // The end of a hold lies ahead when it is set, and may not be put off.
+        [woken, held].into_iter().flatten().min()
     }
 
     /// What it did since it was last asked.

@@ -11,13 +11,16 @@ use super::profile::Bursts;
 use super::{OVERHEAD, RECORD_HEADER};
 use crate::sizes::below;
 
-/// Client segments from this length on are long, bytes with the record's header: the rule's figure.
-pub(super) const LONG: usize = 411;
+/// Client segments from this length on are long: the rule's figure.
+const LONG: usize = 411;
+/// What a record gets around it at most before it is a segment: 48 bytes of a websocket's frame, one of HTTP/2, and TLS, where it
+/// goes that way.
+const AROUND: usize = RECORD_HEADER + 48;
 /// Long segments that may follow each other: the rule's three less one.
 const MOST_LONG: u8 = 2;
 /// The longest record that makes a short segment, some bytes below the rule's figure.
 #[expect(clippy::cast_possible_truncation, reason = "some hundreds")]
-pub(super) const MOST_SHORT: u32 = (LONG - RECORD_HEADER - 8) as u32;
+pub(super) const MOST_SHORT: u32 = (LONG - AROUND - 8) as u32;
 /// Segments that a stream's first bursts take at least: the models' hellos have three at most.
 const HELLO_SEGMENTS: usize = 4;
 /// How many more they may take.
@@ -94,14 +97,14 @@ impl Segments {
 
     /// A length for a record that may have any, instead of `length` where that would make one long segment too many.
     pub(super) fn fit(&self, length: usize, rng: &mut ChaCha8Rng) -> usize {
-        let long = length + RECORD_HEADER >= LONG;
+        let long = length + AROUND >= LONG;
         if long && self.run >= MOST_LONG { self.data.short.draw(rng) } else { length }
     }
 
     /// A record of this length was sent.
     pub(super) fn sent(&mut self, length: usize) {
         self.burst += length;
-        self.run = if length + RECORD_HEADER >= LONG { self.run.saturating_add(1) } else { 0 };
+        self.run = if length + AROUND >= LONG { self.run.saturating_add(1) } else { 0 };
     }
 
     /// Whether the last record stands in a segment of its own.
