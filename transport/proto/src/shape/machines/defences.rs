@@ -20,6 +20,7 @@ use maybenot_machines::regulator::{regulator_client, regulator_server};
 use rand_chacha::rand_core::Rng;
 use serde::Deserialize;
 
+use super::maybenot::MOST_COUNTED;
 use super::{MOST_HELD, Span};
 
 /// Records of padding in one load: a page's megabyte in records of 1,400 bytes is 750.
@@ -278,7 +279,9 @@ impl Tamaraw {
     fn check(&self) -> bool {
         (1_000..=MOST_HELD.as_micros()).contains(&u128::from(self.slot_us))
             && (1..=200).contains(&self.multiple)
-            && (50..=5_000).contains(&self.stop_ms)
+            // Longer than what waits is told ahead, or the end would come before it has gone.
+            && u64::from(self.stop_ms) * 1_000 > u64::from(self.slot_us) * MOST_COUNTED as u64
+            && self.stop_ms <= 5_000
     }
 
     /// Three machines: one has the slots, one signals when nothing was to be sent for a while, one counts and, once signalled,

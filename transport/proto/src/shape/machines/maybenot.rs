@@ -28,7 +28,7 @@ use serde::Deserialize;
 use super::super::machine::{Event, Machine};
 use super::super::profile::{MAX_RECORD, ProfileError, Quantiles};
 use super::defences::Defence;
-use super::{MOST_HELD, OVERHEAD, TICK, check_lengths, check_quiet};
+use super::{BULK, MOST_HELD, OVERHEAD, TICK, check_lengths, check_quiet};
 use crate::mux::Role;
 
 /// Timers that may end in one call: a machine that sets timers of nothing in a circle must not hang us. The rest end a tick
@@ -38,12 +38,9 @@ const MOST_STEPS: usize = 64;
 const MOST_WAITING: u16 = 128;
 /// Slots that wait at once, for a path that takes nothing: those beyond are lost, as a schedule's are.
 const MOST_SLOTS: u16 = 4;
-/// Records of data that are told one by one when they are found waiting: more wait only in bulk, where the machines of all
-/// defences do what they do at so many.
-const MOST_COUNTED: usize = 64;
-/// Bytes that are bulk when they wait: records in slots are as long as can be then, or an upload in slots of requests' lengths
-/// would not end.
-const BULK: usize = 32 * 1024;
+/// Records of data that the framework is told of before they go: enough for what waits to be seen, and few enough that in bulk there
+/// is always another to tell of, as machines take a load for over when nothing is queued any more.
+pub(super) const MOST_COUNTED: usize = 8;
 /// Bytes that were let go, before it is known how many those are.
 const ALL: usize = usize::MAX;
 /// How long a slot stays open for data that is thought to wait.

@@ -23,6 +23,9 @@ const TICK: Duration = Duration::from_millis(1);
 /// The longest a schedule may hold a record, and the longest gap between two of its slots: half of what a browser's user
 /// calls at once (RAIL, 100 ms to an answer), as both directions may hold.
 const MOST_HELD: Duration = Duration::from_millis(50);
+/// Bytes that are bulk when they wait: records in slots are as long as can be then, or an upload in slots of requests' lengths
+/// would not end.
+const BULK: usize = 32 * 1024;
 /// How long nobody sends data before a page load is over: longer than the round trips of most paths and what a page's
 /// scripts take between requests; short enough that padding ends soon after the load does.
 const QUIET_MS: std::ops::RangeInclusive<u32> = 500..=10_000;

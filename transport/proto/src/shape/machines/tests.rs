@@ -307,6 +307,30 @@ fn a_page_costs_what_the_documentation_says() {
     }
 }
 
+/// A large file goes at the rates that the profiles' comments give, and an upload too.
+#[test]
+fn bulk_goes_in_bounded_time() {
+    for profile in profiles() {
+        let name = &profile.name;
+        let mut pair = Pair::new(profile, 3, Duration::from_millis(10));
+        let took = load(&mut pair, &[2_000_000]).1;
+        assert!(took < Duration::from_millis(2_500), "{name}: {took:?} for 2 MB");
+        let mut end = End::new(machine(profile, Role::Client, 1).unwrap(), pair.now);
+        end.queue(1_000_000, pair.now);
+        let mut now = pair.now;
+        loop {
+            // A word of the peer's now and then, as of one who reads.
+            end.machine.on(Event::DataHeard { bytes: 100 }, now);
+            end.drive(now);
+            if end.queued == 0 {
+                break;
+            }
+            now = end.machine.deadline().unwrap_or(now).max(now + TICK);
+        }
+        assert!(now - pair.now < Duration::from_millis(2_500), "{name}: {:?} for 1 MB up", now - pair.now);
+    }
+}
+
 #[test]
 fn a_second_load_is_another_draw() {
     let mut pair = Pair::new(Shape::named("front").unwrap().profile(), 5, Duration::from_millis(20));

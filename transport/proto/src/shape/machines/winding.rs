@@ -20,8 +20,8 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::Deserialize;
 
 use super::super::machine::{Event, Machine};
-use super::super::profile::{ProfileError, Quantiles, within};
-use super::{MOST_HELD, OVERHEAD, TICK, check_lengths, check_quiet};
+use super::super::profile::{MAX_RECORD, ProfileError, Quantiles, within};
+use super::{BULK, MOST_HELD, OVERHEAD, TICK, check_lengths, check_quiet};
 use crate::mux::Role;
 use crate::sizes::below;
 
@@ -265,7 +265,7 @@ impl Machine for Winding {
         self.advance(now);
         let run = self.run.as_mut()?;
         (run.queued, run.waiting) = (queued, true);
-        self.draw()
+        if queued >= BULK { Some(MAX_RECORD as usize) } else { self.draw() }
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -69,7 +69,7 @@ fn front_draws_its_padding_and_its_window_for_each_load() {
 
 #[test]
 fn tamaraw_sends_evenly_and_a_multiple() {
-    for (multiple, stop_ms) in [(25, 200), (7, 50), (1, 95)] {
+    for (multiple, stop_ms) in [(25, 200), (7, 81), (1, 95)] {
         let text = format!("[tamaraw]\nslot_us = 10000\nmultiple = {multiple}\nstop_ms = {stop_ms}\n");
         let (padded, sent) = times(&defence(&text), 1, true, Duration::from_secs(10));
         let mut all = [padded, sent].concat();
@@ -174,6 +174,7 @@ fn figures_out_of_bounds_are_refused() {
         "[tamaraw]\nslot_us = 50001\nmultiple = 25\nstop_ms = 200\n",
         "[tamaraw]\nslot_us = 999\nmultiple = 25\nstop_ms = 200\n",
         "[tamaraw]\nslot_us = 10000\nmultiple = 0\nstop_ms = 200\n",
+        "[tamaraw]\nslot_us = 10000\nmultiple = 25\nstop_ms = 80\n",
     ] {
         let defence: Defence = toml::from_str(text).unwrap();
         assert!(defence.check().is_err(), "{text}");

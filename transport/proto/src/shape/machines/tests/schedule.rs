@@ -18,7 +18,7 @@ fn table(p: u8, q: u8, coupling: u16) -> &'static WindingTable {
 fn slots(table: &'static WindingTable, count: usize) -> Vec<Duration> {
     let start = some_instant();
     let mut end = End::new(Box::new(Winding::new(table, Role::Client, [1; 32])), start);
-    end.queue(50_000_000, start);
+    end.queue(BULK * 1_000, start);
     let (mut now, mut began) = (start, Vec::new());
     while began.len() < count {
         if !end.drive(now).is_empty() {
