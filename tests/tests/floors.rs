@@ -19,6 +19,7 @@ const FLOORS: &[(&str, Place)] = &[
     ("qnet-pt/ipc", Place::Floor(1)),
     ("transport", Place::Floor(2)),
     ("qnet-pt", Place::Floor(4)),
+    ("qnet", Place::Floor(4)),
     ("qnet-bridge", Place::Floor(4)),
     ("tests", Place::Beside),
     ("tests/detectors", Place::Beside),

@@ -479,6 +479,12 @@ impl Tunnel {
         self.shared.session().ended().is_none()
     }
 
+    /// Whether a connection carries the session at the moment. Without one the next data waits for a new page load.
+    #[must_use]
+    pub fn is_carried(&self) -> bool {
+        self.shared.has_carrier()
+    }
+
     /// Waits until the inner handshake is complete; [`Dialer::dial`] returns at the proof.
     ///
     /// # Errors

@@ -93,6 +93,11 @@ impl Shared {
         self.waiting().drivers.retain(|(number, _)| *number != driver);
     }
 
+    /// Whether a carrier's task is there.
+    pub(crate) fn has_carrier(&self) -> bool {
+        !self.waiting().drivers.is_empty()
+    }
+
     /// Something is there for a carrier to send. Without a carrier that is news for who makes one.
     pub(crate) fn wake_drivers(&self) {
         let mut waiting = self.waiting();

@@ -1,0 +1,97 @@
+//! What the page shows, as JSON. No address and no name of a bridge is in it, and none of a target.
+
+use qnet_wire::bridge_line::Cover;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::Status;
+use crate::pool::{Bridge, Phase};
+use crate::traffic::Totals;
+
+/// When the proxy began.
+#[derive(Clone, Copy)]
+pub(super) struct Uptime(Instant);
+
+impl Uptime {
+    pub(super) fn now() -> Self {
+        Self(Instant::now())
+    }
+}
+
+/// Everything.
+#[derive(Serialize)]
+pub(super) struct Report {
+    version: &'static str,
+    uptime_seconds: u64,
+    state: Overall,
+    bridges: Vec<BridgeReport>,
+    traffic: Totals,
+}
+
+/// What there is altogether.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Overall {
+    /// No bridge can be used.
+    Offline,
+    /// A bridge is being connected to, or one that was connected seems silent and is looked at.
+    Calibrating,
+    /// A request went through a bridge and its answer came back.
+    Connected,
+}
+
+#[derive(Serialize)]
+struct BridgeReport {
+    number: usize,
+    cover: &'static str,
+    profile: String,
+    state: Overall,
+    round_trip_ms: Option<u64>,
+    proved_seconds_ago: Option<u64>,
+    connected_seconds: Option<u64>,
+    trouble: Option<String>,
+}
+
+impl Report {
+    pub(super) fn of(status: &Status) -> Self {
+        let bridges: Vec<_> =
+            status.service.pool.bridges().iter().map(|bridge| BridgeReport::of(bridge)).collect();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: status.uptime.0.elapsed().as_secs(),
+            state: bridges.iter().map(|bridge| bridge.state).max().unwrap_or(Overall::Offline),
+            bridges,
+            traffic: status.service.traffic.totals(),
+        }
+    }
+}
+
+impl BridgeReport {
+    fn of(bridge: &Bridge) -> Self {
+        let mut report = Self {
+            number: bridge.number,
+            cover: match bridge.lines.first().map(|line| &line.cover) {
+                Some(Cover::Websocket(_)) => "websocket",
+                Some(Cover::Mirror(_)) | None => "mirror",
+            },
+            profile: qnet_transport::Profile::default().shape.profile().name.to_string(),
+            state: Overall::Offline,
+            round_trip_ms: None,
+            proved_seconds_ago: None,
+            connected_seconds: None,
+            trouble: None,
+        };
+        match bridge.phase() {
+            Phase::Dialling => report.state = Overall::Calibrating,
+            Phase::Failed(why) => report.trouble = Some(why.as_ref().to_owned()),
+            Phase::Up(up) => {
+                let proved = up.proved();
+                report.state = if up.silent() { Overall::Calibrating } else { Overall::Connected };
+                report.round_trip_ms = u64::try_from(proved.round_trip.as_millis()).ok();
+                report.proved_seconds_ago = Some(proved.at.elapsed().as_secs());
+                report.connected_seconds = Some(up.since.elapsed().as_secs());
+            }
+        }
+        report
+    }
+}

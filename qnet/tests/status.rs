@@ -1,0 +1,214 @@
+//! The status page: what it says, to whom, in a browser; and settings that change while the proxy runs.
+
+mod support;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use qnet_tests::support::decoy::{Decoy, Options, Server};
+use qnet_tests::support::isolate::isolated;
+use qnet_tests::support::process::{free_address, signal, wait_for};
+use qnet_tests::support::tunnel::runtime;
+use rustix::process::Signal;
+use support::exit::{Behind, Exit};
+use support::{CONNECT_LIMIT, Proxy, curl, qnet};
+use tempfile::TempDir;
+
+const NAME: &str = "www.example.com";
+
+fn with_exit(body: impl FnOnce(&Exit, &Decoy) -> Result<()>) -> Result<()> {
+    let runtime = runtime()?;
+    let _inside = runtime.enter();
+    let decoy = Decoy::start(Server::Nginx, Options::default())?;
+    let exit = Exit::start(&decoy, 1, Behind::Exit(HashMap::from([(NAME, decoy.address())])))?;
+    body(&exit, &decoy)
+}
+
+/// Status code and head of an answer.
+fn head(arguments: &[&str]) -> Result<String> {
+    curl(&[&["--include", "--output", "-"], arguments].concat())
+}
+
+#[test]
+fn only_this_machine_is_answered_and_only_the_page_may_change_something() -> Result<()> {
+    isolated("only_this_machine_is_answered_and_only_the_page_may_change_something", || {
+        with_exit(|exit, decoy| {
+            let proxy = Proxy::connected(&decoy.certificates().ca, &[exit.line()], &[])?;
+            let url = |path: &str| format!("http://{}{path}", proxy.status);
+            for path in ["/", "/page.css", "/page.js", "/status.json"] {
+                let answer = head(&[&url(path)])?;
+                ensure!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+                ensure!(
+                    answer.contains("\r\ncontent-security-policy: default-src 'none'; "),
+                    "{path}: {answer}"
+                );
+                ensure!(answer.contains("\r\ncache-control: no-store\r\n"), "{path}: {answer}");
+                // A name of a stranger's that was pointed here.
+                let answer = head(&["--header", "Host: evil.example:8088", &url(path)])?;
+                ensure!(
+                    answer.starts_with("HTTP/1.1 421 ") && !answer.contains("bridge"),
+                    "{path}: {answer}"
+                );
+                ensure!(head(&["--header", "Host:", "--http1.0", &url(path)])?.contains(" 421 "));
+            }
+            let page = curl(&[&url("/")])?;
+            let token =
+                page.split("name=\"token\" content=\"").nth(1).and_then(|rest| rest.split('"').next());
+            let token = token.context("the page has no token")?;
+            let post = |header: &str| head(&["--request", "POST", "--header", header, &url("/reconnect")]);
+            for header in ["X-Nothing: 1", "X-Qnet-Token:", "X-Qnet-Token: guessed"] {
+                ensure!(post(header)?.starts_with("HTTP/1.1 403 "), "{header}");
+            }
+            ensure!(!proxy.log().contains("new tunnels"), "{}", proxy.log());
+            ensure!(
+                head(&["--header", &format!("X-Qnet-Token: {token}"), &url("/reconnect")])?.contains(" 405 ")
+            );
+            ensure!(post(&format!("X-Qnet-Token: {token}"))?.starts_with("HTTP/1.1 204 "));
+            wait_for("a new tunnel", CONNECT_LIMIT, || {
+                Ok((proxy.log().matches("connected after").count() == 2).then_some(()))
+            })
+        })
+    })
+}
+
+/// What Chromium makes of the page, and what it says on its console.
+fn browse(url: &str, arguments: &[&str]) -> Result<(String, String)> {
+    let profile = TempDir::new()?;
+    let output = Command::new("/usr/bin/chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        .args(["--enable-logging=stderr", "--virtual-time-budget=5000"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(arguments)
+        .arg(url)
+        .stdin(Stdio::null())
+        .output()
+        .context("chromium does not start: is it installed?")?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((text(&output.stdout), text(&output.stderr)))
+}
+
+#[test]
+fn a_browser_shows_the_state_and_loads_nothing_from_elsewhere() -> Result<()> {
+    isolated("a_browser_shows_the_state_and_loads_nothing_from_elsewhere", || {
+        with_exit(|exit, decoy| {
+            let proxy = Proxy::connected(&decoy.certificates().ca, &[exit.line()], &[])?;
+            let url = format!("http://{}/", proxy.status);
+            let (dom, console) = browse(&url, &["--dump-dom"])?;
+            ensure!(
+                dom.contains(r#"data-state="connected""#) && dom.contains("Bridge 1"),
+                "{dom}\n{console}"
+            );
+            ensure!(dom.contains("round trip ") && dom.contains("profile web"), "{dom}");
+            ensure!(!dom.contains(NAME) && !dom.contains(&exit.address.to_string()), "{dom}");
+            ensure!(!console.contains("CONSOLE"), "{console}");
+            for (path, text) in [("/", curl(&[&url])?), ("/page.css", curl(&[&format!("{url}page.css")])?)] {
+                ensure!(
+                    !text.contains("http:") && !text.contains("https:") && !text.contains("//"),
+                    "{path}: {text}"
+                );
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Writes as editors do: another file in its place.
+fn replace(path: &Path, text: &str) -> Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    Ok(fs::rename(new, path)?)
+}
+
+#[test]
+fn settings_are_taken_up_when_they_change() -> Result<()> {
+    isolated("settings_are_taken_up_when_they_change", || {
+        with_exit(|exit, decoy| {
+            let folder = TempDir::new()?;
+            let path = folder.path().join("qnet.toml");
+            let text = format!("bridge = [\"{}\"]\n", exit.line());
+            replace(&path, &text)?;
+            let config = path.display().to_string();
+            let proxy = Proxy::start_with(&decoy.certificates().ca, &["--config", &config])?;
+            proxy.wait_for(r#""state":"connected""#)?;
+            let logged = |words: &str| {
+                let seen = || Ok(proxy.log().contains(words).then_some(()));
+                wait_for(words, Duration::from_secs(10), seen).with_context(|| proxy.log())
+            };
+            // A wrong file changes nothing.
+            replace(&path, &text.replace("sni=", "sin="))?;
+            logged("qnet.toml:1:11: bridge: `sin` is unknown")?;
+            logged("the settings stay as they were")?;
+            proxy.wait_for(r#""state":"connected""#)?;
+            // A right one is taken up: a forwarded port, and a probe that fails from then on.
+            let (port, closed) = (free_address()?, free_address()?);
+            let ca = decoy.certificates().ca.display().to_string();
+            let host = format!("{NAME}:{}", port.port());
+            let more = format!("{text}forward = [\"{port}:{NAME}:443\"]\n");
+            replace(&path, &more)?;
+            logged("forwarded ports: 1")?;
+            let get = || {
+                curl(&[
+                    "--cacert",
+                    &ca,
+                    "--resolve",
+                    &format!("{host}:127.0.0.1"),
+                    &format!("https://{host}/"),
+                ])
+            };
+            ensure!(get()?.into_bytes() == decoy.file("index.html")?);
+            ensure!(proxy.log().matches("connected after").count() == 1, "{}", proxy.log());
+            // On a signal at once; and what is not there any more stops.
+            replace(&path, &format!("{text}probe = \"{closed}\"\n"))?;
+            signal(proxy.running.pid(), Signal::HUP)?;
+            logged("forwarded ports: 0")?;
+            ensure!(get().is_err());
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_check_says_what_is_wrong_and_touches_nothing() -> Result<()> {
+    let run = |arguments: &[&str]| -> Result<(Option<i32>, String, String)> {
+        let output = qnet().arg("proxy").args(arguments).stdin(Stdio::null()).output()?;
+        Ok((output.status.code(), String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?))
+    };
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/qnet.example.toml");
+    let (code, out, err) = run(&["--check", "--config", example])?;
+    ensure!(
+        code == Some(0) && out.starts_with("the settings are right: bridge lines: 1;") && err.is_empty(),
+        "{err}"
+    );
+    let (code, out, err) = run(&["--check", "--bridge", "qnet nowhere", "--listen", "1088"])?;
+    let lines: Vec<&str> = err.lines().collect();
+    ensure!(code == Some(2) && out.is_empty() && lines.len() == 2, "{err}");
+    ensure!(lines[0].starts_with("qnet: --bridge: the bridge line needs an address such as"), "{err}");
+    ensure!(
+        lines[1].starts_with("qnet: --listen: `1088` is no address; one such as 127.0.0.1:1088"),
+        "{err}"
+    );
+    let (code, _, err) = run(&["--bridges"])?;
+    ensure!(code == Some(2) && err.contains("--bridge"), "{err}");
+    Ok(())
+}
+
+#[test]
+fn completions_and_man_pages_are_written() -> Result<()> {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = qnet().args(["completions", shell]).output()?;
+        ensure!(output.status.success() && String::from_utf8(output.stdout)?.contains("stdio"), "{shell}");
+    }
+    let folder = TempDir::new()?;
+    ensure!(qnet().arg("man").arg(folder.path()).status()?.success());
+    for page in ["qnet.1", "qnet-proxy.1"] {
+        let text = fs::read_to_string(folder.path().join(page))?;
+        ensure!(text.contains(".TH"), "{page}");
+    }
+    ensure!(fs::read_to_string(folder.path().join("qnet-proxy.1"))?.contains("ProxyCommand"));
+    Ok(())
+}
