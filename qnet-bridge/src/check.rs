@@ -33,7 +33,7 @@ use tokio::{
 use crate::{
     exit::{Destination, policy::special},
     findings::Findings,
-    settings::{Plan, Settings},
+    settings::{Decoy, Plan, Settings},
 };
 
 /// How long one step may take.
@@ -103,7 +103,9 @@ pub(crate) struct Subject {
 
 /// Checks this machine's bridge.
 async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
-    if let Err(error) = plan.decoy.resolve(plan.third_party).await {
+    if let Decoy::Server { place, third_party } = &plan.decoy
+        && let Err(error) = place.resolve(*third_party).await
+    {
         return findings.fail("site", chain(&error));
     }
     let key = match identity::load(&plan.state) {

@@ -9,17 +9,22 @@
 //! | `check` | does a bridge work, from either side? |
 //! | `line` | the line for users |
 //! | `decoys` | which of several sites is the best decoy? |
+//! | [`acme`] | a certificate for it |
+//! | [`site`] | the built-in decoy: a static site |
 //! | [`findings`] | what a check found, in words and as JSON |
 #![forbid(unsafe_code)]
 
+pub mod acme;
 mod check;
 mod decoys;
 pub mod exit;
+mod files;
 pub mod findings;
 mod init;
 mod line;
 mod run;
 pub mod settings;
+pub mod site;
 
 use std::{
     ffi::OsString,
@@ -45,7 +50,7 @@ struct Invocation {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Init(init::Init),
-    Run(run::Run),
+    Run(Box<run::Run>),
     Check(check::Check),
     Line(line::Line),
     Decoys(decoys::Decoys),
