@@ -196,7 +196,7 @@ impl Transport {
     pub fn line(&self) -> Option<&str> {
         match &self.running {
             Running::Plugins { line, .. } => Some(line),
-            Running::Nothing | Running::Tunnel { .. } => None,
+            Running::Nothing | Running::Tunnel { .. } | Running::Talk { .. } => None,
         }
     }
 
