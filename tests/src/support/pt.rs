@@ -78,14 +78,14 @@ pub fn bridge_line(pt: &Pt, bridgelines: &str) -> Result<String> {
 /// # Errors
 /// It does not build.
 pub fn qnet_pt() -> Result<PathBuf> {
-    program("qnet-pt")
+    built("qnet-pt")
 }
 
-/// A program of ours, by its package's name, built from this source now.
+/// A program of this workspace, built from this source now: what tests of another program may meet and not depend on.
 ///
 /// # Errors
 /// It does not build.
-pub fn program(package: &str) -> Result<PathBuf> {
+pub fn built(package: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .args(["build", "--quiet", "--locked", "--offline", "--package", package])
