@@ -5,6 +5,7 @@
 //! cargo run -p qnet-detectors --bin grammar -- [SITES] [VISITS]
 //! ```
 #![forbid(unsafe_code)]
+#![expect(clippy::disallowed_methods, reason = "there is no executor here that a sleep could block")]
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
@@ -73,7 +74,7 @@ fn run() -> Result<()> {
             format!("location / {{ root {}; }} location /loaded {{ return 204; }}", folder.path().display());
         let site = Decoy::start(Server::Nginx, Options { extra, ..Options::default() })?;
         for visit in 0..visits {
-            let round_trip = ROUND_TRIPS[(seed + visit) as usize % ROUND_TRIPS.len()];
+            let round_trip = ROUND_TRIPS[usize::try_from(seed + visit)? % ROUND_TRIPS.len()];
             visit_site(&site, Duration::from_millis(round_trip / 2), &mut seen)?;
         }
         writeln!(io::stderr(), "grammar: site {} of {sites}", seed + 1)?;
@@ -90,6 +91,7 @@ fn write_site(folder: &Path, seed: u64) -> Result<()> {
         for number in 0..draw(kind.most + 1) {
             let name = format!("{}{number}.{}", ["a", "assets-", "static-v2-"][draw(3)], kind.end);
             let (low, high) = (kind.sizes.0 as f64, kind.sizes.1 as f64);
+            #[expect(clippy::cast_possible_truncation, reason = "between two lengths")]
             let size = (low * (high / low).powf(draw(1_001) as f64 / 1_000.0)) as usize;
             let bytes: Vec<u8> = match kind.end {
                 // Comments, so that they do nothing.
