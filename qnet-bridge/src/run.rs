@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 use crate::{
     acme::Acme,
     exit::Exit,
+    metrics::Metrics,
     settings::{self, Certificate, Plan, Settings},
     site::{
         Site,
@@ -98,6 +99,10 @@ async fn run(plan: Plan, invocation: &Run) -> Result<()> {
     tokio::spawn(memory::give_back_when_idle());
     tokio::spawn(watch_decoy(listener.trouble()));
     let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone()));
+    let _metrics = match plan.metrics {
+        Some(address) => Some(Metrics::start(address, listener.counter(), Arc::clone(&exit)).await?),
+        None => None,
+    };
     serve(listener, exit, plan, invocation, &decoy, &mut signals).await;
     // Sessions that have just ended tell their clients, which would wait otherwise.
     tokio::time::sleep(GOODBYE).await;
@@ -279,7 +284,7 @@ fn reload(exit: &Exit, plan: &mut Plan, invocation: &Run) {
         tracing::info!("the settings were read again");
     } else {
         tracing::warn!(
-            "the settings were read again, but listen, state, and which site answers strangers stay until a restart"
+            "the settings were read again, but listen, state, metrics and which site answers strangers stay until a restart"
         );
     }
 }

@@ -114,6 +114,11 @@ pub struct Settings {
     #[arg(long, value_name = "BYTES")]
     pub bandwidth_per_client: Option<u32>,
 
+    /// Where Prometheus may ask for numbers, on loopback
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(default, deserialize_with = "text")]
+    pub metrics: Option<SocketAddr>,
+
     /// Seconds that streams may go on when the bridge is told to end [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub drain: Option<u64>,
@@ -181,6 +186,8 @@ pub struct Plan {
     pub destination: Destination,
     /// What clients may use.
     pub limits: Limits,
+    /// Where numbers are told, if they are.
+    pub metrics: Option<SocketAddr>,
     /// How long streams may go on at the end.
     pub drain: Duration,
 }
@@ -236,6 +243,7 @@ impl Settings {
             stream_rate_per_client: self.stream_rate_per_client.or(file.stream_rate_per_client),
             bandwidth: self.bandwidth.or(file.bandwidth),
             bandwidth_per_client: self.bandwidth_per_client.or(file.bandwidth_per_client),
+            metrics: self.metrics.or(file.metrics),
             drain: self.drain.or(file.drain),
         }
     }
@@ -251,6 +259,11 @@ impl Settings {
         if drain > MAX_DRAIN {
             bail!("drain is {drain}: it is a number of seconds up to {MAX_DRAIN}");
         }
+        if let Some(metrics) = self.metrics.filter(|metrics| !metrics.ip().is_loopback()) {
+            bail!(
+                "metrics is {metrics}: the numbers are for this machine alone, on an address such as 127.0.0.1:9435"
+            );
+        }
         let (decoy, names) = self.decoy()?;
         Ok(Plan {
             listen: self.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 443))),
@@ -259,6 +272,7 @@ impl Settings {
             names,
             destination,
             limits,
+            metrics: self.metrics,
             drain: Duration::from_secs(drain),
         })
     }

@@ -89,6 +89,7 @@ fn a_wrong_value_names_itself_its_place_and_what_was_expected() {
             "site = \"/s\"\ndomain = \"a.example\"\nacme-terms-agreed = true\nsni = [\"a.example\"]",
             "remove one or the other",
         ),
+        (&format!("{decoy}metrics = \"0.0.0.0:9435\""), "metrics is 0.0.0.0:9435"),
         (&format!("{decoy}acme-terms-agreed = true"), "a web server has its own"),
         (
             &format!("{decoy}exit-policy = [\"accept *:80\", \"allow *:81\"]"),

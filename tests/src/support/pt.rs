@@ -72,15 +72,23 @@ pub fn bridge_line(pt: &Pt, bridgelines: &str) -> Result<String> {
 /// # Errors
 /// It does not build.
 pub fn qnet_pt() -> Result<PathBuf> {
+    built("qnet-pt")
+}
+
+/// A program of this workspace, built from this source now: what tests of another program may meet and not depend on.
+///
+/// # Errors
+/// It does not build.
+pub fn built(package: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "--offline", "--package", "qnet-pt"])
+        .args(["build", "--quiet", "--locked", "--offline", "--package", package])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .status()
         .context("cargo does not start")?;
-    ensure!(built.success(), "qnet-pt does not build");
+    ensure!(built.success(), "{package} does not build");
     // This test is in `deps` of the folder that the program is in.
     let exe = std::env::current_exe()?;
     let folder = exe.parent().and_then(Path::parent).context("a test has a folder")?;
-    Ok(folder.join("qnet-pt"))
+    Ok(folder.join(package))
 }
