@@ -197,6 +197,7 @@ fn a_site_of_the_bridges_own_needs_only_a_domain() -> Result<()> {
     let config = root.join("etc/qnet-bridge/bridge.toml");
     let checked = program().args(["run", "--check-config", "--config"]).arg(&config).output()?;
     ensure!(checked.status.success(), "{checked:?}");
+    ensure!(fs::read_to_string(&config)?.contains("\"reject 192.0.2.7:*\", \"accept *:80"));
     Ok(())
 }
 

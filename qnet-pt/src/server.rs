@@ -11,7 +11,7 @@ use qnet_pt_ipc::env::{OrPort, Server, ServerTransport, Settings};
 use qnet_pt_ipc::line::Line;
 use qnet_transport::bridge::{Incoming, Listener};
 use qnet_transport::decoy::{self, is_local};
-use qnet_transport::identity;
+use qnet_transport::identity::{self, IdentityError};
 use qnet_transport::memory;
 use qnet_transport::relay::relay;
 use qnet_wire::bridge_line::{BridgeLine, Cover, MAX_LEN};
@@ -75,7 +75,10 @@ async fn listen(
 }
 
 fn identity(settings: &Settings) -> Result<IdentityKey, String> {
-    identity::load_or_create(&settings.state).map_err(|error| error.to_string())
+    identity::load_or_create(&settings.state).map_err(|error| match error {
+        IdentityError::Read { .. } => format!("{error}; may tor's user read the state folder?"),
+        error => error.to_string(),
+    })
 }
 
 /// A bridge before a web site.

@@ -19,7 +19,7 @@ const MAX_FILE: usize = 1_024;
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The file cannot be read.
-    #[error("cannot read the identity key {}: {error}; may this user read the folder?", .path.display())]
+    #[error("cannot read the identity key {}: {error}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,

@@ -281,6 +281,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     tcp.set_nodelay(true)?;
+    // A server that is gone without a word would hold its stream for ever.
+    rustix::net::sockopt::set_socket_keepalive(&tcp, true)?;
     relay(&mut Metered::new(stream, place), &mut Metered::new(tcp, place), |_, _| memory::used()).await
 }
 
@@ -306,9 +308,13 @@ async fn read_request<S: AsyncRead + Unpin>(
     }
 }
 
+/// A client that does not take even that must not hold a stream.
 async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, answer: Answer) -> io::Result<()> {
-    stream.write_all(&answer.bytes()).await?;
-    stream.shutdown().await
+    let said = async {
+        stream.write_all(&answer.bytes()).await?;
+        stream.shutdown().await
+    };
+    timeout(HEAD_LIMIT, said).await.unwrap_or_else(|late| Err(late.into()))
 }
 
 fn answer_of(error: &io::Error) -> Answer {

@@ -185,7 +185,13 @@ impl Init {
                     text,
                     "\n# Where clients may connect to, in Tor's syntax; private addresses never."
                 );
-                let _ = writeln!(text, "exit-policy = [\"{}\"]", crate::exit::policy::DEFAULT);
+                // Address translation may keep the bridge from knowing its public address as its own.
+                let own = self.address.map_or_else(String::new, |address| {
+                    let ip = address.ip();
+                    let ip = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+                    format!("\"reject {ip}:*\", ")
+                });
+                let _ = writeln!(text, "exit-policy = [{own}\"{}\"]", crate::exit::policy::DEFAULT);
             }
         }
         text
