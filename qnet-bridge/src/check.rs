@@ -33,7 +33,7 @@ use tokio::{
 use crate::{
     exit::{Destination, policy::special},
     findings::Findings,
-    settings::{Plan, Settings},
+    settings::{Decoy, Plan, Settings},
 };
 
 /// How long one step may take.
@@ -103,7 +103,9 @@ pub(crate) struct Subject {
 
 /// Checks this machine's bridge.
 async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
-    if let Err(error) = plan.decoy.resolve(plan.third_party).await {
+    if let Decoy::Server { place, third_party } = &plan.decoy
+        && let Err(error) = place.resolve(*third_party).await
+    {
         return findings.fail("site", chain(&error));
     }
     let key = match identity::load(&plan.state) {
@@ -125,7 +127,13 @@ async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
             if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);
     }
-    let line = BridgeLine { address, fingerprint: None, key, cover: Cover::Mirror(plan.names.clone()) };
+    let line = BridgeLine {
+        address,
+        fingerprint: None,
+        key,
+        cover: Cover::Mirror(plan.names.clone()),
+        profile: None,
+    };
     check(&Subject { line, end: End::Unknown, idle, own: true }, roots, findings).await;
     if let Destination::Upstream(upstream) = &plan.destination {
         behind(upstream, findings).await;

@@ -6,29 +6,38 @@
 //! | [`settings`] | the TOML file and the flags of the same names |
 //! | `run` | a bridge without tor |
 //! | `init` | from a fresh server to a bridge |
+//! | `metrics` | numbers for Prometheus |
 //! | `check` | does a bridge work, from either side? |
 //! | `line` | the line for users |
 //! | `decoys` | which of several sites is the best decoy? |
+//! | [`acme`] | a certificate for it |
+//! | [`site`] | the built-in decoy: a static site |
 //! | [`findings`] | what a check found, in words and as JSON |
 #![forbid(unsafe_code)]
 
+pub mod acme;
 mod check;
 mod decoys;
 pub mod exit;
+mod files;
 pub mod findings;
 mod init;
 mod line;
+mod metrics;
 mod run;
 pub mod settings;
+pub mod site;
 
 use std::{
     ffi::OsString,
     io::{self, Write as _},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use tracing::level_filters::LevelFilter;
 
 /// Runs and looks after QNet bridges
@@ -45,10 +54,20 @@ struct Invocation {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Init(init::Init),
-    Run(run::Run),
+    Run(Box<run::Run>),
     Check(check::Check),
     Line(line::Line),
     Decoys(decoys::Decoys),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write man pages
+    Man {
+        /// The folder to write them to
+        folder: PathBuf,
+    },
 }
 
 fn level(text: &str) -> Result<LevelFilter, String> {
@@ -90,6 +109,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Check(check) => run::wait(check.start()),
         Verb::Line(line) => line.start().map(|()| true),
         Verb::Decoys(decoys) => run::wait(decoys.start()),
+        Verb::Completions { shell } => completions(shell).map(|()| true),
+        Verb::Man { folder } => man(&folder).map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -99,6 +120,19 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn completions(shell: Shell) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Invocation::command(), "qnet-bridge", &mut text);
+    say(&String::from_utf8_lossy(&text))
+}
+
+/// `qnet-bridge.1` and a page for each verb.
+fn man(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(Invocation::command(), folder))
+        .with_context(|| format!("cannot write to {}", folder.display()))
 }
 
 /// Writes to standard output.

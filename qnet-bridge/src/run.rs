@@ -1,8 +1,14 @@
 //! `qnet-bridge run`: a bridge without tor.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use qnet_transport::{
     bridge::{BridgeConfig, Listener, Sessions},
@@ -15,10 +21,17 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
+use zeroize::Zeroizing;
 
 use crate::{
+    acme::Acme,
     exit::Exit,
-    settings::{Plan, Settings},
+    metrics::Metrics,
+    settings::{self, Certificate, Plan, Settings},
+    site::{
+        Site,
+        tls::{Pair, Tls},
+    },
 };
 
 /// How long the process stays for its last words, once it has nothing left to do.
@@ -75,25 +88,107 @@ fn raise_file_limit() {
 
 async fn run(plan: Plan, invocation: &Run) -> Result<()> {
     let mut signals = Signals::watch()?;
-    let listener = listen(&plan).await?;
+    let decoy = Decoy::start(&plan).await?;
+    let listener = bind(&plan, decoy.address)?;
+    // The authority comes through the bridge's own port, so the certificate is got when that is open.
+    tokio::select! {
+        () = decoy.certify() => {}
+        () = signals.end.recv() => return Ok(()),
+    }
+    announce(&listener, &plan).await?;
     tokio::spawn(memory::give_back_when_idle());
     tokio::spawn(watch_decoy(listener.trouble()));
     let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone()));
-    serve(listener, exit, plan, invocation, &mut signals).await;
+    let _metrics = match plan.metrics {
+        Some(address) => Some(Metrics::start(address, listener.counter(), Arc::clone(&exit)).await?),
+        None => None,
+    };
+    serve(listener, exit, plan, invocation, &decoy, &mut signals).await;
     // Sessions that have just ended tell their clients, which would wait otherwise.
     tokio::time::sleep(GOODBYE).await;
     Ok(())
 }
 
-/// A bridge that listens before its decoy, examined.
-async fn listen(plan: &Plan) -> Result<Listener> {
-    let decoy = plan.decoy.resolve(plan.third_party).await?;
-    let identity = identity::load_or_create(&plan.state)?;
-    let key = identity.public();
-    let roots = Roots::load().context("the certificates to check sites by")?;
-    let listener = Listener::bind(BridgeConfig {
+/// What answers strangers, and this program's part in it.
+struct Decoy {
+    address: SocketAddr,
+    /// Where it is this program that answers.
+    own: Option<(Site, Arc<Tls>)>,
+    acme: Option<Arc<Acme>>,
+}
+
+impl Decoy {
+    async fn start(plan: &Plan) -> Result<Self> {
+        match &plan.decoy {
+            settings::Decoy::Server { place, third_party } => {
+                Ok(Self { address: place.resolve(*third_party).await?, own: None, acme: None })
+            }
+            settings::Decoy::Site { folder, certificate } => {
+                let tls = Arc::new(Tls::default());
+                let acme = match certificate {
+                    Certificate::Files { chain, key } => {
+                        tls.set(&read_pair(chain, key)?)?;
+                        None
+                    }
+                    Certificate::Acme(settings) => {
+                        Some(Arc::new(Acme::new(settings.clone(), Arc::clone(&tls))?))
+                    }
+                };
+                let site = Site::start(folder, Arc::clone(&tls)).await?;
+                Ok(Self { address: site.address(), own: Some((site, tls)), acme })
+            }
+        }
+    }
+
+    /// Sees to it that there is a certificate, now and later, where it is this program that has to.
+    async fn certify(&self) {
+        let Some(acme) = &self.acme else { return };
+        match acme.show_kept() {
+            Ok(true) => {}
+            Ok(false) => acme.get().await,
+            Err(error) => {
+                tracing::error!("the certificate that is kept cannot be used: {error:#}");
+                acme.get().await;
+            }
+        }
+        let acme = Arc::clone(acme);
+        tokio::spawn(async move { acme.keep().await });
+    }
+
+    /// Reads the site and its certificate again, whichever way they may have changed.
+    fn reload(&self, plan: &Plan) {
+        let Some((site, tls)) = &self.own else { return };
+        let certificate = |()| match &plan.decoy {
+            settings::Decoy::Site { certificate: Certificate::Files { chain, key }, .. } => {
+                tls.set(&read_pair(chain, key)?)
+            }
+            _ => Ok(()),
+        };
+        match site.reload().and_then(certificate) {
+            Ok(()) => tracing::info!("the site and its certificate were read again"),
+            Err(error) => tracing::error!("the site or its certificate stays as it is: {error:#}"),
+        }
+    }
+}
+
+fn read_pair(certificate: &Path, key: &Path) -> Result<Pair> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let secret = Zeroizing::new(read(key)?);
+    let mode = std::fs::metadata(key)?.permissions().mode();
+    ensure!(
+        mode & 0o007 == 0,
+        "everybody may read the certificate's key {0}; run: chmod o= {0}",
+        key.display()
+    );
+    Pair::from_pem(&read(certificate)?, &secret)
+        .with_context(|| format!("in {} and {}", certificate.display(), key.display()))
+}
+
+/// A bridge that listens before its decoy.
+fn bind(plan: &Plan, decoy: SocketAddr) -> Result<Listener> {
+    Listener::bind(BridgeConfig {
         listen: plan.listen,
-        identity,
+        identity: identity::load_or_create(&plan.state)?,
         decoy,
         names: plan.names.clone(),
         invited: Vec::new(),
@@ -101,14 +196,26 @@ async fn listen(plan: &Plan) -> Result<Listener> {
         profile: qnet_transport::Profile::default(),
         sessions: Sessions::default(),
     })
-    .with_context(|| format!("cannot listen on {}; {}", plan.listen, LISTEN_ADVICE))?;
+    .with_context(|| format!("cannot listen on {}; {}", plan.listen, LISTEN_ADVICE))
+}
+
+/// Examines the decoy and says how users reach the bridge.
+async fn announce(listener: &Listener, plan: &Plan) -> Result<()> {
+    let roots = Roots::load().context("the certificates to check sites by")?;
     if let Some(examiner) = listener.examiner() {
         decoy::watch(examiner, roots, |_| ()).await.map_err(|why| anyhow!(why))?;
     }
     let address = listener.local_addr();
-    let line = BridgeLine { address, fingerprint: None, key, cover: Cover::Mirror(plan.names.clone()) };
+    let key = identity::load(&plan.state)?.context("the key is gone")?.public();
+    let line = BridgeLine {
+        address,
+        fingerprint: None,
+        key,
+        cover: Cover::Mirror(plan.names.clone()),
+        profile: None,
+    };
     tracing::info!("listening; the line for users, with this machine's public address in it: {line}");
-    Ok(listener)
+    Ok(())
 }
 
 const LISTEN_ADVICE: &str = "is another program listening there? Ports under 1024 need the capability \
@@ -130,6 +237,7 @@ async fn serve(
     exit: Arc<Exit>,
     mut plan: Plan,
     invocation: &Run,
+    decoy: &Decoy,
     signals: &mut Signals,
 ) {
     let (alive, mut gone) = mpsc::channel::<()>(1);
@@ -143,7 +251,10 @@ async fn serve(
                     drop(alive);
                 });
             }
-            _ = signals.hangup.recv() => reload(&exit, &mut plan, invocation),
+            _ = signals.hangup.recv() => {
+                reload(&exit, &mut plan, invocation);
+                decoy.reload(&plan);
+            }
             () = signals.end.recv() => break,
         }
     }
@@ -179,7 +290,7 @@ fn reload(exit: &Exit, plan: &mut Plan, invocation: &Run) {
         tracing::info!("the settings were read again");
     } else {
         tracing::warn!(
-            "the settings were read again, but listen, state, decoy, sni and third-party-decoy stay until a restart"
+            "the settings were read again, but listen, state, metrics and which site answers strangers stay until a restart"
         );
     }
 }

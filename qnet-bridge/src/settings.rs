@@ -8,6 +8,7 @@ use qnet_transport::decoy::Place;
 use qnet_wire::name::ServerName;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::acme;
 use crate::exit::{Allowed, Destination, limits::Limits, policy::ExitPolicy};
 
 /// Where the key is unless the operator says otherwise; the package's service makes it.
@@ -45,6 +46,35 @@ pub struct Settings {
     /// The site is somebody else's, who agrees
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
     pub third_party_decoy: Option<bool>,
+
+    /// A folder with a static site that the bridge serves itself, instead of --decoy
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["decoy", "sni", "third_party_decoy"])]
+    pub site: Option<PathBuf>,
+
+    /// With --site: the name of the site, which must lead to this machine
+    #[arg(long, value_name = "NAME")]
+    #[serde(default, deserialize_with = "text")]
+    pub domain: Option<ServerName>,
+
+    /// With --site: its certificate with the chain, PEM
+    #[arg(long, value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
+
+    /// With --site: the certificate's key, PEM
+    #[arg(long, value_name = "FILE")]
+    pub certificate_key: Option<PathBuf>,
+
+    /// With --site: get its certificate by ACME, and agree to the authority's terms
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
+    pub acme_terms_agreed: Option<bool>,
+
+    /// With --site: how the authority may reach you, such as mailto:you@example.com
+    #[arg(long, value_name = "URL")]
+    pub acme_contact: Option<String>,
+
+    /// With --site: the authority's directory [default: Let's Encrypt's]
+    #[arg(long, value_name = "URL")]
+    pub acme_directory: Option<String>,
 
     /// Where clients may connect to, in Tor's syntax; several are joined [default: accept *:80, accept *:443, reject *:*]
     #[arg(long, value_name = "RULES")]
@@ -84,6 +114,11 @@ pub struct Settings {
     #[arg(long, value_name = "BYTES")]
     pub bandwidth_per_client: Option<u32>,
 
+    /// Where Prometheus may ask for numbers, on loopback
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(default, deserialize_with = "text")]
+    pub metrics: Option<SocketAddr>,
+
     /// Seconds that streams may go on when the bridge is told to end [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub drain: Option<u64>,
@@ -103,6 +138,39 @@ fn parse<T: FromStr<Err: fmt::Display>, E: de::Error>(text: &str) -> Result<T, E
     text.parse().map_err(|error| E::custom(format!("`{text}`: {error}")))
 }
 
+/// What answers strangers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decoy {
+    /// A web server.
+    Server {
+        /// Where it is.
+        place: Place,
+        /// It may be elsewhere than on this machine.
+        third_party: bool,
+    },
+    /// This program.
+    Site {
+        /// The folder with the site.
+        folder: PathBuf,
+        /// Where its certificate comes from.
+        certificate: Certificate,
+    },
+}
+
+/// Where the built-in site's certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// Files, which somebody else renews.
+    Files {
+        /// The certificate with its chain, PEM.
+        chain: PathBuf,
+        /// Its key, PEM.
+        key: PathBuf,
+    },
+    /// An authority, asked by this program.
+    Acme(acme::Settings),
+}
+
 /// What `run` goes by, whole and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -111,15 +179,15 @@ pub struct Plan {
     /// The folder with the key.
     pub state: PathBuf,
     /// The decoy.
-    pub decoy: Place,
+    pub decoy: Decoy,
     /// Its names, at least one.
     pub names: Vec<ServerName>,
-    /// The decoy may be elsewhere.
-    pub third_party: bool,
     /// Where streams go.
     pub destination: Destination,
     /// What clients may use.
     pub limits: Limits,
+    /// Where numbers are told, if they are.
+    pub metrics: Option<SocketAddr>,
     /// How long streams may go on at the end.
     pub drain: Duration,
 }
@@ -141,6 +209,13 @@ impl Settings {
         let list = |own: Vec<_>, other| if own.is_empty() { other } else { own };
         // A destination on the command line replaces the file's as a whole: the two kinds do not go together.
         let directed = !self.exit_policy.is_empty() || self.allow_special.is_some() || self.udp.is_some();
+        let file = match (&self.site, &self.decoy) {
+            (Some(_), _) => Self { decoy: None, sni: Vec::new(), third_party_decoy: None, ..file },
+            (None, Some(_)) => {
+                Self { site: None, domain: None, certificate: None, certificate_key: None, ..file }
+            }
+            (None, None) => file,
+        };
         let file = match (&self.upstream, directed) {
             (Some(_), _) => Self { exit_policy: Vec::new(), allow_special: None, udp: None, ..file },
             (None, true) => Self { upstream: None, ..file },
@@ -152,6 +227,13 @@ impl Settings {
             decoy: self.decoy.or(file.decoy),
             sni: if self.sni.is_empty() { file.sni } else { self.sni },
             third_party_decoy: self.third_party_decoy.or(file.third_party_decoy),
+            site: self.site.or(file.site),
+            domain: self.domain.or(file.domain),
+            certificate: self.certificate.or(file.certificate),
+            certificate_key: self.certificate_key.or(file.certificate_key),
+            acme_terms_agreed: self.acme_terms_agreed.or(file.acme_terms_agreed),
+            acme_contact: self.acme_contact.or(file.acme_contact),
+            acme_directory: self.acme_directory.or(file.acme_directory),
             exit_policy: list(self.exit_policy, file.exit_policy),
             allow_special: self.allow_special.or(file.allow_special),
             udp: self.udp.or(file.udp),
@@ -161,6 +243,7 @@ impl Settings {
             stream_rate_per_client: self.stream_rate_per_client.or(file.stream_rate_per_client),
             bandwidth: self.bandwidth.or(file.bandwidth),
             bandwidth_per_client: self.bandwidth_per_client.or(file.bandwidth_per_client),
+            metrics: self.metrics.or(file.metrics),
             drain: self.drain.or(file.drain),
         }
     }
@@ -176,31 +259,96 @@ impl Settings {
         if drain > MAX_DRAIN {
             bail!("drain is {drain}: it is a number of seconds up to {MAX_DRAIN}");
         }
-        let Some(decoy) = self.decoy else {
+        if let Some(metrics) = self.metrics.filter(|metrics| !metrics.ip().is_loopback()) {
+            bail!(
+                "metrics is {metrics}: the numbers are for this machine alone, on an address such as 127.0.0.1:9435"
+            );
+        }
+        let (decoy, names) = self.decoy()?;
+        Ok(Plan {
+            listen: self.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 443))),
+            state: self.state(),
+            decoy,
+            names,
+            destination,
+            limits,
+            metrics: self.metrics,
+            drain: Duration::from_secs(drain),
+        })
+    }
+
+    fn decoy(&self) -> Result<(Decoy, Vec<ServerName>)> {
+        if self.site.is_some() || self.domain.is_some() {
+            return self.own_site();
+        }
+        let files = self.certificate.is_some() || self.certificate_key.is_some();
+        let acme =
+            self.acme_terms_agreed.is_some() || self.acme_contact.is_some() || self.acme_directory.is_some();
+        if files || acme {
+            bail!(
+                "certificate, certificate-key and what begins with acme are for a bridge with site and domain: a web server \
+                 has its own"
+            );
+        }
+        let Some(place) = self.decoy.clone() else {
             bail!(
                 "no decoy is set: name the web site that answers strangers, as in: decoy = \"127.0.0.1:8443\" and \
-                 sni = [\"www.example.com\"] (flags: --decoy, --sni)"
+                 sni = [\"www.example.com\"] (flags: --decoy, --sni); or let the bridge serve one: site and domain"
             );
         };
-        let names = match &decoy {
+        let names = match &place {
             Place::Name(name, _) if self.sni.is_empty() => vec![name.clone()],
             Place::Address(_) if self.sni.is_empty() => {
                 bail!(
                     "decoy is an address, so sni must say which name its certificate has, as in: sni = [\"www.example.com\"]"
                 )
             }
-            _ => self.sni,
+            _ => self.sni.clone(),
         };
-        Ok(Plan {
-            listen: self.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 443))),
-            state: self.state.unwrap_or_else(|| DEFAULT_STATE.into()),
-            decoy,
-            names,
-            third_party: self.third_party_decoy.unwrap_or(false),
-            destination,
-            limits,
-            drain: Duration::from_secs(drain),
+        Ok((Decoy::Server { place, third_party: self.third_party_decoy.unwrap_or(false) }, names))
+    }
+
+    fn own_site(&self) -> Result<(Decoy, Vec<ServerName>)> {
+        let (Some(folder), Some(domain)) = (self.site.clone(), self.domain.clone()) else {
+            bail!(
+                "site and domain belong together: site = \"/var/www/html\" and domain = \"www.example.com\""
+            )
+        };
+        if self.decoy.is_some() || !self.sni.is_empty() || self.third_party_decoy.is_some() {
+            bail!(
+                "site is served by the bridge, so decoy, sni and third-party-decoy would do nothing beside it: remove one or the other"
+            );
+        }
+        let certificate = match (self.certificate.clone(), self.certificate_key.clone()) {
+            (Some(chain), Some(key)) if self.acme_terms_agreed.is_none() => Certificate::Files { chain, key },
+            (Some(_), Some(_)) => {
+                bail!(
+                    "certificate and acme-terms-agreed are two ways to a certificate: remove one or the other"
+                )
+            }
+            (None, None) => Certificate::Acme(self.acme(&domain)?),
+            _ => bail!("certificate and certificate-key belong together"),
+        };
+        Ok((Decoy::Site { folder, certificate }, vec![domain]))
+    }
+
+    fn acme(&self, domain: &ServerName) -> Result<acme::Settings> {
+        if self.acme_terms_agreed != Some(true) {
+            bail!(
+                "site needs a certificate for {domain}: say acme-terms-agreed = true to get one from Let's Encrypt, to whose terms \
+                 (https://letsencrypt.org/repository/) you then agree, or give certificate and certificate-key"
+            );
+        }
+        Ok(acme::Settings {
+            directory: self.acme_directory.clone().unwrap_or_else(|| acme::DEFAULT_DIRECTORY.to_owned()),
+            contact: self.acme_contact.clone(),
+            folder: self.state().join("acme"),
+            name: domain.clone(),
         })
+    }
+
+    fn state(&self) -> PathBuf {
+        self.state.clone().unwrap_or_else(|| DEFAULT_STATE.into())
     }
 
     fn destination(&self) -> Result<Destination> {

@@ -175,6 +175,32 @@ fn nothing_is_written_for_a_site_that_cannot_be_a_decoy() -> Result<()> {
 }
 
 #[test]
+fn a_site_of_the_bridges_own_needs_only_a_domain() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (root, site) = (folder.path().join("root"), folder.path().join("si\"te"));
+    fs::create_dir_all(&root)?;
+    let run = |more: &[&str]| {
+        let mut command = program();
+        command
+            .args(["init", "--address", "192.0.2.7:443", "--behind", "web", "--domain", NAME, "--site"])
+            .arg(&site);
+        command.arg("--root").arg(&root).args(more).output()
+    };
+    let refused = run(&[])?;
+    ensure!(
+        !refused.status.success() && text(&refused.stderr).contains("acme-terms-agreed = true"),
+        "{refused:?}"
+    );
+    ensure!(tree(&root)?.is_empty());
+    let made = run(&["--acme-terms-agreed"])?;
+    ensure!(made.status.success() && text(&made.stdout).contains(&format!("sni={NAME}")), "{made:?}");
+    let config = root.join("etc/qnet-bridge/bridge.toml");
+    let checked = program().args(["run", "--check-config", "--config"]).arg(&config).output()?;
+    ensure!(checked.status.success(), "{checked:?}");
+    Ok(())
+}
+
+#[test]
 fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() -> Result<()> {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/init/qnet-bridge.service");
     // The program is not installed here: a shell that is there stands in for it.

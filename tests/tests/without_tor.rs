@@ -13,7 +13,7 @@ use qnet_tests::support::decoy::{Decoy, Options, Server};
 use qnet_tests::support::dns::{NameServer, Says};
 use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::process::{Running, free_address, signal, wait_for};
-use qnet_tests::support::pt::program;
+use qnet_tests::support::pt::built;
 use rustix::process::Signal;
 
 /// How long a program may take until it is ready on a busy machine.
@@ -129,6 +129,6 @@ fn both(programs: &Programs) -> Result<()> {
 
 #[test]
 fn the_proxy_and_the_bridge_work_together() -> Result<()> {
-    let programs = Programs { bridge: program("qnet-bridge")?, proxy: program("qnet")? };
+    let programs = Programs { bridge: built("qnet-bridge")?, proxy: built("qnet")? };
     isolated("the_proxy_and_the_bridge_work_together", || both(&programs))
 }

@@ -301,6 +301,36 @@ impl Listener {
     pub fn counts(&self) -> Counts {
         *self.common.counts()
     }
+
+    /// The same for who does not hold the listener.
+    #[must_use]
+    pub fn counter(&self) -> Counter {
+        Counter(Arc::clone(&self.common))
+    }
+}
+
+/// Tells what a [`Listener`] has counted, as long as it is asked.
+#[derive(Clone)]
+pub struct Counter(Arc<Common>);
+
+impl Counter {
+    /// What was counted so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        *self.0.counts()
+    }
+
+    /// Whether the decoy was reached when last asked.
+    #[must_use]
+    pub fn decoy_up(&self) -> bool {
+        self.0.trouble.borrow().is_none()
+    }
+
+    /// Sessions that have not ended.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.0.sessions.users().of.values().filter(|shared| shared.strong_count() > 0).count()
+    }
 }
 
 /// Examines the site behind a bridge and tells the bridge's carriers what it measured.

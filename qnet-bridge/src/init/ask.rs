@@ -16,14 +16,15 @@ const TRIES: u32 = 5;
 
 /// The same with nothing missing.
 pub(super) fn missing(init: Init) -> Result<Init> {
-    let named = !init.sni.is_empty() || matches!(init.decoy, Some(Place::Name(..)));
-    if init.address.is_some() && init.decoy.is_some() && init.behind.is_some() && named {
+    let decoy = init.decoy.is_some() || init.site.is_some();
+    let named = !init.sni.is_empty() || init.site.is_some() || matches!(init.decoy, Some(Place::Name(..)));
+    if init.address.is_some() && decoy && init.behind.is_some() && named {
         return Ok(init);
     }
     if !io::stdin().is_terminal() {
         let flags = [
             ("--address ADDRESS:PORT", init.address.is_none()),
-            ("--decoy HOST:PORT", init.decoy.is_none()),
+            ("--decoy HOST:PORT", !decoy),
             ("--sni NAME", !named),
             ("--behind tor|web", init.behind.is_none()),
         ];
@@ -40,12 +41,12 @@ fn all(mut init: Init, from: &mut impl BufRead, to: &mut impl Write) -> Result<I
             "Where will users connect to? This machine's public address and a port, such as 192.0.2.7:443";
         init.address = Some(ask.value(question, str::parse)?);
     }
-    if init.decoy.is_none() {
+    if init.decoy.is_none() && init.site.is_none() {
         let question =
             "Where does your web site listen, whose visitors the bridge will take in? Such as 127.0.0.1:8443";
         init.decoy = Some(ask.value(question, str::parse)?);
     }
-    if init.sni.is_empty() && !matches!(init.decoy, Some(Place::Name(..))) {
+    if init.sni.is_empty() && init.site.is_none() && !matches!(init.decoy, Some(Place::Name(..))) {
         let question = "Under which name, as in its certificate? Several are separated by spaces";
         init.sni = ask.value(question, |text| {
             text.split_ascii_whitespace().map(str::parse).collect::<Result<Vec<_>, _>>()

@@ -10,7 +10,6 @@
 //! behind it with its ORPort on loopback: it starts no program, so its own service and AppArmor profile stay as they are.
 
 mod ask;
-mod files;
 
 use std::{
     fmt::Write as _,
@@ -29,10 +28,10 @@ use qnet_transport::{
 use qnet_wire::{error::chain, name::ServerName};
 
 use crate::{
+    files::{self, File, Written},
     line::{self, Fingerprints, TOR_DATA},
-    settings::{DEFAULT_CONFIG, DEFAULT_STATE, Plan, Settings},
+    settings::{DEFAULT_CONFIG, DEFAULT_STATE, Decoy, Plan, Settings},
 };
-use files::{File, Written};
 
 /// Where tor's ORPort is, for the bridge alone.
 const OR_PORT: &str = "127.0.0.1:9001";
@@ -58,6 +57,15 @@ pub(crate) struct Init {
     /// The site is somebody else's, who agrees
     #[arg(long)]
     third_party_decoy: bool,
+    /// A folder with a static site that the bridge serves itself, instead of --decoy; below /var/www as a rule
+    #[arg(long, value_name = "FOLDER", requires = "domain", conflicts_with_all = ["decoy", "sni", "third_party_decoy"])]
+    site: Option<PathBuf>,
+    /// With --site: its name, which leads to this machine
+    #[arg(long, value_name = "NAME", requires = "site")]
+    domain: Option<ServerName>,
+    /// With --site: get its certificate from Let's Encrypt, and agree to the terms at https://letsencrypt.org/repository/
+    #[arg(long, requires = "site")]
+    acme_terms_agreed: bool,
     /// What is behind the bridge
     #[arg(long, value_enum)]
     behind: Option<Behind>,
@@ -112,8 +120,8 @@ impl Init {
     pub(crate) async fn start(self) -> Result<bool> {
         let init = ask::missing(self)?;
         let decided = init.decide()?;
-        if !init.unchecked {
-            examine(&decided.plan).await?;
+        if let (Decoy::Server { place, third_party }, false) = (&decided.plan.decoy, init.unchecked) {
+            examine(place, *third_party, &decided.plan.names).await?;
         }
         let text = init.write(&decided)?;
         crate::say(&text)?;
@@ -121,9 +129,8 @@ impl Init {
     }
 
     fn decide(&self) -> Result<Decided> {
-        let (Some(address), Some(decoy), Some(behind)) = (self.address, self.decoy.clone(), self.behind)
-        else {
-            bail!("--address, --decoy and --behind are needed where there is no terminal to ask on")
+        let (Some(address), Some(behind)) = (self.address, self.behind) else {
+            bail!("--address and --behind are needed where there is no terminal to ask on")
         };
         ensure!(
             !address.ip().is_unspecified() && address.port() != 0,
@@ -131,7 +138,7 @@ impl Init {
         );
         // On all addresses of the same family: the public one may be the router's.
         let any = if address.is_ipv4() { "0.0.0.0" } else { "[::]" };
-        let config = self.config(&format!("{any}:{}", address.port()), &decoy, behind);
+        let config = self.config(&format!("{any}:{}", address.port()), behind);
         let settings: Settings = toml::from_str(&config).context("the settings that were made")?;
         let state = self.below(DEFAULT_STATE);
         let plan = Plan { state, ..settings.plan()? };
@@ -143,14 +150,26 @@ impl Init {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    fn config(&self, listen: &str, decoy: &Place, behind: Behind) -> String {
+    fn config(&self, listen: &str, behind: Behind) -> String {
         let names: Vec<String> = self.sni.iter().map(|name| format!("\"{name}\"")).collect();
         let mut text = format!(
             "# Settings of qnet-bridge, each also a flag of `qnet-bridge run`; see `qnet-bridge run --help`.\n\
              # `systemctl reload qnet-bridge` takes changes of limits and of where streams go; the rest needs a restart.\n\n\
-             listen = \"{listen}\"\ndecoy = \"{decoy}\"\n"
+             listen = \"{listen}\"\n"
         );
         // Writing to a string cannot fail.
+        if let Some(decoy) = &self.decoy {
+            let _ = writeln!(text, "decoy = \"{decoy}\"");
+        }
+        if let (Some(site), Some(domain)) = (&self.site, &self.domain) {
+            // Quoted as TOML wants it: a path may hold anything.
+            let site = toml::Value::from(site.display().to_string());
+            let _ = writeln!(
+                text,
+                "site = {site}\ndomain = \"{domain}\"\nacme-terms-agreed = {}",
+                self.acme_terms_agreed
+            );
+        }
         if !names.is_empty() {
             let _ = writeln!(text, "sni = [{}]", names.join(", "));
         }
@@ -244,11 +263,11 @@ impl Init {
 }
 
 /// Refuses a site that cannot be a decoy.
-async fn examine(plan: &Plan) -> Result<()> {
-    let address = plan.decoy.resolve(plan.third_party).await?;
+async fn examine(place: &Place, third_party: bool, names: &[ServerName]) -> Result<()> {
+    let address = place.resolve(third_party).await?;
     let roots = Roots::load().context("the certificates to check sites by")?;
     let resolver = Resolver::system(Connect::default());
-    match decoy::examine_all(address, &plan.names, &roots, &resolver).await {
+    match decoy::examine_all(address, names, &roots, &resolver).await {
         Ok(examined) => {
             for warning in examined.warnings {
                 tracing::warn!("{warning}");

@@ -82,6 +82,15 @@ fn a_wrong_value_names_itself_its_place_and_what_was_expected() {
     for (text, said) in [
         ("", "no decoy is set"),
         ("decoy = \"127.0.0.1:1\"", "sni"),
+        ("site = \"/s\"", "site and domain belong together"),
+        ("site = \"/s\"\ndomain = \"a.example\"", "acme-terms-agreed = true"),
+        ("site = \"/s\"\ndomain = \"a.example\"\ncertificate = \"/c\"", "certificate-key belong together"),
+        (
+            "site = \"/s\"\ndomain = \"a.example\"\nacme-terms-agreed = true\nsni = [\"a.example\"]",
+            "remove one or the other",
+        ),
+        (&format!("{decoy}metrics = \"0.0.0.0:9435\""), "metrics is 0.0.0.0:9435"),
+        (&format!("{decoy}acme-terms-agreed = true"), "a web server has its own"),
         (
             &format!("{decoy}exit-policy = [\"accept *:80\", \"allow *:81\"]"),
             "exit-policy: `allow *:81`: a rule begins with",

@@ -49,6 +49,23 @@ pub(crate) struct Bridge {
     pub(crate) folder: TempDir,
 }
 
+/// Starts `run` with the configuration and the key in `folder`, and waits for its line.
+pub(crate) fn start(folder: &Path, ca: &Path) -> Result<(Running, BridgeLine)> {
+    let log = File::create(folder.join("log"))?;
+    let mut command = program();
+    command.args(["run", "--config"]).arg(folder.join("bridge.toml")).env("SSL_CERT_FILE", ca).stderr(log);
+    let mut running = Running::start("qnet-bridge", &mut command)?;
+    let line = process::wait_for("the bridge's line", LIMIT, || {
+        let log = fs::read_to_string(folder.join("log"))?;
+        if let Some(status) = running.ended()? {
+            bail!("the bridge ended ({status}): {log}");
+        }
+        let line = log.lines().find_map(|line| line.split_once("Bridge qnet "));
+        Ok(line.map(|(_, line)| format!("qnet {line}")))
+    })?;
+    Ok((running, line.parse()?))
+}
+
 impl Bridge {
     /// Starts one with these lines in its configuration.
     pub(crate) fn start(settings: &str) -> Result<Self> {
@@ -56,23 +73,8 @@ impl Bridge {
         let folder = tempfile::tempdir()?;
         fs::DirBuilder::new().mode(0o700).create(folder.path().join("state"))?;
         write_config(folder.path(), &decoy, settings)?;
-        let log = File::create(folder.path().join("log"))?;
-        let mut command = program();
-        command
-            .args(["run", "--config"])
-            .arg(folder.path().join("bridge.toml"))
-            .env("SSL_CERT_FILE", &decoy.certificates().ca)
-            .stderr(log);
-        let mut running = Running::start("qnet-bridge", &mut command)?;
-        let line = process::wait_for("the bridge's line", LIMIT, || {
-            let log = fs::read_to_string(folder.path().join("log"))?;
-            if let Some(status) = running.ended()? {
-                bail!("the bridge ended ({status}): {log}");
-            }
-            let line = log.lines().find_map(|line| line.split_once("Bridge qnet "));
-            Ok(line.map(|(_, line)| format!("qnet {line}")))
-        })?;
-        Ok(Self { running, line: line.parse()?, decoy, folder })
+        let (running, line) = start(folder.path(), &decoy.certificates().ca)?;
+        Ok(Self { running, line, decoy, folder })
     }
 
     /// Writes its configuration anew and tells it.

@@ -40,13 +40,19 @@ impl Pt {
     /// # Errors
     /// The program does not build.
     pub fn qnet(decoy: &Decoy) -> Result<Self> {
-        Ok(Self {
+        Ok(Self::qnet_by(qnet_pt()?, decoy))
+    }
+
+    /// The same by a program that is there.
+    #[must_use]
+    pub fn qnet_by(binary: PathBuf, decoy: &Decoy) -> Self {
+        Self {
             name: "qnet".into(),
-            binary: qnet_pt()?,
+            binary,
             server_options: vec![format!("decoy={}", decoy.address()), format!("sni={}", decoy.name())],
             bridge_args: Vec::new(),
             environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.display().to_string())],
-        })
+        }
     }
 }
 
@@ -72,14 +78,14 @@ pub fn bridge_line(pt: &Pt, bridgelines: &str) -> Result<String> {
 /// # Errors
 /// It does not build.
 pub fn qnet_pt() -> Result<PathBuf> {
-    program("qnet-pt")
+    built("qnet-pt")
 }
 
-/// A program of ours, by its package's name, built from this source now.
+/// A program of this workspace, built from this source now: what tests of another program may meet and not depend on.
 ///
 /// # Errors
 /// It does not build.
-pub fn program(package: &str) -> Result<PathBuf> {
+pub fn built(package: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .args(["build", "--quiet", "--locked", "--offline", "--package", package])

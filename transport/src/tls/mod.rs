@@ -34,7 +34,7 @@ pub use error::{HandshakeError, RootsError};
 pub(crate) use handshake::handshake_with_any_issuer;
 pub use handshake::{Certificate, Handshake, MAX_SERVER_FLIGHT, handshake};
 pub use plain::{Connected, Purpose, Tls, connect};
-pub use roots::Roots;
+pub use roots::{Roots, authorities};
 pub use tickets::Ticket;
 
 /// Whether this machine has AES instructions: what Chrome's GREASE goes by when it chooses the cipher of its ECH, and so

@@ -17,7 +17,7 @@ use boring::ssl::{
     SslSessionCacheMode, SslSignatureAlgorithm, SslVerifyMode, SslVersion,
 };
 use boring::x509::X509;
-use boring::x509::store::X509StoreBuilder;
+use boring::x509::store::{X509Store, X509StoreBuilder};
 
 use super::chrome::{CHROME_156, HelloProfile};
 use super::error::RootsError;
@@ -49,9 +49,8 @@ impl Roots {
     /// # Errors
     /// A file or directory that is named there but cannot be read, or a file that holds no certificate.
     pub fn load() -> Result<Self, RootsError> {
-        let named = |variable| env::var_os(variable).filter(|value| !value.is_empty());
-        let file: Option<OsString> = named("SSL_CERT_FILE");
-        Self::with(file.as_deref().map(Path::new), named("SSL_CERT_DIR").as_deref())
+        let (file, directories) = named();
+        Self::with(file.as_deref().map(Path::new), directories.as_deref())
     }
 
     /// As [`load`](Self::load), with the values of the two variables given.
@@ -59,6 +58,40 @@ impl Roots {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn with(file: Option<&Path>, directories: Option<&OsStr>) -> Result<Self, RootsError> {
+        let found = Found::all(file, directories)?;
+        let count = found.seen.len();
+        Ok(Self { context: build(&CHROME_156, found.store)?, count })
+    }
+
+    /// How many authorities are believed.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+}
+
+/// The same authorities as [`Roots::load`]'s, for other connections than to a bridge.
+///
+/// # Errors
+/// As [`Roots::load`].
+pub fn authorities() -> Result<X509Store, RootsError> {
+    let (file, directories) = named();
+    Ok(Found::all(file.as_deref().map(Path::new), directories.as_deref())?.store.build())
+}
+
+/// What `SSL_CERT_FILE` and `SSL_CERT_DIR` say.
+fn named() -> (Option<OsString>, Option<OsString>) {
+    let named = |variable| env::var_os(variable).filter(|value| !value.is_empty());
+    (named("SSL_CERT_FILE"), named("SSL_CERT_DIR"))
+}
+
+/// Authorities found so far, each once.
+struct Found {
+    store: X509StoreBuilder,
+    seen: HashSet<Vec<u8>>,
+}
+
+impl Found {
+    fn all(file: Option<&Path>, directories: Option<&OsStr>) -> Result<Self, RootsError> {
         let mut found = Found::new()?;
         for der in webpki_root_certs::TLS_SERVER_ROOT_CERTS {
             found.add(X509::from_der(der)?)?;
@@ -72,23 +105,9 @@ impl Roots {
         for directory in directories.into_iter().flat_map(env::split_paths) {
             found.add_directory(&directory)?;
         }
-        let count = found.seen.len();
-        Ok(Self { context: build(&CHROME_156, found.store)?, count })
+        Ok(found)
     }
 
-    /// How many authorities are believed.
-    pub fn count(&self) -> usize {
-        self.count
-    }
-}
-
-/// Authorities found so far, each once.
-struct Found {
-    store: X509StoreBuilder,
-    seen: HashSet<Vec<u8>>,
-}
-
-impl Found {
     fn new() -> Result<Self, ErrorStack> {
         Ok(Self { store: X509StoreBuilder::new()?, seen: HashSet::new() })
     }

@@ -13,14 +13,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 const MODE: u32 = 0o644;
 
 /// A file that is to be there.
-pub(super) struct File {
-    pub(super) path: PathBuf,
-    pub(super) text: String,
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
 }
 
 /// What was done about a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Written {
+pub(crate) enum Written {
     New(PathBuf),
     Replaced(PathBuf),
     Changed(PathBuf),
@@ -41,7 +41,7 @@ impl fmt::Display for Written {
 }
 
 /// Whether all files may be written: none is there with another text, or `replace` allows it.
-pub(super) fn check(files: &[File], replace: bool) -> Result<()> {
+pub(crate) fn check(files: &[File], replace: bool) -> Result<()> {
     for File { path, text } in files {
         match fs::read(path) {
             Ok(there) if there != text.as_bytes() && !replace => bail!(
@@ -58,7 +58,7 @@ pub(super) fn check(files: &[File], replace: bool) -> Result<()> {
 }
 
 /// Writes a file that [`check`] allowed; what it replaces is kept beside.
-pub(super) fn write(file: &File) -> Result<Written> {
+pub(crate) fn write(file: &File) -> Result<Written> {
     let path = file.path.clone();
     let written = match fs::read(&path) {
         Ok(there) if there == file.text.as_bytes() => return Ok(Written::Unchanged(path)),
@@ -73,7 +73,7 @@ pub(super) fn write(file: &File) -> Result<Written> {
 }
 
 /// Adds `line` at the end of a file, unless it has it; who may read it stays as it is.
-pub(super) fn add_line(path: &Path, line: &str) -> Result<Written> {
+pub(crate) fn add_line(path: &Path, line: &str) -> Result<Written> {
     let (mut text, mode) = match fs::read_to_string(path) {
         Ok(text) => (text, fs::metadata(path).map(|metadata| metadata.permissions().mode())?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), MODE),
@@ -92,7 +92,7 @@ pub(super) fn add_line(path: &Path, line: &str) -> Result<Written> {
 }
 
 /// A folder for secrets; one that is there must be closed to others.
-pub(super) fn private_folder(path: &Path) -> Result<()> {
+pub(crate) fn private_folder(path: &Path) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -104,7 +104,7 @@ pub(super) fn private_folder(path: &Path) -> Result<()> {
 }
 
 /// Puts a whole file in its place in one step: a crash leaves the old one or the new one.
-fn place(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+pub(crate) fn place(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let folder = path.parent().context("a file has a folder")?;
     let beside = beside(path, "new");
     let work = || -> io::Result<()> {
