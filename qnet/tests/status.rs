@@ -41,7 +41,7 @@ fn only_this_machine_is_answered_and_only_the_page_may_change_something() -> Res
         with_exit(|exit, decoy| {
             let proxy = Proxy::connected(&decoy.certificates().ca, &[exit.line()], &[])?;
             let url = |path: &str| format!("http://{}{path}", proxy.status);
-            for path in ["/", "/page.css", "/page.js", "/status.json"] {
+            for path in ["/", "/page.css", "/page.js", "/icon.svg", "/status.json"] {
                 let answer = head(&[&url(path)])?;
                 ensure!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
                 ensure!(

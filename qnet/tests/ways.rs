@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 use qnet_tests::support::decoy::{Decoy, Options, Server};
 use qnet_tests::support::dns::{NameServer, Says};
 use qnet_tests::support::isolate::isolated;
-use qnet_tests::support::process::{Running, free_address, wait_for, wait_listening};
+use qnet_tests::support::process::{Running, free_address, tail, wait_for, wait_listening};
 use qnet_tests::support::tunnel::runtime;
 use support::exit::{Behind, Exit};
 use support::{CONNECT_LIMIT, Proxy, curl, qnet};
@@ -246,9 +246,57 @@ fn without_a_connection_standard_input_and_output_say_why() -> Result<()> {
     })
 }
 
+/// A program of shadowsocks-libev that listens at `address`.
+fn shadowsocks(program: &str, folder: &Path, address: SocketAddr, arguments: &[&str]) -> Result<Running> {
+    let log = folder.join(program);
+    let file = fs::File::create(&log)?;
+    let mut command = Command::new(program);
+    command.args(["-m", "aes-256-gcm", "-k", "a password of two sides"]).args(arguments);
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    let mut running = Running::start(&format!("{program} (package shadowsocks-libev)"), &mut command)?;
+    wait_listening(&mut running, address, CONNECT_LIMIT, &log)?;
+    Ok(running)
+}
+
 #[test]
-fn shadowsocks_starts_it_as_a_plugin() -> Result<()> {
-    isolated("shadowsocks_starts_it_as_a_plugin", || {
+fn a_page_comes_through_shadowsocks() -> Result<()> {
+    isolated("a_page_comes_through_shadowsocks", || {
+        let runtime = runtime()?;
+        let _inside = runtime.enter();
+        let decoy = Decoy::start(Server::Nginx, Options::default())?;
+        let (folder, server, local) = (TempDir::new()?, free_address()?, free_address()?);
+        let exit = Exit::start(&decoy, 1, Behind::Server(server))?;
+        let (server_port, local_port) = (server.port().to_string(), local.port().to_string());
+        let ends = ["-s", "127.0.0.1", "-p", &server_port];
+        let _server = shadowsocks("ss-server", folder.path(), server, &ends)?;
+        // It hands its environment on to the plugin.
+        let plugin = folder.path().join("plugin");
+        let script = format!(
+            "#!/bin/sh\nSSL_CERT_FILE={} exec {}\n",
+            decoy.certificates().ca.display(),
+            env!("CARGO_BIN_EXE_qnet")
+        );
+        fs::write(&plugin, script)?;
+        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755))?;
+        let (bridge_port, plugin) = (exit.address.port().to_string(), plugin.display().to_string());
+        let ends = ["-s", "127.0.0.1", "-p", &bridge_port, "-b", "127.0.0.1", "-l", &local_port];
+        let options = exit.options();
+        let by_plugin = ["--plugin", &plugin, "--plugin-opts", &options];
+        let _local = shadowsocks("ss-local", folder.path(), local, &[ends.as_slice(), &by_plugin].concat())?;
+        let page = String::from_utf8(decoy.file("index.html")?)?;
+        let url = format!("https://{}/", decoy.address());
+        // ss-local does not wait for its plugin.
+        let got = wait_for("the page", CONNECT_LIMIT, || {
+            Ok(curl(&["--insecure", "--proxy", &format!("socks5h://{local}"), &url]).ok())
+        });
+        ensure!(got.with_context(|| tail(&folder.path().join("ss-local")))? == page);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_plugin_adds_nothing_and_takes_nothing() -> Result<()> {
+    isolated("a_plugin_adds_nothing_and_takes_nothing", || {
         let runtime = runtime()?;
         let _inside = runtime.enter();
         let decoy = Decoy::start(Server::Nginx, Options::default())?;

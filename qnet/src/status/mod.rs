@@ -15,7 +15,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use data_encoding::BASE64URL_NOPAD;
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
@@ -27,6 +27,7 @@ use report::{Report, Uptime};
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
+const ICON: &str = include_str!("icon.svg");
 
 /// Random bytes in the token.
 const TOKEN: usize = 16;
@@ -65,11 +66,9 @@ pub(crate) async fn serve(listener: TcpListener, status: Status) {
     };
     let router = Router::new()
         .route("/", get(page))
-        .route("/page.css", get(|| async { ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE) }))
-        .route(
-            "/page.js",
-            get(|| async { ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], SCRIPT) }),
-        )
+        .route("/page.css", file("text/css; charset=utf-8", STYLE))
+        .route("/page.js", file("text/javascript; charset=utf-8", SCRIPT))
+        .route("/icon.svg", file("image/svg+xml", ICON))
         .route("/status.json", get(|State(status): State<Status>| async move { Json(Report::of(&status)) }))
         .route("/reconnect", post(reconnect))
         .layer(from_fn_with_state(address, guard))
@@ -77,6 +76,10 @@ pub(crate) async fn serve(listener: TcpListener, status: Status) {
     if let Err(error) = axum::serve(Limited::new(listener), router).await {
         tracing::error!("status: {error}");
     }
+}
+
+fn file(kind: &'static str, text: &'static str) -> MethodRouter<Status> {
+    get(move || async move { ([(header::CONTENT_TYPE, kind)], text) })
 }
 
 async fn page(State(status): State<Status>) -> Response {
