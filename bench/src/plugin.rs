@@ -1,7 +1,7 @@
 //! A pluggable transport's process, started over the PT protocol (pt-spec, version 1) as tor starts it.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -44,15 +44,28 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Starts `kind` as a server that passes payload on to `orport`.
+    /// Starts `kind` as a server that passes payload on to `orport`, at a port that the kernel chooses.
     ///
     /// # Errors
     /// The process does not start, or does not announce its method in time.
     pub fn server(kind: &Kind, state: &Path, orport: SocketAddr) -> Result<(Self, Method)> {
+        Self::server_at(kind, state, orport, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// The same at an address of one's own.
+    ///
+    /// # Errors
+    /// As for [`Plugin::server`].
+    pub fn server_at(
+        kind: &Kind,
+        state: &Path,
+        orport: SocketAddr,
+        bind: SocketAddr,
+    ) -> Result<(Self, Method)> {
         let mut command = command(kind, state);
         command
             .env("TOR_PT_SERVER_TRANSPORTS", kind.transport)
-            .env("TOR_PT_SERVER_BINDADDR", format!("{}-127.0.0.1:0", kind.transport))
+            .env("TOR_PT_SERVER_BINDADDR", format!("{}-{bind}", kind.transport))
             .env("TOR_PT_ORPORT", orport.to_string())
             .env("TOR_PT_EXTENDED_SERVER_PORT", "");
         if !kind.server_options.is_empty() {

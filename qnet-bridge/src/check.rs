@@ -127,7 +127,13 @@ async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
             if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);
     }
-    let line = BridgeLine { address, fingerprint: None, key, cover: Cover::Mirror(plan.names.clone()) };
+    let line = BridgeLine {
+        address,
+        fingerprint: None,
+        key,
+        cover: Cover::Mirror(plan.names.clone()),
+        profile: None,
+    };
     check(&Subject { line, end: End::Unknown, idle, own: true }, roots, findings).await;
     if let Destination::Upstream(upstream) = &plan.destination {
         behind(upstream, findings).await;

@@ -111,8 +111,13 @@ pub(crate) fn own(
     );
     let tor = matches!(plan.destination, Destination::Upstream(_));
     let fingerprint = fingerprints.filter(|_| tor).map(|both| both.real.clone());
-    let line =
-        BridgeLine { address, fingerprint, key: key.public(), cover: Cover::Mirror(plan.names.clone()) };
+    let line = BridgeLine {
+        address,
+        fingerprint,
+        key: key.public(),
+        cover: Cover::Mirror(plan.names.clone()),
+        profile: None,
+    };
     ensure!(
         line.to_string().len() <= MAX_LEN,
         "the line would be longer than {MAX_LEN} bytes: give fewer or shorter sni names"

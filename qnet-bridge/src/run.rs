@@ -207,7 +207,13 @@ async fn announce(listener: &Listener, plan: &Plan) -> Result<()> {
     }
     let address = listener.local_addr();
     let key = identity::load(&plan.state)?.context("the key is gone")?.public();
-    let line = BridgeLine { address, fingerprint: None, key, cover: Cover::Mirror(plan.names.clone()) };
+    let line = BridgeLine {
+        address,
+        fingerprint: None,
+        key,
+        cover: Cover::Mirror(plan.names.clone()),
+        profile: None,
+    };
     tracing::info!("listening; the line for users, with this machine's public address in it: {line}");
     Ok(())
 }

@@ -1,7 +1,10 @@
 //! What a bridge's operator says in `ServerTransportOptions`.
 
 use qnet_pt_ipc::args::Args;
+use qnet_transport::Shape;
+use qnet_transport::client::profiles;
 use qnet_transport::decoy::{Place, is_usable};
+use qnet_wire::bridge_line::ProfileName;
 use qnet_wire::name::{NameError, ServerName};
 use qnet_wire::url::{UrlError, WebsocketUrl};
 use std::net::SocketAddr;
@@ -31,6 +34,8 @@ pub struct Mirror {
     pub names: Vec<ServerName>,
     /// The operator knows that the decoy is not on this machine.
     pub third_party: bool,
+    /// The traffic profile that clients are to follow.
+    pub profile: Option<ProfileName>,
 }
 
 /// The options of a bridge behind a web server.
@@ -40,6 +45,8 @@ pub struct Websocket {
     pub url: WebsocketUrl,
     /// The site as a plain web server, for whatever else comes that way.
     pub site: SocketAddr,
+    /// The traffic profile that clients are to follow.
+    pub profile: Option<ProfileName>,
 }
 
 /// What is wrong with the options.
@@ -83,9 +90,12 @@ pub enum OptionsError {
     /// Not 0 or 1.
     #[error("third-party-decoy={0}: it is 1 or 0")]
     ThirdParty(String),
+    /// Not a known traffic profile.
+    #[error("profile={0} is none of those that this version knows: {known}", known = profiles())]
+    Profile(String),
     /// Something else.
     #[error(
-        "unknown option {0}; known are decoy, sni and third-party-decoy, or url and site; an example: {EXAMPLE}"
+        "unknown option {0}; known are decoy, sni and third-party-decoy, or url and site, and profile; an example: {EXAMPLE}"
     )]
     Unknown(String),
 }
@@ -96,7 +106,7 @@ impl Options {
     /// # Errors
     /// [`OptionsError`]
     pub fn parse(args: &Args) -> Result<Self, OptionsError> {
-        let (mut decoy, mut third_party, mut url, mut site) = (None, None, None, None);
+        let (mut decoy, mut third_party, mut url, mut site, mut profile) = (None, None, None, None, None);
         let mut names: Vec<ServerName> = Vec::new();
         for (key, value) in args.iter() {
             match key {
@@ -125,18 +135,27 @@ impl Options {
                     let parsed = value.parse().ok().filter(|address| is_usable(*address));
                     once("site", &mut site, parsed.ok_or_else(|| OptionsError::Site(value.to_owned()))?)?;
                 }
+                "profile" => once("profile", &mut profile, parse_profile(value)?)?,
                 _ => return Err(OptionsError::Unknown(key.to_owned())),
             }
         }
         let mirror = decoy.is_some() || !names.is_empty() || third_party.is_some();
         match (url, site) {
-            (None, None) => mirror_of(decoy, names, third_party.unwrap_or(false)).map(Self::Mirror),
+            (None, None) => {
+                let third_party = third_party.unwrap_or(false);
+                mirror_of(decoy, names, third_party, profile).map(Self::Mirror)
+            }
             _ if mirror => Err(OptionsError::Both),
-            (Some(url), Some(site)) => Ok(Self::Websocket(Websocket { url, site })),
+            (Some(url), Some(site)) => Ok(Self::Websocket(Websocket { url, site, profile })),
             (Some(_), None) => Err(OptionsError::NoSite),
             (None, Some(_)) => Err(OptionsError::NoUrl),
         }
     }
+}
+
+fn parse_profile(text: &str) -> Result<ProfileName, OptionsError> {
+    let known = text.parse().ok().filter(|_| Shape::named(text).is_some());
+    known.ok_or_else(|| OptionsError::Profile(text.to_owned()))
 }
 
 fn once<T>(name: &'static str, place: &mut Option<T>, value: T) -> Result<(), OptionsError> {
@@ -147,6 +166,7 @@ fn mirror_of(
     decoy: Option<Place>,
     mut names: Vec<ServerName>,
     third_party: bool,
+    profile: Option<ProfileName>,
 ) -> Result<Mirror, OptionsError> {
     let decoy = decoy.ok_or(OptionsError::NoDecoy)?;
     if names.is_empty() {
@@ -155,7 +175,7 @@ fn mirror_of(
             Place::Address(_) => return Err(OptionsError::NoName),
         }
     }
-    Ok(Mirror { decoy, names, third_party })
+    Ok(Mirror { decoy, names, third_party, profile })
 }
 
 #[cfg(test)]
@@ -182,6 +202,7 @@ mod tests {
             decoy: Place::Address("127.0.0.1:8443".parse().unwrap()),
             names: vec![name("a.example"), name("b.example")],
             third_party: false,
+            profile: None,
         };
         assert_eq!(options, Ok(Options::Mirror(expected)));
         let options = parse(&[("decoy", "www.example.com:443"), ("third-party-decoy", "1")]).unwrap();
@@ -190,6 +211,9 @@ mod tests {
         assert_eq!(options.names, [name("www.example.com")]);
         assert!(options.third_party);
         assert!(parse(&[("decoy", "[::1]:443"), ("sni", "a.example")]).is_ok());
+        let options = parse(&[("decoy", "www.example.com:443"), ("profile", "none")]).unwrap();
+        let Options::Mirror(options) = options else { panic!("{options:?}") };
+        assert_eq!(options.profile.as_ref().map(ProfileName::as_str), Some("none"));
     }
 
     #[test]
@@ -204,13 +228,22 @@ mod tests {
         }
         assert!(matches!(parse(&[("decoy", "127.0.0.1:1"), ("sni", "..")]), Err(OptionsError::Name(..))));
         assert!(matches!(parse(&[("third-party-decoy", "yes")]), Err(OptionsError::ThirdParty(_))));
+        let profile = |value| parse(&[("decoy", "www.example.com:443"), ("profile", value)]);
+        for bad in ["", "Web", "unheard-of"] {
+            let error = profile(bad).unwrap_err();
+            assert_eq!(error, OptionsError::Profile(bad.to_owned()));
+            assert!(error.to_string().contains("none, web"), "{error}");
+        }
+        let twice = [("profile", "web"), ("profile", "none"), ("decoy", "www.example.com:443")];
+        assert_eq!(parse(&twice), Err(OptionsError::Twice("profile")));
         assert!(matches!(parse(&[("decoi", "127.0.0.1:1")]), Err(OptionsError::Unknown(_))));
     }
 
     #[test]
     fn behind_a_web_server() {
         let (url, site) = (("url", "https://www.example.com/a7?b=c"), ("site", "127.0.0.1:8080"));
-        let expected = Websocket { url: url.1.parse().unwrap(), site: site.1.parse().unwrap() };
+        let expected =
+            Websocket { url: url.1.parse().unwrap(), site: site.1.parse().unwrap(), profile: None };
         assert_eq!(parse(&[url, site]), Ok(Options::Websocket(expected)));
         assert_eq!(parse(&[url]), Err(OptionsError::NoSite));
         assert_eq!(parse(&[site]), Err(OptionsError::NoUrl));

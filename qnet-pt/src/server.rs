@@ -95,7 +95,8 @@ async fn mirror(
     let roots = carriers::roots()?;
     let listener = carriers::listen(bind, identity, decoy, &options, settings)?;
     let address = listener.local_addr();
-    let line = BridgeLine { address, fingerprint: None, key, cover: Cover::Mirror(options.names) };
+    let cover = Cover::Mirror(options.names);
+    let line = BridgeLine { address, fingerprint: None, key, cover, profile: options.profile };
     if line.to_string().len() + FINGERPRINT > MAX_LEN {
         return Err(format!(
             "the bridge line would be longer than {MAX_LEN} bytes: give fewer or shorter sni= names"
@@ -133,7 +134,8 @@ async fn websocket(
     let key = identity.public();
     let listener = carriers::listen_websocket(bind, identity, &options, settings)?;
     let cover = Cover::Websocket(options.url);
-    let line = BridgeLine { address: listener.local_addr(), fingerprint: None, key, cover };
+    let address = listener.local_addr();
+    let line = BridgeLine { address, fingerprint: None, key, cover, profile: options.profile };
     // The web server's address may be an IPv6 one, in full.
     if line.to_string().len() + FINGERPRINT + ADDRESS > MAX_LEN {
         return Err(format!("the bridge line would be longer than {MAX_LEN} bytes: give a shorter url="));

@@ -1,4 +1,4 @@
-//! The command line. What flags and the configuration file say is checked together, in [`crate::settings`].
+//! The command line. What flags and the configuration file say is checked together, in `settings`.
 
 use std::path::PathBuf;
 

@@ -20,7 +20,7 @@ const LISTEN: u16 = 1_088;
 const STATUS: u16 = 8_088;
 /// Longest configuration file, bytes: a thousand bridges have room.
 const MAX_FILE: u64 = 512 * 1024;
-/// Most bridges. Each is connected to at the start, which a censor may count; more is an accident.
+/// Most bridges; more is an accident.
 pub(crate) const MAX_BRIDGES: usize = 64;
 /// Most forwards.
 const MAX_FORWARDS: usize = 256;

@@ -90,6 +90,36 @@ fn a_bridge_that_falls_silent_is_replaced_in_time() -> Result<()> {
 }
 
 #[test]
+fn three_bridges_are_connected_to_and_the_fourth_when_one_fails() -> Result<()> {
+    isolated("three_bridges_are_connected_to_and_the_fourth_when_one_fails", || {
+        let runtime = runtime()?;
+        let _inside = runtime.enter();
+        let decoy = Decoy::start(Server::Nginx, Options::default())?;
+        let exits: Vec<Exit> = (1..=4)
+            .map(|seed| Exit::start(&decoy, seed, Behind::Exit(HashMap::new())))
+            .collect::<Result<_>>()?;
+        let (address, state) = runtime.block_on(wire(exits[1].address))?;
+        let mut lines: Vec<String> = exits.iter().map(Exit::line).collect();
+        lines[1] = exits[1].line_by(address);
+        let proxy = Proxy::connected(&decoy.certificates().ca, &lines, &[])?;
+        let states = |report: &str| {
+            ["connected", "standby"]
+                .map(|state| report.matches(&format!(r#""profile":"web","state":"{state}""#)).count())
+        };
+        wait_for("three", CONNECT_LIMIT, || Ok((states(&proxy.report()?) == [3, 1]).then_some(())))?;
+        thread::sleep(Duration::from_secs(2));
+        ensure!(states(&proxy.report()?) == [3, 1], "{}", proxy.report()?);
+        state.send_replace(Wire::Cut);
+        // Nobody used it: that it is lost shows when something is sent. Connecting anew is one occasion.
+        let page = curl(&[&format!("http://{}/", proxy.status)])?;
+        let token = page.split("name=\"token\" content=\"").nth(1).and_then(|rest| rest.split('"').next());
+        let header = format!("X-Qnet-Token: {}", token.unwrap_or_default());
+        curl(&["--request", "POST", "--header", &header, &format!("http://{}/reconnect", proxy.status)])?;
+        wait_for("the fourth", CONNECT_LIMIT, || Ok((states(&proxy.report()?) == [3, 0]).then_some(())))
+    })
+}
+
+#[test]
 fn a_request_waits_for_the_only_bridge_to_come_back() -> Result<()> {
     isolated("a_request_waits_for_the_only_bridge_to_come_back", || {
         let runtime = runtime()?;

@@ -4,8 +4,10 @@ mod support;
 
 use std::collections::HashMap;
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -195,6 +197,54 @@ fn a_check_says_what_is_wrong_and_touches_nothing() -> Result<()> {
     let (code, _, err) = run(&["--bridges"])?;
     ensure!(code == Some(2) && err.contains("--bridge"), "{err}");
     Ok(())
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() -> Result<()> {
+    isolated("a_port_that_is_taken_is_named", || {
+        with_exit(|exit, decoy| {
+            let taken = TcpListener::bind("127.0.0.1:0")?;
+            let address = taken.local_addr()?.to_string();
+            for setting in ["listen", "status"] {
+                let mut command = qnet();
+                command.args(["proxy", "--bridge", &exit.line(), &format!("--{setting}"), &address]);
+                command.args([if setting == "listen" { "--status" } else { "--listen" }, "off"]);
+                let output =
+                    command.env("SSL_CERT_FILE", &decoy.certificates().ca).stdin(Stdio::null()).output()?;
+                let said = String::from_utf8(output.stderr)?;
+                let words = format!("qnet: {setting}: cannot listen on {address}: ");
+                ensure!(output.status.code() == Some(1) && said.contains(&words), "{said}");
+                ensure!(said.contains("another program listens there"), "{said}");
+            }
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_bridge_that_is_added_is_used_and_one_that_is_taken_away_is_not() -> Result<()> {
+    isolated("a_bridge_that_is_added_is_used_and_one_that_is_taken_away_is_not", || {
+        with_exit(|exit, decoy| {
+            let other = Exit::start(decoy, 2, Behind::Exit(HashMap::from([(NAME, decoy.address())])))?;
+            let folder = TempDir::new()?;
+            let path = folder.path().join("qnet.toml");
+            replace(&path, &format!("bridge = [\"{}\"]\n", exit.line()))?;
+            let config = path.display().to_string();
+            let proxy = Proxy::start_with(&decoy.certificates().ca, &["--config", &config])?;
+            proxy.wait_for(r#""state":"connected""#)?;
+            replace(&path, &format!("bridge = [\"{}\"]\n", other.line()))?;
+            let url = format!("https://{NAME}:{}/", decoy.address().port());
+            let way = format!("socks5h://{}", proxy.listen);
+            wait_for("the other bridge is used", CONNECT_LIMIT, || {
+                curl(&["--insecure", "--proxy", &way, &url])?;
+                Ok((other.asked.load(Ordering::Relaxed) > 0).then_some(()))
+            })?;
+            let before = exit.asked.load(Ordering::Relaxed);
+            curl(&["--insecure", "--proxy", &way, &url])?;
+            ensure!(exit.asked.load(Ordering::Relaxed) == before);
+            Ok(())
+        })
+    })
 }
 
 #[test]

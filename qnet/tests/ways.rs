@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -111,6 +112,39 @@ fn a_port_is_forwarded_and_a_browser_shows_a_page() -> Result<()> {
         let title =
             page.split("<title>").nth(1).and_then(|rest| rest.split('<').next()).context("a title")?;
         ensure!(dom.contains(title), "{dom}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_bridge_without_udp_is_used_and_says_so() -> Result<()> {
+    isolated("a_bridge_without_udp_is_used_and_says_so", || {
+        let runtime = runtime()?;
+        let _inside = runtime.enter();
+        let decoy = Decoy::start(Server::Nginx, Options::default())?;
+        let exit = Exit::start(&decoy, 1, Behind::ExitForTcp(HashMap::new()))?;
+        let proxy = Proxy::connected(&decoy.certificates().ca, &[exit.line()], &[])?;
+        let mut control = TcpStream::connect(proxy.listen)?;
+        control.write_all(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0])?;
+        let mut answer = Vec::new();
+        control.read_to_end(&mut answer)?;
+        ensure!(answer == [5, 0, 5, 7, 0, 1, 0, 0, 0, 0, 0, 0], "{answer:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_probe_that_is_not_answered_is_no_connection() -> Result<()> {
+    isolated("a_probe_that_is_not_answered_is_no_connection", || {
+        let (_runtime, decoy, exit) = bridge(HashMap::new())?;
+        let ca = &decoy.certificates().ca;
+        let proxy = Proxy::start(ca, &[exit.line()], &["--probe", "nowhere.example:443"])?;
+        proxy.wait_for("the probe's host is not: the exit finds no such host")?;
+        ensure!(!proxy.report()?.contains(r#""state":"connected""#), "{}", proxy.report()?);
+        drop(proxy);
+        let probe = format!("{WEB}:443");
+        Proxy::connected(ca, &[exit.line()], &["--probe", &probe])?;
+        ensure!(exit.asked.load(Ordering::Relaxed) >= 2);
         Ok(())
     })
 }

@@ -175,6 +175,43 @@ impl Hello {
     }
 }
 
+/// JA4S of the ServerHello in one whole TLS record, over TCP: version, number of extensions and protocol; cipher; extensions in the order
+/// in which they came. `None` if it is anything else.
+pub fn ja4s(record: &[u8]) -> Option<String> {
+    let mut input = Input(record);
+    let (kind, _) = (input.byte()?, input.short()?);
+    let mut message = Input(input.short_vector()?);
+    if kind != 22 || message.byte()? != 2 || message.byte()? != 0 {
+        return None;
+    }
+    let mut body = Input(message.short_vector()?);
+    let legacy = body.short()?;
+    body.take(32)?;
+    body.byte_vector()?;
+    let cipher = body.short()?;
+    body.byte()?;
+    let mut list = Input(body.short_vector()?);
+    let (mut kinds, mut version, mut alpn) = (Vec::new(), legacy, "00".to_owned());
+    while !list.0.is_empty() {
+        let (kind, found) = (list.short()?, list.short_vector()?);
+        kinds.push(kind);
+        match (kind, found) {
+            (extension::SUPPORTED_VERSIONS, [high, low]) => version = u16::from_be_bytes([*high, *low]),
+            // One name, in a list.
+            (extension::ALPN, [_, _, _, first, .., last]) => {
+                alpn = format!("{}{}", char::from(*first), char::from(*last));
+            }
+            _ => {}
+        }
+    }
+    let version = match version {
+        0x0304 => "13",
+        0x0303 => "12",
+        _ => "00",
+    };
+    Some(format!("t{version}{:02}{alpn}_{cipher:04x}_{}", kinds.len().min(99), short_hash(&hex_list(&kinds))))
+}
+
 /// An outer Encrypted Client Hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ech {
@@ -272,6 +309,24 @@ mod tests {
         assert_eq!(hello.key_shares().unwrap()[1..], [(0x11ec, 1216), (0x001d, 32)]);
         let ech = hello.ech().unwrap();
         assert_eq!((ech.kdf, ech.aead, ech.enc, ech.payload), (1, 1, 32, 144));
+    }
+
+    /// A ServerHello as RFC 8446, section 4.1.3, has it; the two hashes are those that FoxIO's database has for TLS 1.3's two
+    /// extensions in either order.
+    #[test]
+    fn ja4s_of_a_server_hello() {
+        let versions = [0, 43, 0, 2, 3, 4];
+        let share = [0, 51, 0, 6, 0, 29, 0, 2, 1, 2];
+        for (extensions, wanted) in [
+            ([&versions[..], &share].concat(), "t130200_1301_a56c5b993250"),
+            ([&share[..], &versions].concat(), "t130200_1301_234ea6891581"),
+        ] {
+            let body = [&[3, 3][..], &[7; 32], &[0], &[0x13, 1, 0, 0, 16], &extensions].concat();
+            let length = u8::try_from(body.len()).unwrap();
+            let record = [&[22, 3, 3, 0, length + 4, 2, 0, 0, length][..], &body].concat();
+            assert_eq!(ja4s(&record).unwrap(), wanted);
+            assert!((0..record.len()).all(|end| ja4s(&record[..end]).is_none()));
+        }
     }
 
     #[test]

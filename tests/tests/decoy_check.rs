@@ -74,7 +74,9 @@ fn good_sites_pass() -> Result<()> {
         ensure!((nginx.requests, nginx.limited) == (1_000, true), "{nginx:?}");
         let nginx = passes(Server::Nginx, Options { requests: 300, ..Options::default() }).await?.facts;
         ensure!((nginx.requests, nginx.limited) == (300, true), "{nginx:?}");
-        for server in [Server::Apache, Server::Lighttpd, Server::LighttpdGnutls] {
+        for server in
+            [Server::Apache, Server::Lighttpd, Server::LighttpdGnutls, Server::Haproxy, Server::Rustls]
+        {
             let facts = passes(server, Options::default()).await?.facts;
             ensure!((facts.requests, facts.limited) == (1_001, false), "{server:?}: {facts:?}");
         }
@@ -107,8 +109,13 @@ fn idle_limits_are_measured() -> Result<()> {
                 idle.limit >= 3 * second - second / 10 && idle.limit < 5 * second,
                 "{server:?}: {idle:?}"
             );
-            // GOAWAY, then close_notify.
-            ensure!(matches!(idle.records[..], [34..=41, 19]), "{server:?}: {idle:?}");
+            let as_usual = match server {
+                // hyper says GOAWAY with a PING, and once that is answered GOAWAY again.
+                Server::Rustls => matches!(idle.records[..], [51, 34, 19]),
+                // GOAWAY, then close_notify.
+                _ => matches!(idle.records[..], [34..=41, 19]),
+            };
+            ensure!(as_usual, "{server:?}: {idle:?}");
         }
         Ok(())
     })

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use qnet_tests::support::flow::End;
+use qnet_tests::support::isolate::{ethernet, isolated};
 use qnet_tests::support::link::{Act, Gate, Link, Rule, Way, Which};
+use qnet_tests::support::sniff::SYN;
 
 /// Two records, of types 22 and 23.
 const RECORDS: [&[u8]; 2] = [&[22, 3, 1, 0, 1, 7], &[23, 3, 3, 0, 2, 8, 9]];
@@ -109,4 +111,33 @@ fn ends_arrive_as_they_are_or_as_a_rule_says() -> Result<()> {
         "RST both ways at the second record"
     );
     Ok(())
+}
+
+#[test]
+fn a_tap_sees_the_segments_that_each_side_sent() -> Result<()> {
+    isolated("a_tap_sees_the_segments_that_each_side_sent", || {
+        ethernet()?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let link = Link::watched(listener.local_addr()?, Duration::from_millis(10))?;
+        let mut client = TcpStream::connect(link.address())?;
+        let (mut server, _) = listener.accept()?;
+        client.set_nodelay(true)?;
+        for piece in [100, 100, 3_000] {
+            client.write_all(&vec![1; piece])?;
+        }
+        server.read_exact(&mut [0; 3_200])?;
+        server.write_all(&[2; 1_449])?;
+        client.read_exact(&mut [0; 1_449])?;
+        let traces = link.watched_traces()?;
+        let sent = |way: Way| -> Vec<usize> {
+            let segments = traces.iter().flat_map(|trace| &trace.segments);
+            let of_way = segments.filter(|(of, segment)| *of == way && segment.payload > 0);
+            of_way.map(|(_, segment)| segment.payload).collect()
+        };
+        ensure!(sent(Way::Up) == [100, 100, 1_448, 1_448, 104], "{:?}", sent(Way::Up));
+        ensure!(sent(Way::Down) == [1_448, 1], "{:?}", sent(Way::Down));
+        let first = traces.first().and_then(|trace| trace.segments.first()).context("no segment")?;
+        ensure!(first.0 == Way::Up && first.1.flags == SYN, "{first:?}");
+        Ok(())
+    })
 }

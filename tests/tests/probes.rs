@@ -102,6 +102,16 @@ fn a_bridge_is_caddy() -> Result<()> {
     isolated("a_bridge_is_caddy", || bridge_is_its_decoy(Server::Caddy))
 }
 
+#[test]
+fn a_bridge_is_haproxy() -> Result<()> {
+    isolated("a_bridge_is_haproxy", || bridge_is_its_decoy(Server::Haproxy))
+}
+
+#[test]
+fn a_bridge_is_rustls() -> Result<()> {
+    isolated("a_bridge_is_rustls", || bridge_is_its_decoy(Server::Rustls))
+}
+
 /// The harness's own measure: a wire that does nothing is not told apart either.
 #[test]
 fn a_plain_wire_is_nginx() -> Result<()> {

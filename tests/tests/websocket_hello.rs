@@ -36,6 +36,11 @@ const PAGE: &str = "<!doctype html><title>x</title><link rel=stylesheet href=/st
     ws.onopen = () => { ws.send(new Uint8Array(10)); ws.send(new Uint8Array(40000)); };
     let got = 0; ws.onmessage = (e) => { got += e.data.byteLength; if (got == 40010) ws.close(); };</script>";
 
+/// A script that opens its websocket again when it is lost, and asks for nothing else.
+const RECONNECTING: &str = "<!doctype html><title>x</title><link rel=stylesheet href=/style.css><script>
+    function open() { const ws = new WebSocket('wss://' + location.host + '/secret/path?x=1');
+    ws.onopen = () => ws.send(new Uint8Array(10)); ws.onclose = () => setTimeout(open, 300); } open();</script>";
+
 /// The headless Chromium on Linux, which says so where Chrome with a window does not.
 static HEADLESS: Profile = Profile {
     user_agent: "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
@@ -102,9 +107,9 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(server: front::Server) -> Self {
+    fn set(server: front::Server, page: &str) -> Self {
         let (address, told) = bridge();
-        let options = front::Options { page: Some(PAGE.to_owned()), ..front::Options::new(PATH, address) };
+        let options = front::Options { page: Some(page.to_owned()), ..front::Options::new(PATH, address) };
         let front = Front::start(server, options).unwrap();
         let [http2, http1] = front.in_the_clear();
         let tap = Tap::start(front.certificates(), http2, http1).unwrap();
@@ -187,7 +192,7 @@ fn header(length: usize) -> Vec<u8> {
 #[test]
 fn over_a_connection_of_its_own() {
     isolated("over_a_connection_of_its_own", || {
-        let stage = Stage::set(front::Server::HaproxyHttp1);
+        let stage = Stage::set(front::Server::HaproxyHttp1, PAGE);
         let (chromiums, _) = stage.chromium();
         let page = chromiums.iter().find(|one| !one.records.is_empty() && one.protocol == b"h2").unwrap();
         let own = chromiums.iter().find(|one| one.protocol == b"http/1.1").expect("a second connection");
@@ -220,7 +225,7 @@ fn over_a_connection_of_its_own() {
 #[test]
 fn as_a_stream_of_the_pages_connection() {
     isolated("as_a_stream_of_the_pages_connection", || {
-        let stage = Stage::set(front::Server::Haproxy);
+        let stage = Stage::set(front::Server::Haproxy, PAGE);
         let (chromiums, seen) = stage.chromium();
         assert!(chromiums.iter().all(|one| one.protocol == b"h2"), "no further connection for it");
         let page = chromiums.iter().find(|one| !one.records.is_empty()).unwrap();
@@ -259,6 +264,45 @@ fn as_a_stream_of_the_pages_connection() {
         let lengths: Vec<usize> = data.iter().map(|one| one.len()).collect();
         assert_eq!(lengths, [9 + 16, 16_384, 16_384, 9 + 8 + 40_000 - 2 * 16_375, 9 + 6]);
         assert!(data[0][9..].starts_with(&header(10)) && data[1][9..].starts_with(&header(40_000)));
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// What Chromium does when the connection that carried a websocket is lost and the page's script opens it again: one
+/// connection for it alone, over HTTP/1.1 even where the lost one was HTTP/2, and no word of the page.
+#[test]
+fn again_without_the_page() {
+    isolated("again_without_the_page", || {
+        for server in [front::Server::HaproxyHttp1, front::Server::Haproxy] {
+            let mut stage = Stage::set(server, RECONNECTING);
+            let port = stage.tap.address().port();
+            let _browser = Browser::open(NAME, port, &["--ignore-certificate-errors"]).unwrap();
+            let open = |records: &[Vec<u8>]| {
+                let text = |one: &Vec<u8>| one.windows(11).any(|part| part == b"/secret/pat");
+                records.iter().any(|one| one.get(3..5) == Some(&[1, 0x24]) || text(one))
+            };
+            // A browser opens connections ahead that it may never use.
+            let used =
+                |tap: &Tap| tap.seen().into_iter().filter(|one| !one.records.is_empty()).collect::<Vec<_>>();
+            let before = wait_for("the first websocket", PATIENCE, || {
+                let seen = used(&stage.tap);
+                Ok(seen.iter().any(|one| open(&one.records)).then_some(seen.len()))
+            })
+            .unwrap();
+            stage.front.restart().unwrap();
+            let after = wait_for("the next websocket", PATIENCE, || {
+                let new = used(&stage.tap).split_off(before);
+                Ok(new.iter().any(|one| open(&one.records)).then_some(new))
+            })
+            .unwrap();
+            let [one] = &after[..] else { panic!("{} connections", after.len()) };
+            assert!(
+                one.protocol == b"http/1.1"
+                    && one.resumed
+                    && one.records[0].starts_with(b"GET /secret/path?x=1 ")
+            );
+        }
         Ok(())
     })
     .unwrap();

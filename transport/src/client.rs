@@ -16,6 +16,7 @@ use qnet_proto::{
     knock::Field,
     mux::{OpenError, Role},
     session::{Mode, Need, Profile, Session, SharedSession},
+    shape::{Counters, Shape},
     token::{self, Token},
     websocket::{self as protocol, WebsocketError},
 };
@@ -43,7 +44,7 @@ use crate::{
     session::Shared,
     stream::Stream,
     tls::{Handshake, HandshakeError, Roots, aes_hardware, handshake},
-    websocket::{self, ClientCarrier, Opened},
+    websocket::{self, ClientCarrier, Occasion, Opened},
 };
 
 /// How long a dial may take in all: Arti gives a transport 10 s at a round trip of 400 ms; slow lines get more.
@@ -120,12 +121,22 @@ pub enum DialError {
     /// No line, or lines of several bridges.
     #[error("one bridge's lines are needed, all with the same key")]
     Lines,
+    /// The line names a traffic profile that is not known here.
+    #[error("the bridge line's profile= is none of those that this version knows: {}", profiles())]
+    Profile,
     /// It took too long.
     #[error("no tunnel after {} seconds: the network is very slow, or something on it drops this connection", DIAL_LIMIT.as_secs())]
     TimedOut,
     /// This machine cannot begin.
     #[error(transparent)]
     Seed(#[from] SeedError),
+}
+
+/// The names of the traffic profiles, for people.
+#[must_use]
+pub fn profiles() -> String {
+    let names: Vec<&str> = Shape::all().map(|shape| shape.profile().name.as_str()).collect();
+    names.join(", ")
 }
 
 fn hint(why: &Ended) -> &'static str {
@@ -146,7 +157,7 @@ impl DialError {
             Self::Tunnel(why) => why.kind(),
             Self::Websocket(error) => error.kind(),
             Self::TimedOut => Kind::Network,
-            Self::Lines => Kind::Misuse,
+            Self::Lines | Self::Profile => Kind::Misuse,
             Self::Seed(_) => Kind::Local,
         }
     }
@@ -160,7 +171,7 @@ impl DialError {
             Self::Tunnel(why) => why.retry(),
             Self::Websocket(error) => error.retry(),
             Self::TimedOut => Retry::Later,
-            Self::Lines | Self::Seed(_) => Retry::Never,
+            Self::Lines | Self::Profile | Self::Seed(_) => Retry::Never,
         }
     }
 }
@@ -197,7 +208,11 @@ impl Dialer {
             return Err(DialError::Lines);
         }
         let mut rng = ChaCha20Rng::from_seed(seed()?);
-        let session = Session::new(Role::Client, self.config.profile.clone(), now());
+        let mut profile = self.config.profile.clone();
+        if let Some(name) = lines.first().and_then(|line| line.profile.as_ref()) {
+            profile.shape = Shape::named(name.as_str()).ok_or(DialError::Profile)?;
+        }
+        let session = Session::new(Role::Client, profile, now());
         let keeper = Keeper {
             dialer: self.clone(),
             lines: lines.to_vec(),
@@ -207,10 +222,10 @@ impl Dialer {
             known: websocket::Known::default(),
         };
         keeper.shared.session().dialled(None, now());
-        let mut outcome = keeper.carry(Mode::Replace, false).await;
+        let mut outcome = keeper.carry(Mode::Replace, Occasion::Alone, false).await;
         for _ in lines.iter().skip(1) {
             if outcome.is_err() {
-                outcome = keeper.carry(Mode::Replace, false).await;
+                outcome = keeper.carry(Mode::Replace, Occasion::Alone, false).await;
             }
         }
         outcome?;
@@ -265,18 +280,18 @@ impl Keeper {
     }
 
     /// One carrier more, as far as the bridge's proof or, where `up`, until it carries the session.
-    async fn carry(&self, mode: Mode, up: bool) -> Result<(), DialError> {
-        let outcome = self.try_line(mode, up).await;
+    async fn carry(&self, mode: Mode, occasion: Occasion, up: bool) -> Result<(), DialError> {
+        let outcome = self.try_line(mode, occasion, up).await;
         if outcome.is_err() {
             self.turn();
         }
         outcome
     }
 
-    async fn try_line(&self, mode: Mode, up: bool) -> Result<(), DialError> {
+    async fn try_line(&self, mode: Mode, occasion: Occasion, up: bool) -> Result<(), DialError> {
         let limit = Instant::now() + DIAL_LIMIT;
         // Boxed: what it needs while it runs would otherwise stay in its caller for as long as that lives.
-        let begun = timeout_at(limit, Box::pin(self.begin(mode))).await;
+        let begun = timeout_at(limit, Box::pin(self.begin(mode, occasion))).await;
         let (mut progress, fate) = begun.unwrap_or(Err(DialError::TimedOut))?;
         let decided = timeout_at(
             limit,
@@ -307,11 +322,12 @@ impl Keeper {
     async fn begin(
         &self,
         mode: Mode,
+        occasion: Occasion,
     ) -> Result<(watch::Receiver<Progress>, oneshot::Sender<Fate>), DialError> {
         let mut rng = ChaCha20Rng::from_seed(seed()?);
         let (core, tcp) = match &self.line().cover {
             Cover::Mirror(names) => self.mirror(names, mode, &mut rng).await?,
-            Cover::Websocket(url) => self.websocket(url, mode, &mut rng).await?,
+            Cover::Websocket(url) => self.websocket(url, mode, occasion, &mut rng).await?,
         };
         let host = ClientHost(Arc::clone(&self.shared));
         let mut driver = Driver::new(core, tcp, None, host);
@@ -342,10 +358,12 @@ impl Keeper {
         &self,
         url: &WebsocketUrl,
         mode: Mode,
+        occasion: Occasion,
         rng: &mut ChaCha20Rng,
     ) -> Result<(BoxedCarrier, TcpStream), DialError> {
-        let Opened { tcp, tls, channel, round_trip, page } =
-            websocket::open(&self.dialer.config, self.line().address, url, &self.known, rng).await?;
+        let config = &self.dialer.config;
+        let Opened { tcp, tls, channel, round_trip } =
+            websocket::open(config, self.line().address, url, &self.known, occasion, rng).await?;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let start = protocol::Start {
@@ -360,7 +378,7 @@ impl Keeper {
             seed,
         };
         let now = now();
-        Ok((Box::new(ClientCarrier::new(protocol::Client::new(start, now), tls, page, now)), tcp))
+        Ok((Box::new(ClientCarrier::new(protocol::Client::new(start, now), tls, now)), tcp))
     }
 
     fn start(
@@ -396,7 +414,11 @@ impl Keeper {
         let mut trouble: Option<(Instant, Duration)> = None;
         while let Some(need) = self.needed().await {
             let mode = self.begin_anew(need);
-            let error = match self.carry(mode, true).await {
+            let occasion = match need {
+                Need::Use | Need::Look => Occasion::Alone,
+                _ => Occasion::Beside,
+            };
+            let error = match self.carry(mode, occasion, true).await {
                 Ok(()) => {
                     trouble = None;
                     continue;
@@ -496,6 +518,12 @@ impl Tunnel {
             None => session.id().map(|_| Ok(())),
         };
         self.shared.until(outcome).await
+    }
+
+    /// What the shaping of its carriers did on this side so far.
+    #[must_use]
+    pub fn shaping(&self) -> Counters {
+        self.shared.session().shaping()
     }
 
     /// Waits for the end and says why.

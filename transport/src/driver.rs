@@ -28,6 +28,12 @@ use crate::{session::Shared, stream::Stream};
 /// Rounds of reading and writing before the task lets others run.
 const ROUNDS: usize = 16;
 
+/// What Linux takes for a segment's end; elsewhere each write is one as long as the path keeps up (TCP_NODELAY).
+#[cfg(target_os = "linux")]
+const END_OF_RECORD: i32 = libc::MSG_EOR;
+#[cfg(not(target_os = "linux"))]
+const END_OF_RECORD: i32 = 0;
+
 /// How far a carrier has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Progress {
@@ -131,6 +137,7 @@ impl<H: Host> Driver<H> {
     /// The sockets go on without users, or end.
     fn leave_session(&mut self) {
         if let Some((shared, number)) = self.shared.take() {
+            tracing::debug!("a carrier ends; shaping in its session so far: {}", shared.session().shaping());
             shared.leave(number);
             shared.wake_all();
         }
@@ -244,6 +251,12 @@ impl<H: Host> Driver<H> {
                     self.set_progress(Progress::Up);
                 }
                 Event::GoingAway => self.changed = true,
+                Event::OtherShape(shape) => {
+                    let name = &shape.profile().name;
+                    tracing::info!(
+                        "the bridge does not know the traffic profile that was asked for; both follow {name}"
+                    );
+                }
                 Event::Ended(why) => {
                     self.set_progress(Progress::Over(why));
                     self.leave_session();
@@ -314,7 +327,7 @@ impl Socket {
             if self.tcp.poll_write_ready(cx)?.is_pending() {
                 break;
             }
-            match self.tcp.try_write(core.pending(side)) {
+            match self.send(core.pending(side), core.ends_segment(side)) {
                 Ok(n) => {
                     core.wrote(side, n, now());
                     moved = true;
@@ -324,6 +337,17 @@ impl Socket {
             }
         }
         Ok(moved)
+    }
+
+    /// Writes what fits; `alone`: as segments that nothing later is joined to.
+    fn send(&self, bytes: &[u8], alone: bool) -> io::Result<usize> {
+        if !alone {
+            return self.tcp.try_write(bytes);
+        }
+        // The kernel appends to what it has not sent yet, unless that is marked as a record's end
+        // (`tcp_skb_can_collapse_to`, Linux 4.7).
+        let socket = socket2::SockRef::from(&*self.tcp);
+        self.tcp.try_io(Interest::WRITABLE, || socket.send_with_flags(bytes, END_OF_RECORD))
     }
 
     /// An error if the far end, which sends nothing more, takes nothing more either.

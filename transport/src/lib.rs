@@ -29,4 +29,5 @@ pub mod tls;
 mod websocket;
 
 pub use qnet_proto::session::Profile;
+pub use qnet_proto::shape::{Counters, Shape};
 pub use stream::Stream;

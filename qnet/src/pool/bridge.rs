@@ -11,7 +11,7 @@ use qnet_wire::bridge_line::BridgeLine;
 use qnet_wire::error::{Retry, chain};
 use qnet_wire::target::{ANSWER, Answer, Request, Target, TargetError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The pause after the first failed dial; each further one doubles it.
@@ -65,6 +65,8 @@ struct Use {
 /// What there is of a tunnel.
 #[derive(Clone)]
 pub(crate) enum Phase {
+    /// Others are connected to; it waits for one of them to fail.
+    Standby,
     Dialling,
     Up(Arc<Up>),
     Failed(Arc<str>),
@@ -173,7 +175,7 @@ impl Bridge {
         Self {
             number,
             lines,
-            phase: watch::Sender::new(Phase::Dialling),
+            phase: watch::Sender::new(Phase::Standby),
             wanted: Notify::new(),
             replace: Notify::new(),
             doubted: Notify::new(),
@@ -200,6 +202,7 @@ impl Bridge {
                     self.wanted.notify_one();
                     return Err(Arc::clone(why));
                 }
+                Phase::Standby => return Err("it is on standby".into()),
                 Phase::Dialling => {}
             }
             // The sender is this bridge's own.
@@ -257,19 +260,26 @@ impl Bridge {
         }
     }
 
-    /// Keeps a tunnel to it, for ever; `news` hears of every change.
+    /// Keeps a tunnel to it, for ever; `news` hears of every change. A slot is held from a dial's beginning to the end of the
+    /// tunnel it made, or to its failure.
     pub(crate) async fn keep(
         self: Arc<Self>,
         dialer: Dialer,
         probe: watch::Receiver<Probe>,
         news: watch::Sender<()>,
+        slots: Arc<Semaphore>,
     ) {
         let set = |phase| {
             self.phase.send_replace(phase);
             news.send_replace(());
         };
         let mut pause = FIRST_PAUSE;
+        let mut slot = None;
         loop {
+            if slot.is_none() {
+                // The semaphore is never closed.
+                slot = slots.acquire().await.ok();
+            }
             let began = Instant::now();
             set(Phase::Dialling);
             tracing::info!("{self}: connecting: loading its site's page, and waiting for its proof");
@@ -312,6 +322,7 @@ impl Bridge {
             tracing::warn!("{self}: {why}; the next try is in {} s, or when it is needed", wait.as_secs());
             pause = (2 * pause).min(LONGEST_PAUSE);
             set(Phase::Failed(why.into()));
+            slot = None;
             sleep(least).await;
             let _ = timeout(wait.saturating_sub(least), self.wanted.notified()).await;
         }

@@ -1,6 +1,7 @@
 //! The bridges together: streams go by the fastest one that answers, and by the next where it does not.
 //!
-//! 1. Every bridge is connected to at the start and probed from end to end, which also gives its round trip.
+//! 1. Up to three bridges are connected to at the start and probed from end to end, which also gives their round trips; others
+//!    wait for one of these to fail. Each connection loads a page, and shows whoever watches one bridge more.
 //! 2. A stream is asked for at the best. Where no answer has come after a second or so, it is asked for at the next too, and
 //!    the first to connect has it. Nothing of the application's was sent before an answer, so nothing is sent twice.
 //! 3. A tunnel that kept a stream waiting is looked at: it answers a probe or is replaced. Meanwhile others go first.
@@ -16,7 +17,7 @@ use qnet_transport::Stream;
 use qnet_transport::client::Dialer;
 use qnet_wire::bridge_line::BridgeLine;
 use qnet_wire::target::{Answer, Request};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -28,6 +29,8 @@ const OPEN_LIMIT: Duration = Duration::from_secs(45);
 /// connected the answer is there within 3 s of a bridge's loss.
 const LEAST_HEAD_START: Duration = Duration::from_millis(800);
 const MOST_HEAD_START: Duration = Duration::from_millis(1_500);
+/// Bridges that are connected to at once.
+const CONNECTED: usize = 3;
 /// Between rounds over all bridges, where the failure of each came at once.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,6 +40,7 @@ pub(crate) struct Pool {
     probe: watch::Sender<Probe>,
     bridges: Mutex<Vec<Kept>>,
     news: watch::Sender<()>,
+    slots: Arc<Semaphore>,
 }
 
 struct Kept {
@@ -91,6 +95,7 @@ impl Pool {
             probe: watch::Sender::new(probe),
             bridges: Mutex::default(),
             news: watch::Sender::new(()),
+            slots: Arc::new(Semaphore::new(CONNECTED)),
         });
         pool.change(lines);
         pool
@@ -122,8 +127,8 @@ impl Pool {
 
     fn keep(&self, bridge: Bridge) -> Kept {
         let bridge = Arc::new(bridge);
-        let keeping =
-            Arc::clone(&bridge).keep(self.dialer.clone(), self.probe.subscribe(), self.news.clone());
+        let (dialer, probe) = (self.dialer.clone(), self.probe.subscribe());
+        let keeping = Arc::clone(&bridge).keep(dialer, probe, self.news.clone(), Arc::clone(&self.slots));
         Kept { bridge, task: tokio::spawn(keeping).abort_handle() }
     }
 
@@ -211,6 +216,7 @@ impl Pool {
             Phase::Up(up) => (1, up.proved().round_trip),
             Phase::Dialling => (2, Duration::ZERO),
             Phase::Failed(_) => (3, Duration::ZERO),
+            Phase::Standby => (4, Duration::ZERO),
         });
         bridges.into()
     }
@@ -239,7 +245,7 @@ fn worse(before: OpenError, new: OpenError) -> OpenError {
 fn head_start(bridge: &Bridge) -> Duration {
     match bridge.phase() {
         Phase::Up(up) => (3 * up.proved().round_trip).clamp(LEAST_HEAD_START, MOST_HEAD_START),
-        Phase::Dialling | Phase::Failed(_) => MOST_HEAD_START,
+        Phase::Dialling | Phase::Failed(_) | Phase::Standby => MOST_HEAD_START,
     }
 }
 

@@ -4,6 +4,7 @@
 //! was pointed here meets 421), what changes something needs the token that only the page itself holds, and the page loads
 //! nothing from anywhere else and cannot be framed.
 
+mod limit;
 mod report;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 
 use crate::front::Service;
+use limit::Limited;
 use report::{Report, Uptime};
 
 const PAGE: &str = include_str!("page.html");
@@ -72,7 +74,7 @@ pub(crate) async fn serve(listener: TcpListener, status: Status) {
         .route("/reconnect", post(reconnect))
         .layer(from_fn_with_state(address, guard))
         .with_state(status);
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(Limited::new(listener), router).await {
         tracing::error!("status: {error}");
     }
 }

@@ -1,7 +1,7 @@
 "use strict";
 
 const SECONDS = 120;
-const WORDS = { offline: "Offline", calibrating: "Calibrating", connected: "Connected" };
+const WORDS = { standby: "Standby", offline: "Offline", calibrating: "Calibrating", connected: "Connected" };
 
 const at = (id) => document.getElementById(id);
 const token = document.querySelector('meta[name="token"]').content;

@@ -32,6 +32,8 @@ pub(super) struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Overall {
+    /// Of a bridge alone: others are connected to.
+    Standby,
     /// No bridge can be used.
     Offline,
     /// A bridge is being connected to, or one that was connected seems silent and is looked at.
@@ -59,7 +61,7 @@ impl Report {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: status.uptime.0.elapsed().as_secs(),
-            state: bridges.iter().map(|bridge| bridge.state).max().unwrap_or(Overall::Offline),
+            state: bridges.iter().map(|bridge| bridge.state).fold(Overall::Offline, Ord::max),
             bridges,
             traffic: status.service.traffic.totals(),
         }
@@ -82,6 +84,7 @@ impl BridgeReport {
             trouble: None,
         };
         match bridge.phase() {
+            Phase::Standby => report.state = Overall::Standby,
             Phase::Dialling => report.state = Overall::Calibrating,
             Phase::Failed(why) => report.trouble = Some(why.as_ref().to_owned()),
             Phase::Up(up) => {

@@ -24,6 +24,8 @@ use tokio::net::{TcpStream, UdpSocket};
 pub enum Behind {
     /// It says where to; names are looked up here, and nowhere else.
     Exit(HashMap<&'static str, SocketAddr>),
+    /// The same without UDP.
+    ExitForTcp(HashMap<&'static str, SocketAddr>),
     /// One fixed server.
     Server(SocketAddr),
 }
@@ -82,12 +84,13 @@ impl Exit {
 }
 
 async fn serve(mut stream: Stream, behind: Behind, asked: &AtomicUsize) -> io::Result<()> {
-    let hosts = match behind {
+    let (hosts, udp) = match behind {
         Behind::Server(address) => {
             let mut tcp = TcpStream::connect(address).await?;
             return relay(&mut tcp, &mut stream, |_, _| {}).await;
         }
-        Behind::Exit(hosts) => hosts,
+        Behind::Exit(hosts) => (hosts, true),
+        Behind::ExitForTcp(hosts) => (hosts, false),
     };
     let mut bytes = Vec::new();
     let (request, length) = loop {
@@ -115,6 +118,10 @@ async fn serve(mut stream: Stream, behind: Behind, asked: &AtomicUsize) -> io::R
             stream.write_all(&Answer::Connected.bytes()).await?;
             tcp.write_all(&bytes[length..]).await?;
             relay(&mut stream, &mut tcp, |_, _| {}).await
+        }
+        Request::Udp if !udp => {
+            stream.write_all(&Answer::Unsupported.bytes()).await?;
+            stream.shutdown().await
         }
         Request::Udp => associate(stream, bytes.split_off(length), &hosts).await,
     }

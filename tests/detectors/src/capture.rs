@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use qnet_tests::support::link::Trace;
+use qnet_tests::support::flow::HEADER;
+use qnet_tests::support::link::{self, Trace};
+use qnet_tests::support::sniff::Segment;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Load;
 use crate::transport::Kind;
 
-/// A TCP segment's payload on an Ethernet path with timestamps, bytes (1,500 - 20 - 20 - 12). Loopback's segments are
-/// larger: what was read at once is cut into such pieces, as a path would have.
+/// The longest payload of a TCP segment with timestamps on Ethernet, bytes (1,500 - 20 - 20 - 12).
 pub const SEGMENT: usize = 1_448;
 
 /// Bytes kept of what the client sends first: more than any rule looks at.
@@ -25,7 +26,7 @@ pub enum Way {
     Down,
 }
 
-/// A packet with payload.
+/// A packet with payload that is not sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Packet {
     /// Seconds since the connection began, at the client's end of the wire.
@@ -36,6 +37,21 @@ pub struct Packet {
     pub bytes: usize,
     /// Its place in the direction's bytes.
     pub offset: usize,
+}
+
+/// Any TCP segment, those without payload and those that are sent again included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Event {
+    /// As a packet's.
+    pub at: f64,
+    /// Who sent it.
+    pub way: Way,
+    /// TCP's flags, as [`qnet_tests::support::sniff`] names them.
+    pub flags: u8,
+    /// Payload, bytes.
+    pub bytes: usize,
+    /// Whether all of its payload was sent before.
+    pub again: bool,
 }
 
 /// A TLS record.
@@ -60,6 +76,9 @@ pub struct Connection {
     pub packets: Vec<Packet>,
     /// Records of both directions, by time; none where it is not TLS.
     pub records: Vec<Record>,
+    /// All segments of both directions, by time.
+    #[serde(skip)]
+    pub events: Vec<Event>,
     /// The first bytes that the client sent.
     #[serde(skip)]
     pub first: Vec<u8>,
@@ -83,37 +102,49 @@ pub struct Capture {
 }
 
 impl Connection {
-    /// From a trace whose down direction took `delay` more to reach the client.
+    /// From a watched link's trace whose down direction took `delay` more to reach the client.
     ///
-    /// The wire notes both directions where they come in; a censor beside the client sees what the server says later.
+    /// Up are the client's segments, down the server's: what the wire sends on to either has lost where one ended. The wire
+    /// notes both directions where they come in; a censor beside the client sees what the server says later.
     #[must_use]
     pub fn from_trace(trace: &Trace, delay: Duration) -> Self {
-        let (mut packets, mut records) = (Vec::new(), Vec::new());
-        for (way, flow, late) in [(Way::Up, &trace.up, Duration::ZERO), (Way::Down, &trace.down, delay)] {
-            let mut offset = 0;
-            for (at, bytes) in flow.reads() {
-                let mut left = *bytes;
-                while left > 0 {
-                    let taken = left.min(SEGMENT);
-                    packets.push(Packet { at: (*at + late).as_secs_f64(), way, bytes: taken, offset });
-                    offset += taken;
-                    left -= taken;
+        let begun = trace.segments.first().map_or(trace.begun(), |(_, segment)| segment.at);
+        let (mut packets, mut records, mut events) = (Vec::new(), Vec::new(), Vec::new());
+        for (way, of, late) in [(Way::Up, link::Way::Up, Duration::ZERO), (Way::Down, link::Way::Down, delay)]
+        {
+            let segments = trace.segments.iter().filter(|(way, _)| *way == of).map(|(_, segment)| segment);
+            let mut segments: Vec<&Segment> = segments.collect();
+            // The first is the SYN. Where two processors handed theirs to the tap, their order there means nothing.
+            let opening = segments.first().map_or(0, |syn| syn.sequence.wrapping_add(1));
+            let place = |segment: &Segment| segment.sequence.wrapping_sub(opening) as usize;
+            segments.sort_by_key(|segment| place(segment));
+            let (first, mut end) = (packets.len(), 0);
+            for segment in segments {
+                let at = (segment.at.saturating_duration_since(begun) + late).as_secs_f64();
+                // The link's tap saw to it that nothing is missing, so what is not new overlaps the end.
+                let new = (place(segment) + segment.payload).saturating_sub(end).min(segment.payload);
+                let again = segment.payload > 0 && new == 0;
+                events.push(Event { at, way, flags: segment.flags, bytes: segment.payload, again });
+                if new > 0 {
+                    packets.push(Packet { at, way, bytes: new, offset: end });
+                    end += new;
                 }
             }
-            records.extend(flow.records().iter().map(|record| Record {
-                at: (record.at + late).as_secs_f64(),
-                way,
-                kind: record.kind,
-                length: record.length,
-                offset: record.offset,
+            let packets = packets.get(first..).unwrap_or_default();
+            records.extend(trace.flow(of).records().iter().filter_map(|record| {
+                let last = record.offset + HEADER + record.present;
+                let whole = packets.partition_point(|packet| packet.offset + packet.bytes < last);
+                let at = packets.get(whole)?.at;
+                Some(Record { at, way, kind: record.kind, length: record.length, offset: record.offset })
             }));
         }
         packets.sort_by(|one, other| one.at.total_cmp(&other.at));
         records.sort_by(|one, other| one.at.total_cmp(&other.at));
+        events.sort_by(|one, other| one.at.total_cmp(&other.at));
         let first = trace.up.raw().iter().take(FIRST_BYTES).copied().collect();
         let first_packet =
             packets.iter().find(|packet| packet.way == Way::Up).map_or(0, |packet| packet.bytes);
-        Self { packets, records, first, first_packet }
+        Self { packets, records, events, first, first_packet }
     }
 
     /// The records of one direction that carry application data by their outer type.
@@ -164,12 +195,16 @@ impl Capture {
         let transport = match self.transport {
             Kind::Plain => "plain TLS",
             Kind::Qnet => "QNet",
+            Kind::QnetWebsocket => "QNet's websocket",
             Kind::Obfs4 => "obfs4",
             Kind::Tunnel => "TLS tunnel",
         };
         let load = match self.load {
             Load::Page => "a page",
+            Load::Tour => "several pages and a form",
+            Load::Talk => "a page's websocket",
             Load::Tor => "Tor's link",
+            Load::RealTor => "a real Tor",
         };
         format!("{transport}, {load}, {}, {} ms", self.server, self.round_trip_ms)
     }

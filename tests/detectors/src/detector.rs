@@ -58,6 +58,45 @@ pub struct Figure {
     pub value: f64,
 }
 
+impl Figure {
+    /// A figure.
+    #[must_use]
+    pub fn new(name: impl Into<String>, value: f64) -> Self {
+        Self { name: name.into(), value }
+    }
+
+    /// The mean of some values, the least and the greatest of them; the names of these two are for [`Figure::ranges`].
+    #[must_use]
+    pub fn range(name: &str, values: &[f64]) -> [Self; 3] {
+        let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        [
+            Self::new(name, mean),
+            Self::new(format!("{name}{LEAST}"), least),
+            Self::new(format!("{name}{MOST}"), most),
+        ]
+    }
+
+    /// The ranges among figures: name, mean, least and greatest.
+    #[must_use]
+    pub fn ranges(figures: &[Self]) -> Vec<(&str, [f64; 3])> {
+        figures
+            .windows(3)
+            .filter_map(|three| match three {
+                [mean, least, most] if least.name.strip_suffix(LEAST) == Some(&mean.name) => {
+                    Some((mean.name.as_str(), [mean.value, least.value, most.value]))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// What the names of a range's ends end in.
+const LEAST: &str = ", least";
+const MOST: &str = ", most";
+
 /// What a detector says of one thing.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Verdict {
@@ -105,16 +144,38 @@ impl Judgement {
     }
 }
 
+/// Samples that are drawn beside each other as empirical distribution functions.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plot {
+    /// What was measured, with its unit.
+    pub title: String,
+    /// Whose, and the values.
+    pub samples: Vec<(String, Vec<f64>)>,
+}
+
 /// Something that a censor would run.
 pub trait Detector {
     /// What it is and by what it decides.
     fn about(&self) -> About;
+
+    /// Whether it judges what the lab captured, rather than goes out itself.
+    fn needs_captures(&self) -> bool {
+        true
+    }
 
     /// Judges what there is. Both controls must be among the verdicts.
     ///
     /// # Errors
     /// It cannot run, which counts as a failure.
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>>;
+
+    /// The same, with what can be drawn.
+    ///
+    /// # Errors
+    /// As [`Self::examine`].
+    fn examine_and_plot(&self, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
+        Ok((self.examine(field)?, Vec::new()))
+    }
 }
 
 /// Judges each capture that `role` gives a part by one rule.
@@ -139,7 +200,7 @@ pub fn each_capture(
 pub fn usual_role(transport: Kind, positive: Kind) -> Role {
     match transport {
         Kind::Plain => Role::Negative,
-        Kind::Qnet => Role::Subject,
+        Kind::Qnet | Kind::QnetWebsocket => Role::Subject,
         other if other == positive => Role::Positive,
         _ => Role::Beside,
     }

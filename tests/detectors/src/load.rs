@@ -13,6 +13,7 @@ use qnet_tests::support::browser::Browser;
 use qnet_tests::support::ca::Certificates;
 use qnet_tests::support::decoy::Decoy;
 use qnet_tests::support::process::wait_for;
+use qnet_tests::support::site;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -38,25 +39,55 @@ const SENDME: usize = 50;
 pub enum Load {
     /// Headless Chromium loads the page of another site over HTTPS.
     Page,
+    /// It visits several pages, a form of 20 kB between them.
+    Tour,
+    /// Without any transport: it loads a page that talks over a websocket of its site.
+    Talk,
     /// A stand-in for Tor's link: TLS with cells of 514 bytes in it, as tor sends them while it builds a circuit, asks and
-    /// downloads. Scripted, since a network of tors takes a minute to agree on itself.
+    /// downloads. Scripted, so that it is the same each time and also without any transport.
     Tor,
+    /// A client's tor and a bridge's, of a private network: bootstrap and a download.
+    RealTor,
 }
 
-/// Chromium visits `site` once by `entry`, with a profile of its own; returns when the page is loaded.
+/// Chromium visits a decoy's page once by `entry`.
 ///
 /// # Errors
 /// It does not start, or does not get the page.
-pub fn page(site: &Decoy, entry: SocketAddr) -> Result<()> {
-    // Caddy's log is JSON: only the paths are in all of them.
-    let seen = |log: &str| log.matches("/map.png").count().min(log.matches("/menu.js").count());
-    let before = seen(&site.access_log().unwrap_or_default());
-    let _browser = Browser::open(site.name(), entry.port(), &["--ignore-certificate-errors"])?;
-    wait_for("the page", PAGE_LIMIT, || {
-        Ok((seen(&site.access_log().unwrap_or_default()) > before).then_some(()))
-    })?;
+pub fn page(decoy: &Decoy, entry: SocketAddr) -> Result<()> {
+    visit(decoy.name(), entry, "/", || decoy.access_log(), page_loaded)
+}
+
+/// Chromium visits a site once by `entry`, with a profile of its own: its page, or [`site::TOUR`]. Returns when `done`, which is given
+/// the site's log, counts more than before.
+///
+/// # Errors
+/// It does not start, or does not get the page.
+pub fn visit(
+    name: &str,
+    entry: SocketAddr,
+    path: &str,
+    log: impl Fn() -> Result<String>,
+    done: impl Fn(&str) -> usize,
+) -> Result<()> {
+    let seen = || done(&log().unwrap_or_default());
+    let before = seen();
+    let _browser = Browser::open_page(name, entry.port(), path, &["--ignore-certificate-errors"])?;
+    wait_for("the page", PAGE_LIMIT, || Ok((seen() > before).then_some(())))?;
     thread::sleep(AFTERWARDS);
     Ok(())
+}
+
+/// The page's last files were asked for. Caddy's log is JSON: only the paths are in all of them.
+#[must_use]
+pub fn page_loaded(log: &str) -> usize {
+    log.matches("/map.png").count().min(log.matches("/menu.js").count())
+}
+
+/// The tour or the conversation is over.
+#[must_use]
+pub fn visit_over(log: &str) -> usize {
+    log.matches(site::VISITED).count()
 }
 
 /// The far side of the stand-in for Tor's link, at a loopback port until the process ends.

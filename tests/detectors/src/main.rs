@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,9 +15,13 @@ use qnet_tests::support::decoy::Server;
 use qnet_tests::support::isolate::{Isolated, isolated_program};
 
 const HELP: &str = "\
-qnet-detectors [--full] [--server NAME] [--only N,N] [--out FOLDER]
-  --full   three web servers, paths of 20, 100 and 300 ms, 20 pages with 60 visits each (about five hours)
-  --server the web server before which the bridge stands: nginx (unless told otherwise), apache or lighttpd
+qnet-detectors [--full] [--server NAME,NAME] [--paths MS,MS] [--world PAGESxVISITS] [--only N,N] [--out FOLDER]
+  --full   six web servers, paths of 20, 100 and 300 ms, a real Tor, 20 pages with 60 visits each (hours; visits are
+           kept in target/detect/visits, and a run that was cut short goes on there)
+  --server the web servers before which the bridge stands: nginx (unless told otherwise), apache, lighttpd, haproxy,
+           caddy, rustls
+  --paths  these round trips alone, milliseconds
+  --world  for detector 10: so many pages, so many visits of each by each transport, 5 at least
   --only   these detectors alone, by number
   --out    where report.html, report.json and captures.json go (target/detect)
 ";
@@ -26,7 +31,9 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/detect")
 
 struct Options {
     full: bool,
-    server: Option<Server>,
+    servers: Vec<Server>,
+    paths: Vec<u64>,
+    world: Option<(usize, usize)>,
     only: Vec<u8>,
     out: PathBuf,
 }
@@ -34,13 +41,29 @@ struct Options {
 impl Options {
     /// `None` where help was asked for.
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut options = Self { full: false, server: None, only: Vec::new(), out: FOLDER.into() };
+        let mut options = Self {
+            full: false,
+            servers: Vec::new(),
+            paths: Vec::new(),
+            world: None,
+            only: Vec::new(),
+            out: FOLDER.into(),
+        };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--full" => options.full = true,
                 "--server" => {
-                    let name = arguments.next().context("--server needs a name")?;
-                    options.server = Some(server(&name)?);
+                    let names = arguments.next().context("--server needs names")?;
+                    options.servers = names.split(',').map(server).collect::<Result<_>>()?;
+                }
+                "--paths" => {
+                    let paths = arguments.next().context("--paths needs round trips")?;
+                    options.paths = paths.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                }
+                "--world" => {
+                    let world = arguments.next().context("--world needs two numbers, such as 20x60")?;
+                    let (pages, visits) = world.split_once('x').context("--world is such as 20x60")?;
+                    options.world = Some((pages.parse()?, visits.parse()?));
                 }
                 "--only" => {
                     let numbers = arguments.next().context("--only needs numbers")?;
@@ -85,18 +108,32 @@ fn run(options: &Options) -> Result<bool> {
     let program = env::current_exe()?.with_file_name("qnet-pt");
     ensure!(program.is_file(), "{} is not there; ./dev detect builds it", program.display());
     let mut plan = if options.full { Plan::full() } else { Plan::quick() };
-    plan.servers = options.server.map_or(plan.servers, |server| vec![server]);
-    let field = Field::capture(plan, program, |what| {
-        let _ = writeln!(io::stderr(), "detect: capturing {what}");
-    })?;
+    if !options.servers.is_empty() {
+        plan.servers.clone_from(&options.servers);
+    }
+    if !options.paths.is_empty() {
+        plan.round_trips.clone_from(&options.paths);
+    }
+    plan.closed_world = options.world.unwrap_or(plan.closed_world);
     let mut chosen = detectors::all();
     chosen.retain(|one| options.only.is_empty() || options.only.contains(&one.about().number));
     ensure!(!chosen.is_empty(), "no detector has such a number");
-    let report = Report::of(&chosen, &field, |what| {
-        let _ = writeln!(io::stderr(), "detect: {what}");
-    });
+    let begun = Instant::now();
+    let tell = |what: &str| {
+        let _ = writeln!(io::stderr(), "detect: {:7.1} s: {what}", begun.elapsed().as_secs_f64());
+    };
+    let field = if chosen.iter().any(|one| one.needs_captures()) {
+        Field::capture(plan, program, |what| tell(&format!("capturing {what}")))?
+    } else {
+        Field::without_captures(plan, program)
+    };
+    let report = Report::of(&chosen, &field, |what| tell(what));
+    tell("all judged");
     report.write(&options.out, &field.captures)?;
     writeln!(io::stdout(), "{}", report.table())?;
+    for (server, why) in &field.refused {
+        writeln!(io::stdout(), "REFUSED: QNet will not stand before {server}: {why}")?;
+    }
     let failures = report.failures();
     for failure in &failures {
         writeln!(io::stdout(), "FAILED: {failure}")?;

@@ -1,6 +1,7 @@
 //! What came out: a table, JSON, and a page with plots.
 
 mod page;
+mod plots;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::capture::Capture;
-use crate::detector::{About, Detector, Role, Verdict};
+use crate::detector::{About, Detector, Figure, Plot, Role, Verdict};
 use crate::stage::Field;
 
 /// What one detector said, or why it could not.
@@ -20,6 +21,8 @@ pub struct Outcome {
     pub about: About,
     /// What it said.
     pub verdicts: Vec<Verdict>,
+    /// What it measured, where that can be drawn.
+    pub plots: Vec<Plot>,
     /// Why it could not run.
     pub error: Option<String>,
 }
@@ -28,9 +31,12 @@ impl Outcome {
     /// Runs a detector.
     pub fn of(detector: &dyn Detector, field: &Field) -> Self {
         let about = detector.about();
-        match detector.examine(field) {
-            Ok(verdicts) => Self { about, verdicts, error: None },
-            Err(error) => Self { about, verdicts: Vec::new(), error: Some(format!("{error:#}")) },
+        match detector.examine_and_plot(field) {
+            Ok((verdicts, plots)) => Self { about, verdicts, plots, error: None },
+            Err(error) => {
+                let error = Some(format!("{error:#}"));
+                Self { about, verdicts: Vec::new(), plots: Vec::new(), error }
+            }
         }
     }
 
@@ -90,7 +96,7 @@ impl Report {
     #[must_use]
     pub fn table(&self) -> String {
         let mut out = String::new();
-        for Outcome { about, verdicts, error } in &self.outcomes {
+        for Outcome { about, verdicts, error, .. } in &self.outcomes {
             let gate = if about.gate { "" } else { " (measured only)" };
             let _ = writeln!(out, "\n{:2}. {}{gate}\n    {}", about.number, about.name, about.source);
             if let Some(error) = error {
@@ -99,17 +105,12 @@ impl Report {
             for verdict in verdicts {
                 let mark = if verdict.holds() { "  " } else { "!!" };
                 let said = if verdict.flagged { "flagged" } else { "passes" };
-                let figures: Vec<String> = verdict
-                    .figures
-                    .iter()
-                    .map(|figure| format!("{} {}", figure.name, number(figure.value)))
-                    .collect();
                 let _ = writeln!(
                     out,
                     " {mark} {:42} {:8} {said:8} {}{}{}",
                     verdict.what,
                     role(verdict.role),
-                    figures.join(", "),
+                    figures(&verdict.figures),
                     if verdict.note.is_empty() { "" } else { "; " },
                     verdict.note
                 );
@@ -139,6 +140,20 @@ fn role(role: Role) -> &'static str {
         Role::Subject => "QNet",
         Role::Beside => "beside",
     }
+}
+
+/// Figures in a line; of a range the ends are in brackets.
+fn figures(all: &[Figure]) -> String {
+    let ranges = Figure::ranges(all);
+    let is_end = |name: &str| {
+        ranges.iter().any(|(range, _)| name.strip_prefix(range).is_some_and(|end| end.starts_with(", ")))
+    };
+    let told = all.iter().filter(|figure| !is_end(&figure.name)).map(|figure| {
+        let ends = ranges.iter().find(|(name, _)| *name == figure.name);
+        let ends = ends.map(|(_, [_, least, most])| format!(" ({} to {})", number(*least), number(*most)));
+        format!("{} {}{}", figure.name, number(figure.value), ends.unwrap_or_default())
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// A figure with as many digits as it needs.

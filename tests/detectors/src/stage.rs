@@ -1,17 +1,31 @@
 //! Makes the captures.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use qnet_tests::support::decoy::{Decoy, Options, Server};
+use anyhow::{Context, Result, bail};
+use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
+use qnet_tests::support::front;
+use qnet_tests::support::isolate::ethernet;
+use qnet_tests::support::link::{Link, Trace};
+use qnet_tests::support::local_http::{FileServer, download};
+use qnet_tests::support::pt::Pt;
+use qnet_tests::support::site;
+use qnet_tests::support::tor::{Network, at_address};
 
 use crate::capture::{Capture, Connection};
 use crate::load::{self, Load};
-use crate::transport::{Kind, Transport};
+use crate::transport::{Kind, TalkingSite, Transport};
 
 /// The name of the site that is read through a transport: not the decoy's.
 const INNER: &str = "news.example.net";
+
+/// So many direct visits for each by a transport.
+const DIRECT: u64 = 2;
+
+/// What is downloaded through real tors, bytes.
+const DOWNLOAD: usize = 1_000_000;
 
 /// What is captured.
 #[derive(Clone, Debug)]
@@ -26,16 +40,24 @@ pub struct Plan {
     pub links: u64,
     /// Hellos of each client.
     pub hellos: usize,
+    /// Visits whose records' lengths are compared, of each client and server.
+    pub visits: usize,
     /// Times measured of each address.
     pub times: usize,
+    /// How often probes whose times are compared are played.
+    pub rounds: usize,
     /// Pages and visits of each by each transport, for fingerprinting websites.
     pub closed_world: (usize, usize),
     /// Whether every probe is played, or some.
     pub all_probes: bool,
+    /// The web servers behind which the bridge stands, under its websocket cover.
+    pub fronts: Vec<front::Server>,
+    /// Whether a network of real tors is started: a quarter of a minute, and half as long for each capture.
+    pub real_tor: bool,
 }
 
 impl Plan {
-    /// What fits into a minute or two: one server, the shortest path.
+    /// What fits into three minutes: one server, the shortest path.
     #[must_use]
     pub fn quick() -> Self {
         Self {
@@ -44,24 +66,39 @@ impl Plan {
             pages: 2,
             links: 1,
             hellos: 200,
+            visits: 10,
             times: 100,
+            rounds: 20,
             closed_world: (5, 6),
             all_probes: false,
+            fronts: vec![front::Server::Nginx],
+            real_tor: true,
         }
     }
 
-    /// Three servers and three paths. Not Caddy: Chromium's direct visits to it are not yet seen to end here.
+    /// All servers and three paths.
     #[must_use]
     pub fn full() -> Self {
         Self {
-            servers: vec![Server::Nginx, Server::Apache, Server::Lighttpd],
+            servers: vec![
+                Server::Nginx,
+                Server::Apache,
+                Server::Lighttpd,
+                Server::Haproxy,
+                Server::Caddy,
+                Server::Rustls,
+            ],
             round_trips: vec![20, 100, 300],
-            pages: 8,
+            pages: 4,
             links: 2,
             hellos: 1_000,
+            visits: 100,
             times: 500,
+            rounds: 60,
             closed_world: (20, 60),
             all_probes: true,
+            fronts: vec![front::Server::Nginx, front::Server::Haproxy],
+            real_tor: true,
         }
     }
 }
@@ -71,6 +108,8 @@ impl Plan {
 pub struct Field {
     /// What was captured.
     pub captures: Vec<Capture>,
+    /// Servers before which QNet will not stand, and what it says of them.
+    pub refused: Vec<(String, String)>,
     /// The program that is judged.
     pub qnet_pt: PathBuf,
     /// What was captured, and what detectors that go out themselves should do.
@@ -78,75 +117,213 @@ pub struct Field {
 }
 
 impl Field {
+    /// For detectors that all go out themselves.
+    #[must_use]
+    pub fn without_captures(plan: Plan, qnet_pt: PathBuf) -> Self {
+        Self { captures: Vec::new(), refused: Vec::new(), qnet_pt, plan }
+    }
+
     /// Captures everything in `plan`, telling `tell` what it is at. Transports without a decoy of their own are captured once for
     /// each path, not once for each server.
     ///
     /// # Errors
     /// Something that is needed does not start, or a load does not come through.
     pub fn capture(plan: Plan, qnet_pt: PathBuf, mut tell: impl FnMut(&str)) -> Result<Self> {
+        ethernet()?;
         let site = decoy(Server::Nginx, INNER)?;
         let relay = load::relay(site.certificates())?;
-        let mut captures = Vec::new();
-        for (number, server) in plan.servers.iter().enumerate() {
-            let decoy = decoy(*server, qnet_tests::support::decoy::NAME)?;
-            for round_trip in &plan.round_trips {
-                for transport in Kind::ALL {
-                    if number > 0 && matches!(transport, Kind::Obfs4 | Kind::Tunnel) {
-                        continue;
+        let tors = if plan.real_tor { Some(Tors::start()?) } else { None };
+        let mut field = Self { captures: Vec::new(), refused: Vec::new(), qnet_pt, plan };
+        for (number, server) in field.plan.servers.clone().into_iter().enumerate() {
+            let decoy = decoy(server, NAME)?;
+            let scene = Scene { before: Before::Decoy(&decoy), site: &site, relay, tors: tors.as_ref() };
+            let mut shows = SHOWS.to_vec();
+            shows.retain(|(kind, load)| {
+                (number == 0 || !matches!(kind, Kind::Obfs4 | Kind::Tunnel))
+                    && (scene.tors.is_some() || *load != Load::RealTor)
+            });
+            field.play(&scene, &format!("{server:?}"), &shows, &mut tell)?;
+        }
+        for server in field.plan.fronts.clone() {
+            let talking = TalkingSite::start(server)?;
+            let scene = Scene { before: Before::Site(&talking), site: &site, relay, tors: None };
+            field.play(&scene, &format!("behind {server:?}"), &BEHIND, &mut tell)?;
+        }
+        Ok(field)
+    }
+
+    /// Plays these shows on every path. Where QNet will not stand before the server, nothing else is played with it there.
+    fn play(
+        &mut self,
+        scene: &Scene<'_>,
+        server: &str,
+        shows: &[(Kind, Load)],
+        tell: &mut impl FnMut(&str),
+    ) -> Result<()> {
+        for round_trip_ms in self.plan.round_trips.clone() {
+            for (transport, load) in shows.iter().copied() {
+                if transport == Kind::Qnet && self.refused.iter().any(|(refused, _)| refused == server) {
+                    continue;
+                }
+                let connections = Vec::new();
+                let mut capture =
+                    Capture { transport, server: server.to_owned(), load, round_trip_ms, connections };
+                tell(&capture.title());
+                let times = match load {
+                    // Direct visits are what the others are compared with.
+                    Load::Page | Load::Talk if transport == Kind::Plain => DIRECT * self.plan.pages,
+                    Load::Page | Load::Talk => self.plan.pages,
+                    Load::Tour => self.plan.pages.div_ceil(2),
+                    Load::Tor => self.plan.links,
+                    Load::RealTor => 1,
+                };
+                match scene.play(&capture, &self.qnet_pt, times) {
+                    Ok(connections) => {
+                        capture.connections = connections;
+                        self.captures.push(capture);
                     }
-                    for load in [Load::Page, Load::Tor] {
-                        let scene = Scene { decoy: &decoy, site: &site, relay, qnet_pt: &qnet_pt };
-                        let mut capture = Capture {
-                            transport,
-                            server: format!("{server:?}"),
-                            load,
-                            round_trip_ms: *round_trip,
-                            connections: Vec::new(),
-                        };
-                        tell(&capture.title());
-                        let times = if load == Load::Page { plan.pages } else { plan.links };
-                        capture.connections = scene.play(&capture, times).with_context(|| capture.title())?;
-                        captures.push(capture);
-                    }
+                    Err(error) => match refusal(&error) {
+                        Some(why) if transport == Kind::Qnet => self.refused.push((server.to_owned(), why)),
+                        _ => return Err(error.context(capture.title())),
+                    },
                 }
             }
         }
-        Ok(Self { captures, qnet_pt, plan })
+        Ok(())
     }
+}
+
+/// What is shown with a decoy. Only QNet has all loads: the others are there to be compared with it.
+const SHOWS: [(Kind, Load); 12] = [
+    (Kind::Plain, Load::Page),
+    (Kind::Plain, Load::Tour),
+    (Kind::Plain, Load::Tor),
+    (Kind::Qnet, Load::Page),
+    (Kind::Qnet, Load::Tour),
+    (Kind::Qnet, Load::Tor),
+    (Kind::Qnet, Load::RealTor),
+    (Kind::Obfs4, Load::Page),
+    (Kind::Obfs4, Load::Tor),
+    (Kind::Obfs4, Load::RealTor),
+    (Kind::Tunnel, Load::Page),
+    (Kind::Tunnel, Load::Tor),
+];
+
+/// What is shown with a site in front.
+const BEHIND: [(Kind, Load); 4] = [
+    (Kind::Plain, Load::Talk),
+    (Kind::QnetWebsocket, Load::Page),
+    (Kind::QnetWebsocket, Load::Tour),
+    (Kind::QnetWebsocket, Load::Tor),
+];
+
+/// What the bridge says where it will not stand before this decoy.
+fn refusal(error: &anyhow::Error) -> Option<String> {
+    let said = format!("{error:#}");
+    said.find("SMETHOD-ERROR").and_then(|at| said.get(at..)).map(str::to_owned)
 }
 
 /// A decoy whose connections last: a load is not cut short by an idle limit.
 fn decoy(server: Server, name: &str) -> Result<Decoy> {
     let idle = Duration::from_secs(600);
-    Decoy::start(server, Options { names: vec![name.to_owned()], idle, ..Options::default() })
+    let extra = match server {
+        // Its answers are too short for a bridge without a header that not all of them have: docs/protocol.md, section 4.
+        Server::Caddy => "header /favicon.ico Cache-Control \"public, max-age=604800, immutable\"".into(),
+        _ => String::new(),
+    };
+    Decoy::start(server, Options { names: vec![name.to_owned()], idle, extra, ..Options::default() })
+}
+
+/// Which of ours the censor sees visited.
+#[derive(Clone, Copy)]
+enum Before<'a> {
+    Decoy(&'a Decoy),
+    Site(&'a TalkingSite),
 }
 
 struct Scene<'a> {
-    decoy: &'a Decoy,
+    before: Before<'a>,
     site: &'a Decoy,
-    relay: std::net::SocketAddr,
-    qnet_pt: &'a std::path::Path,
+    relay: SocketAddr,
+    tors: Option<&'a Tors>,
 }
 
 impl Scene<'_> {
     /// Plays the load so many times and gives the connections it took. Each time both programs are new, so that no session and
     /// no ticket is left from the time before.
-    fn play(&self, capture: &Capture, times: u64) -> Result<Vec<Connection>> {
+    fn play(&self, capture: &Capture, qnet_pt: &Path, times: u64) -> Result<Vec<Connection>> {
         let delay = Duration::from_millis(capture.round_trip_ms / 2);
-        let visited = if capture.transport == Kind::Plain { self.decoy } else { self.site };
-        let target = if capture.load == Load::Tor { self.relay } else { visited.address() };
         let mut connections = Vec::new();
         for number in 0..times {
-            let transport = Transport::start(capture.transport, self.decoy, self.qnet_pt, target, delay)?;
-            match capture.load {
-                Load::Page => load::page(visited, transport.entry())?,
-                Load::Tor => load::tor(transport.entry(), number)?,
-            }
-            let traces = transport.link().traces();
+            let traces = if let (Load::RealTor, Before::Decoy(decoy)) = (capture.load, self.before) {
+                let tors = self.tors.context("no network of tors was planned")?;
+                tors.play(capture.transport, decoy, qnet_pt, delay)?
+            } else {
+                let transport = self.transport(capture, qnet_pt, delay)?;
+                self.carry(capture, transport.entry(), number)?;
+                transport.link().watched_traces()?
+            };
             // A browser opens connections ahead that it may never use.
             let used = traces.iter().filter(|trace| trace.up.total() > 0);
             connections.extend(used.map(|trace| Connection::from_trace(trace, delay)));
         }
         Ok(connections)
+    }
+
+    fn transport(&self, capture: &Capture, qnet_pt: &Path, delay: Duration) -> Result<Transport> {
+        let target = match (capture.load, capture.transport, self.before) {
+            (Load::Tor, _, _) => self.relay,
+            (_, Kind::Plain, Before::Decoy(decoy)) => decoy.address(),
+            _ => self.site.address(),
+        };
+        match self.before {
+            Before::Decoy(decoy) => Transport::start(capture.transport, decoy, qnet_pt, target, delay),
+            Before::Site(site) if capture.transport == Kind::Plain => Transport::talking(site, delay),
+            Before::Site(site) => Transport::behind(site, qnet_pt, target, delay),
+        }
+    }
+
+    fn carry(&self, capture: &Capture, entry: SocketAddr, number: u64) -> Result<()> {
+        let visited = match self.before {
+            Before::Decoy(decoy) if capture.transport == Kind::Plain => decoy,
+            _ => self.site,
+        };
+        let log = || visited.access_log();
+        match (capture.load, self.before) {
+            (Load::Page, _) => load::page(visited, entry),
+            (Load::Tour, _) => load::visit(visited.name(), entry, site::TOUR, log, load::visit_over),
+            (Load::Talk, Before::Site(site)) => {
+                load::visit(NAME, entry, "/", || site.front.access_log(), load::visit_over)
+            }
+            (Load::Tor, _) => load::tor(entry, number),
+            (Load::Talk | Load::RealTor, _) => bail!("{:?} is not carried so", capture.load),
+        }
+    }
+}
+
+/// A private network of tors, and a file to download.
+struct Tors {
+    network: Network,
+    file: FileServer,
+}
+
+impl Tors {
+    fn start() -> Result<Self> {
+        let file = FileServer::start(DOWNLOAD)?;
+        Ok(Self { network: Network::start(file.address().port())?, file })
+    }
+
+    /// A bridge and a client of their own, from the client's first byte to the download's last.
+    fn play(&self, kind: Kind, decoy: &Decoy, qnet_pt: &Path, delay: Duration) -> Result<Vec<Trace>> {
+        let pt = match kind {
+            Kind::Qnet => Pt::qnet_by(qnet_pt.to_owned(), decoy),
+            Kind::Obfs4 => Pt::obfs4(),
+            other => bail!("{other:?} is not run by tor here"),
+        };
+        let bridge = self.network.bridge(&pt, false)?;
+        let link = Link::watched(bridge.listen, delay)?;
+        let client = self.network.client(&pt, &at_address(&bridge.line, link.address())?)?;
+        download(client.socks, &self.file, |_| Ok(()))?;
+        link.watched_traces()
     }
 }

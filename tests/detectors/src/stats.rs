@@ -1,14 +1,19 @@
 //! Two samples, and whether one source can have given both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, anyhow};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 use statrs::stats_tests::NaNPolicy;
 use statrs::stats_tests::ks_test::{KSTwoSampleAlternativeMethod, ks_twosample};
 
 /// The chi-squared test's rule of thumb: an expected count below this makes it inexact.
 const LEAST_EXPECTED: f64 = 5.0;
+
+/// Divisions tried by a permutation test: the least p-value is one in so many and one.
+const PERMUTATIONS: u32 = 9_999;
 
 /// Kolmogorov and Smirnov's statistic for two samples, and its asymptotic two-sided p-value.
 ///
@@ -61,6 +66,50 @@ pub fn chi_squared<T: Ord + Clone>(one: &[T], other: &[T]) -> Result<f64> {
     Ok(ChiSquared::new(freedom).map_err(|error| anyhow!("{error}"))?.sf(statistic))
 }
 
+/// The p-value of a permutation test that two samples have one distribution: how often a random division of all of them into two such
+/// samples is at least as far apart as these are. They are as far apart as in the category in which they are most: by the difference between
+/// how often a member has it on average, in standard deviations over all members. A member may have categories many times, and what it has
+/// need not be independent of each other.
+#[must_use]
+pub fn permutation<T: Ord + Clone>(one: &[Vec<T>], other: &[Vec<T>]) -> f64 {
+    let categories: BTreeSet<&T> = one.iter().chain(other).flatten().collect();
+    let size = one.len() + other.len();
+    // By category, how often each member has it, in units of that category's standard deviation.
+    let scaled: Vec<Vec<f64>> = categories
+        .iter()
+        .filter_map(|category| {
+            let often = one
+                .iter()
+                .chain(other)
+                .map(|member| member.iter().filter(|one| one == category).count() as f64);
+            let often: Vec<f64> = often.collect();
+            let mean = often.iter().sum::<f64>() / size as f64;
+            let deviation = (often.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / size as f64).sqrt();
+            (deviation > 0.0).then(|| often.iter().map(|one| one / deviation).collect())
+        })
+        .collect();
+    let mut order: Vec<usize> = (0..size).collect();
+    let apart = |order: &[usize]| -> f64 {
+        let (these, those) = order.split_at(one.len());
+        let mean = |category: &[f64], part: &[usize]| {
+            part.iter().filter_map(|place| category.get(*place)).sum::<f64>() / part.len() as f64
+        };
+        let difference = |category: &Vec<f64>| (mean(category, these) - mean(category, those)).abs();
+        scaled.iter().map(difference).fold(0.0, f64::max)
+    };
+    let found = apart(&order);
+    let mut rng = ChaCha20Rng::seed_from_u64(0);
+    let mut as_far = 0;
+    for _ in 0..PERMUTATIONS {
+        for left in (1..order.len()).rev() {
+            order.swap(left, rng.next_u32() as usize % (left + 1));
+        }
+        // What differs by rounding alone is as far apart.
+        as_far += u32::from(apart(&order) >= found - 1e-9);
+    }
+    f64::from(as_far + 1) / f64::from(PERMUTATIONS + 1)
+}
+
 /// The middle value; 0 of none.
 #[must_use]
 pub fn median(sample: &[f64]) -> f64 {
@@ -90,6 +139,19 @@ mod tests {
         let later: Vec<f64> = times.iter().map(|time| time + 60.0).collect();
         assert!(kolmogorov_smirnov(&times, &times).unwrap().1 > 0.9);
         assert!(kolmogorov_smirnov(&times, &later).unwrap().1 < 1e-6);
+    }
+
+    #[test]
+    fn a_permutation_finds_what_differs_and_nothing_else() {
+        let visits = |last: usize| -> Vec<Vec<usize>> {
+            (0..30)
+                .map(|number| vec![87, 460 + number % 3, if number % 2 == 0 { last } else { 60 }])
+                .collect()
+        };
+        assert!(permutation(&visits(60), &visits(60)) > 0.9);
+        assert!(permutation(&visits(60), &visits(61)) < 0.001);
+        let shorter: Vec<Vec<usize>> = visits(60).into_iter().map(|mut visit| visit.split_off(1)).collect();
+        assert!(permutation(&visits(60), &shorter) < 0.001);
     }
 
     /// Fisher's textbook example's size: 10 of 20 against 18 of 20; chi-squared 7.6 with one degree of freedom, p 0.0058.

@@ -5,20 +5,27 @@
 //! ```
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use qnet_bench::plugin::{self, Method, Plugin};
 use qnet_bench::socks;
-use qnet_tests::support::decoy::Decoy;
+use qnet_tests::support::decoy::{Decoy, NAME};
+use qnet_tests::support::front::{self, Front};
 use qnet_tests::support::link::Link;
+use qnet_tests::support::process::free_address;
+use qnet_tests::support::site;
+use qnet_tests::support::talk::TalkServer;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use crate::tunnel::Tunnel;
+
+/// A port that the kernel chooses.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Which transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +35,8 @@ pub enum Kind {
     Plain,
     /// QNet before a decoy.
     Qnet,
+    /// QNet under its websocket cover, behind a web server.
+    QnetWebsocket,
     /// Debian's obfs4proxy.
     Obfs4,
     /// A TLS connection to a server that passes on what is inside, as Trojan and its kin do. It hides nothing of sizes
@@ -35,9 +44,31 @@ pub enum Kind {
     Tunnel,
 }
 
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Plain, Self::Qnet, Self::Obfs4, Self::Tunnel];
+/// A site whose pages talk over a websocket, and the place behind it for who answers: such a server as any site has, or a bridge.
+#[derive(Debug)]
+pub struct TalkingSite {
+    /// The web server in front.
+    pub front: Front,
+    bridge: SocketAddr,
+}
+
+/// Where its websocket is.
+const PATH: &str = "/a7Ge93kd";
+
+/// How much its pages say in one visit.
+const MESSAGES: usize = 20;
+
+impl TalkingSite {
+    /// Starts it; nobody answers yet.
+    ///
+    /// # Errors
+    /// A web server's package is not installed, or it does not listen.
+    pub fn start(server: front::Server) -> Result<Self> {
+        let bridge = free_address()?;
+        let page = Some(site::page_that_talks(PATH, MESSAGES));
+        let front = Front::start(server, front::Options { page, ..front::Options::new(PATH, bridge) })?;
+        Ok(Self { front, bridge })
+    }
 }
 
 /// A running transport. Ends when dropped.
@@ -45,13 +76,14 @@ pub struct Transport {
     entry: SocketAddr,
     server: SocketAddr,
     link: Link,
-    _running: Running,
+    running: Running,
 }
 
 enum Running {
     Nothing,
-    Plugins { _server: Plugin, _client: Plugin, _state: TempDir },
+    Plugins { line: String, _server: Plugin, _client: Plugin, _state: TempDir },
     Tunnel { _tunnel: Tunnel },
+    Talk { _server: TalkServer },
 }
 
 impl Transport {
@@ -69,8 +101,8 @@ impl Transport {
     ) -> Result<Self> {
         match kind {
             Kind::Plain => {
-                let link = Link::start(target, delay)?;
-                Ok(Self { entry: link.address(), server: target, link, _running: Running::Nothing })
+                let link = Link::watched(target, delay)?;
+                Ok(Self { entry: link.address(), server: target, link, running: Running::Nothing })
             }
             Kind::Qnet => {
                 let address = decoy.address().to_string().replace(':', r"\:");
@@ -80,8 +112,9 @@ impl Transport {
                     server_options: format!("qnet:decoy={address};qnet:sni={}", decoy.name()),
                     environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
                 };
-                Self::plugins(&kind, target, delay)
+                Self::plugins(&kind, (target, LOOPBACK), None, delay)
             }
+            Kind::QnetWebsocket => bail!("it stands behind a site, not before one"),
             Kind::Obfs4 => {
                 let program = qnet_bench::measure::find("obfs4proxy");
                 let kind = plugin::Kind {
@@ -90,24 +123,60 @@ impl Transport {
                     server_options: String::new(),
                     environment: Vec::new(),
                 };
-                Self::plugins(&kind, target, delay)
+                Self::plugins(&kind, (target, LOOPBACK), None, delay)
             }
             Kind::Tunnel => {
                 let tunnel = Tunnel::start(decoy.certificates(), target)?;
-                let link = Link::start(tunnel.server(), delay)?;
+                let link = Link::watched(tunnel.server(), delay)?;
                 let entry = tunnel.client(link.address())?;
                 let server = tunnel.server();
-                Ok(Self { entry, server, link, _running: Running::Tunnel { _tunnel: tunnel } })
+                Ok(Self { entry, server, link, running: Running::Tunnel { _tunnel: tunnel } })
             }
         }
     }
 
-    /// A pluggable transport as tor starts it, with a door in front that gives it the bridge's arguments.
-    fn plugins(kind: &plugin::Kind, target: SocketAddr, delay: Duration) -> Result<Self> {
+    /// QNet under its websocket cover behind a site.
+    ///
+    /// # Errors
+    /// The program does not start.
+    pub fn behind(site: &TalkingSite, qnet_pt: &Path, target: SocketAddr, delay: Duration) -> Result<Self> {
+        let origin = site.front.site().to_string().replace(':', r"\:");
+        let url = format!("https://{NAME}{PATH}").replace(':', r"\:");
+        let kind = plugin::Kind {
+            transport: "qnet",
+            program: qnet_pt.to_owned(),
+            server_options: format!("qnet:url={url};qnet:site={origin}"),
+            environment: vec![("SSL_CERT_FILE".into(), site.front.certificates().ca.clone())],
+        };
+        Self::plugins(&kind, (target, site.bridge), Some(site.front.address()), delay)
+    }
+
+    /// No transport: a browser's way to a site that answers what its pages say.
+    ///
+    /// # Errors
+    /// No port can be had.
+    pub fn talking(site: &TalkingSite, delay: Duration) -> Result<Self> {
+        let server = site.front.address();
+        let link = Link::watched(server, delay)?;
+        let talk = TalkServer::start(site.bridge)?;
+        Ok(Self { entry: link.address(), server, link, running: Running::Talk { _server: talk } })
+    }
+
+    /// A pluggable transport as tor starts it, with a door in front that gives it the bridge's arguments. Its server passes on to
+    /// `target` and listens at `bind`; clients go to `front` where there is one.
+    fn plugins(
+        kind: &plugin::Kind,
+        (target, bind): (SocketAddr, SocketAddr),
+        front: Option<SocketAddr>,
+        delay: Duration,
+    ) -> Result<Self> {
         let state = TempDir::new()?;
-        let (server, method) = Plugin::server(kind, &state.path().join("server"), target)?;
+        let (server, method) = Plugin::server_at(kind, &state.path().join("server"), target, bind)?;
+        let method = Method { address: front.unwrap_or(method.address), ..method };
         let (client, socks) = Plugin::client(kind, &state.path().join("client"))?;
-        let link = Link::start(method.address, delay)?;
+        let link = Link::watched(method.address, delay)?;
+        let args: String = method.args.iter().map(|(key, value)| format!(" {key}={value}")).collect();
+        let line = format!("{} {}{args}", kind.transport, method.address);
         let bridge = Method { address: link.address(), args: method.args };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let entry = listener.local_addr()?;
@@ -118,8 +187,17 @@ impl Transport {
                 thread::spawn(move || socks::connect(socks, &bridge).map(|tunnel| join(&load, &tunnel)));
             }
         });
-        let running = Running::Plugins { _server: server, _client: client, _state: state };
-        Ok(Self { entry, server: method.address, link, _running: running })
+        let running = Running::Plugins { line, _server: server, _client: client, _state: state };
+        Ok(Self { entry, server: method.address, link, running })
+    }
+
+    /// The bridge line of its server, without the wire between; none where it is no pluggable transport.
+    #[must_use]
+    pub fn line(&self) -> Option<&str> {
+        match &self.running {
+            Running::Plugins { line, .. } => Some(line),
+            Running::Nothing | Running::Tunnel { .. } | Running::Talk { .. } => None,
+        }
     }
 
     /// Where a load connects.

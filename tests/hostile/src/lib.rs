@@ -18,6 +18,7 @@ pub mod mux;
 pub mod pt;
 pub mod puppet;
 pub mod session;
+pub mod shape;
 pub mod websocket;
 pub mod websocket_insider;
 
@@ -54,6 +55,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "server_hello", body: hello::server },
     Target { name: "session_pair", body: session::pair },
     Target { name: "session_peer", body: session::peer },
+    Target { name: "shape_machine", body: shape::machine },
+    Target { name: "shape_profile", body: shape::read },
     Target { name: "socks", body: pt::socks },
     Target { name: "target", body: pt::target },
     Target { name: "tls_record", body: htx::tls_record },

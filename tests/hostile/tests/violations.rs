@@ -73,6 +73,9 @@ fn frames_where_they_may_not_stand_end_the_tunnel() {
         (Stage::Up, Frame::Segment { more: false, position: 0, bytes: &[0, 0, 1, 1, 0] }),
         (Stage::Up, Frame::Ack { position: 1 }),
         (Stage::Proved, Frame::Decoy(b"no TLS")),
+        (Stage::Proved, Frame::Shape { profile: 1, version: 2 }),
+        (Stage::Second, Frame::Shape { profile: 1, version: 2 }),
+        (Stage::Up, Frame::Shape { profile: 1, version: 2 }),
     ] {
         let mut puppet = bridge(stage, Script::default());
         puppet.frame(&frame);
@@ -122,6 +125,23 @@ fn a_client_may_claim_any_number_of_requests() {
             puppet.bridge.on_timer(now);
         }
         assert_eq!(ended(&puppet.events), None);
+    }
+}
+
+#[test]
+fn a_shape_may_be_asked_for_once_and_answered_once() {
+    for profile in [0, 1, 200] {
+        let shape = Frame::Shape { profile, version: 1 };
+        let mut puppet = bridge(Stage::Third, Script::default());
+        puppet.frame(&shape);
+        assert_eq!(ended(&puppet.events), None);
+        puppet.frame(&shape);
+        assert_eq!(ended(&puppet.events), Some(Ended::Violation));
+        let mut puppet = PuppetBridge::new(Stage::Up, false, start());
+        puppet.frame(&shape);
+        assert_eq!(ended(&puppet.events), None, "{profile}");
+        puppet.frame(&shape);
+        assert_eq!(ended(&puppet.events), Some(Ended::Violation));
     }
 }
 

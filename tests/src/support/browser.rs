@@ -18,6 +18,14 @@ impl Browser {
     /// # Errors
     /// Debian's package `chromium` is not installed.
     pub fn open(name: &str, port: u16, flags: &[&str]) -> Result<Self> {
+        Self::open_page(name, port, "/", flags)
+    }
+
+    /// The same with another path.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_page(name: &str, port: u16, path: &str, flags: &[&str]) -> Result<Self> {
         let profile = TempDir::new()?;
         let child = Command::new("/usr/bin/chromium")
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
@@ -25,7 +33,7 @@ impl Browser {
             .args(flags)
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg(format!("--host-resolver-rules=MAP {name} 127.0.0.1"))
-            .arg(format!("https://{name}:{port}/"))
+            .arg(format!("https://{name}:{port}{path}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -119,6 +119,14 @@ impl Front {
         Ok(fs::read(self.folder.path().join("site").join(path))?)
     }
 
+    /// What the site was asked for, one request a line.
+    ///
+    /// # Errors
+    /// There is no such log.
+    pub fn access_log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.path().join("origin.access"))?)
+    }
+
     /// The origin's process.
     #[must_use]
     pub fn origin(&self) -> &Running {

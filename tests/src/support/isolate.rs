@@ -88,6 +88,20 @@ pub enum Isolated<T> {
     Outside(ExitStatus),
 }
 
+/// Makes loopback's segments as long as Ethernet's (1,500 bytes with their headers), one in each packet: inside a namespace of
+/// one's own, before any connection is there.
+///
+/// # Errors
+/// `ip` is missing or may not.
+pub fn ethernet() -> Result<()> {
+    let words = ["link", "set", "lo", "mtu", "1500", "gso_max_segs", "1"];
+    let done = Command::new("ip").args(words).status().context("`ip` (package iproute2) does not start")?;
+    match done.success() {
+        true => Ok(()),
+        false => bail!("loopback's segments cannot be made Ethernet's"),
+    }
+}
+
 /// A network namespace with loopback alone, and the process that holds it open: it ends when that is dropped.
 ///
 /// # Errors

@@ -40,13 +40,19 @@ impl Pt {
     /// # Errors
     /// The program does not build.
     pub fn qnet(decoy: &Decoy) -> Result<Self> {
-        Ok(Self {
+        Ok(Self::qnet_by(qnet_pt()?, decoy))
+    }
+
+    /// The same by a program that is there.
+    #[must_use]
+    pub fn qnet_by(binary: PathBuf, decoy: &Decoy) -> Self {
+        Self {
             name: "qnet".into(),
-            binary: qnet_pt()?,
+            binary,
             server_options: vec![format!("decoy={}", decoy.address()), format!("sni={}", decoy.name())],
             bridge_args: Vec::new(),
             environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.display().to_string())],
-        })
+        }
     }
 }
 
@@ -67,7 +73,7 @@ pub fn bridge_line(pt: &Pt, bridgelines: &str) -> Result<String> {
     Ok(line)
 }
 
-/// The program itself, built from this source now.
+/// The pluggable transport, built from this source now.
 ///
 /// # Errors
 /// It does not build.

@@ -15,6 +15,15 @@ pub const BIG_FILE: usize = 20_000_000;
 /// Each file's path in the site, in the order in which a browser asks for them.
 pub const PAGE_LOAD: [&str; 6] = ["index.html", "style.css", "boat.png", "map.png", "menu.js", "favicon.ico"];
 
+/// A page that visits the site's others, sends a form, and ends with asking for [`VISITED`].
+pub const TOUR: &str = "/tour.html";
+
+/// What a page asks for when a visit is over.
+pub const VISITED: &str = "/visited.txt";
+
+/// What the form of [`TOUR`] holds, bytes.
+pub const FORM: usize = 20_000;
+
 /// Writes the site into `folder`. The same bytes every time.
 ///
 /// # Errors
@@ -28,6 +37,8 @@ pub fn write(folder: &Path) -> Result<()> {
     fs::write(folder.join("map.png"), png(160, "map"))?;
     fs::write(folder.join("favicon.ico"), icon())?;
     fs::write(folder.join("tours.zip"), noise("tours", BIG_FILE))?;
+    fs::write(folder.join("tour.html"), tour())?;
+    fs::write(folder.join("visited.txt"), "So long.")?;
     Ok(())
 }
 
@@ -43,6 +54,35 @@ fn page() -> String {
     html.push_str("<img src=\"/map.png\" alt=\"The map\" width=\"160\" height=\"160\">\n");
     html.push_str("<p><a href=\"/tours.zip\">All tours, as a file</a></p>\n<script src=\"/menu.js\"></script>\n</body>\n</html>\n");
     html
+}
+
+/// The usual page, which also opens a websocket at `path` on its host, says so many messages there, each when the one before was
+/// answered, and then asks for [`VISITED`]. They are as long as what people type, every tenth perhaps as what they paste.
+#[must_use]
+pub fn page_that_talks(path: &str, messages: usize) -> String {
+    let script = format!(
+        "<script>const draw = n => Math.floor(Math.random() * n);\nconst line = new WebSocket(`wss://${{location.host}}{path}`);\n\
+         line.binaryType = 'arraybuffer';\nlet left = {messages};\n\
+         const say = () => left-- > 0 ? line.send(crypto.getRandomValues(new Uint8Array(40 + draw(left % 10 ? 300 : 3000)))) : fetch('{VISITED}');\n\
+         line.onopen = say;\nline.onmessage = () => setTimeout(say, draw(150));</script>\n</body>"
+    );
+    page().replace("</body>", &script)
+}
+
+/// Pages in a frame, one after the other, with what belongs to them; between them a form.
+fn tour() -> String {
+    let text: String = noise("form", FORM).iter().map(|b| char::from(b'a' + b % 26)).collect();
+    let files = PAGE_LOAD.iter().skip(1).map(|file| format!("'/{file}'")).collect::<Vec<_>>().join(", ");
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>A tour</title>\n<iframe name=\"page\"></iframe>\n\
+         <form method=\"post\" enctype=\"multipart/form-data\" target=\"page\" action=\"/index.html\">\n\
+         <textarea name=\"text\">{text}</textarea>\n</form>\n<script>\nconst frame = document.querySelector('iframe');\n\
+         const shown = go => new Promise(done => {{ frame.onload = done; go(); }});\nconst wait = time => new Promise(done => setTimeout(done, time));\n\
+         const page = async n => {{\n  await shown(() => frame.src = '/index.html?' + n);\n\
+         await Promise.all([{files}].map(file => fetch(file + '?' + n)));\n  await wait(300);\n}};\n\
+         (async () => {{\n  for (let n = 0; n < 5; n++) await page(n);\n  await shown(() => document.forms[0].submit());\n\
+         await wait(300);\n  await page(5);\n  await fetch('{VISITED}');\n}})();\n</script>\n</html>\n"
+    )
 }
 
 fn style() -> String {

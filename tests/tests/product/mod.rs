@@ -57,8 +57,13 @@ impl Bridge {
         let roots = Roots::with(Some(&decoy.certificates().ca), None)?;
         let dialer = Dialer::new(DialerConfig::new(roots));
         let (runtime, name) = (Arc::clone(&self.runtime), decoy.name().parse()?);
-        let line =
-            BridgeLine { address: self.address(), fingerprint: None, key, cover: Cover::Mirror(vec![name]) };
+        let line = BridgeLine {
+            address: self.address(),
+            fingerprint: None,
+            key,
+            cover: Cover::Mirror(vec![name]),
+            profile: None,
+        };
         Ok(Arc::new(move |address, limit| {
             let line = BridgeLine { address, ..line.clone() };
             runtime.block_on(async {

@@ -1,5 +1,7 @@
 //! The two byte queues at a core's edge: what a socket gave and is not yet understood, and what a socket is still to take.
 
+use std::collections::VecDeque;
+
 use zeroize::Zeroize;
 
 /// Room offered for the first reads: one full record.
@@ -88,11 +90,24 @@ impl Inbox {
 pub(crate) struct Outbox {
     buf: Vec<u8>,
     start: usize,
+    /// Where writes are to end, in `buf`, in order; all after `start`.
+    cuts: VecDeque<usize>,
 }
 
 impl Outbox {
+    /// What is to be written next: up to the next cut.
     pub(crate) fn pending(&self) -> &[u8] {
-        &self.buf[self.start..]
+        &self.buf[self.start..self.cuts.front().copied().unwrap_or(self.buf.len())]
+    }
+
+    /// Whether what is pending ends at a cut.
+    pub(crate) fn is_cut(&self) -> bool {
+        !self.cuts.is_empty()
+    }
+
+    /// Writes are to end here: positions in the [tail](Self::tail) as it is now, in order, beyond earlier cuts.
+    pub(crate) fn cut(&mut self, at: impl Iterator<Item = usize>) {
+        self.cuts.extend(at.filter(|at| (self.start + 1..=self.buf.len()).contains(at)));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -105,6 +120,9 @@ impl Outbox {
 
     pub(crate) fn wrote(&mut self, n: usize) {
         self.start = (self.start + n).min(self.buf.len());
+        while self.cuts.front().is_some_and(|at| *at <= self.start) {
+            self.cuts.pop_front();
+        }
         if self.start == self.buf.len() {
             self.buf.clear();
             self.start = 0;
@@ -121,6 +139,9 @@ impl Outbox {
             self.buf.copy_within(self.start.., 0);
             let left = self.buf.len() - self.start;
             self.buf.truncate(left);
+            for at in &mut self.cuts {
+                *at -= self.start;
+            }
             self.start = 0;
         }
         &mut self.buf
@@ -186,6 +207,28 @@ mod tests {
         inbox.consume(READ_SIZE * 3);
         inbox.shrink();
         assert_eq!(inbox.buf.capacity(), 0);
+    }
+
+    #[test]
+    fn an_outbox_gives_no_more_than_up_to_a_cut() {
+        let mut outbox = Outbox::default();
+        outbox.extend(b"one");
+        outbox.wrote(2);
+        outbox.tail().extend_from_slice(b"twothree");
+        // `tail` moved what was left to the front: the positions are those of now.
+        let at = [1, 4, 9].map(|at| at + outbox.start);
+        outbox.cut(at.into_iter());
+        let mut writes = Vec::new();
+        while !outbox.is_empty() {
+            assert_eq!(outbox.is_cut(), writes.len() < 3);
+            writes.push(outbox.pending().to_vec());
+            let n = outbox.pending().len();
+            outbox.wrote(n);
+            if writes.len() == 2 {
+                outbox.extend(b"!");
+            }
+        }
+        assert_eq!(writes, [&b"e"[..], b"two", b"three", b"!"]);
     }
 
     #[test]

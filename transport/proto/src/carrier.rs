@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::session::SharedSession;
+use crate::shape::Shape;
 
 /// A socket of a carrier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -34,6 +35,8 @@ pub enum Event {
     Up,
     /// The carrier will end soon.
     GoingAway,
+    /// Client: the bridge does not know the profile that the session asks for; both follow this one. Told once a session.
+    OtherShape(Shape),
     /// This carrier carries nothing any more. The sockets may go on for a while, as a browser's or a visitor's.
     Ended(crate::Ended),
 }
@@ -65,6 +68,10 @@ pub trait Carrier {
     fn ended(&mut self, side: Side, how: Close, now: Instant);
     /// Bytes to write to `side`.
     fn pending(&self, side: Side) -> &[u8];
+    /// Whether what is pending ends where a segment should end too: the system should not join what is written next to it.
+    fn ends_segment(&self, _side: Side) -> bool {
+        false
+    }
     /// The first `n` pending bytes were written.
     fn wrote(&mut self, side: Side, n: usize, now: Instant);
     /// How to end our direction of `side` now; given once, a FIN only when nothing is pending. A reset may follow it.

@@ -40,6 +40,7 @@ const ACK: u8 = 9;
 const JOIN: u8 = 10;
 const REFUSED: u8 = 11;
 const END: u8 = 12;
+const SHAPE: u8 = 13;
 
 /// SEGMENT's flag: more follows right behind.
 const MORE: u8 = 1;
@@ -106,6 +107,13 @@ pub enum Frame<'a> {
     Refused,
     /// The session is over.
     End,
+    /// What traffic is to look like, or will.
+    Shape {
+        /// The profile's number (docs/protocol.md, section 15).
+        profile: u8,
+        /// Its version.
+        version: u16,
+    },
 }
 
 /// Bytes of a session's id.
@@ -322,7 +330,7 @@ impl<'a> Frames<'a> {
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         let (body, rest) = self.rest.split_at_checked(length).ok_or(FrameError::Truncated)?;
         self.rest = rest;
-        if kind > END {
+        if kind > SHAPE {
             return Err(FrameError::UnknownType(kind));
         }
         if kind == KEY_UPDATE && !rest.is_empty() {
@@ -352,6 +360,10 @@ fn decode_body(kind: u8, mut body: &[u8]) -> Option<Frame<'_>> {
         KEY_UPDATE => Frame::KeyUpdate,
         REFUSED => Frame::Refused,
         END => Frame::End,
+        SHAPE => {
+            let ([profile], version) = (take(&mut body)?, u16::from_be_bytes(take(&mut body)?));
+            Frame::Shape { profile, version }
+        }
         ACK => Frame::Ack { position: take_varint(&mut body)? },
         JOIN => return Join::decode(body).map(Frame::Join),
         SEGMENT => {
@@ -391,6 +403,7 @@ impl Frame<'_> {
             Self::Close { id, .. } => varint_len(*id) + 1,
             Self::Decoy(data) => data.len(),
             Self::Handover(handover) => handover.body_len(),
+            Self::Shape { .. } => 1 + 2,
         }
     }
 
@@ -428,6 +441,10 @@ impl Frame<'_> {
             }
             Self::Decoy(data) => out.extend_from_slice(data),
             Self::Handover(handover) => handover.encode_body(out),
+            Self::Shape { profile, version } => {
+                out.push(*profile);
+                out.extend_from_slice(&version.to_be_bytes());
+            }
         }
     }
 
@@ -446,6 +463,7 @@ impl Frame<'_> {
             Self::Join(_) => JOIN,
             Self::Refused => REFUSED,
             Self::End => END,
+            Self::Shape { .. } => SHAPE,
         }
     }
 }

@@ -1,5 +1,8 @@
 //! One carrier's HTX: records under their keys, the carrier's own frames, and its place in a session. Both roles use it.
 
+mod agreement;
+mod packing;
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -16,7 +19,7 @@ use crate::{
     session::{
         CarrierNumber, CarrierState, Join, Mode, SharedSession, SharedSessions, Statics, lock, lock_sessions,
     },
-    shape::Shaper,
+    shape::{Shape, Shaper},
     sizes::{Lengths, control_length},
 };
 
@@ -32,6 +35,10 @@ const MAX_PONGS: usize = 8;
 const OVERHEAD: usize = 17;
 /// Bytes of a KEY_UPDATE frame, kept free at the end of each record.
 const KEY_UPDATE_LEN: usize = 4;
+/// Bytes of a SHAPE frame.
+const SHAPE_LEN: usize = 7;
+/// Bytes of a PING frame.
+const PONG_LEN: usize = 13;
 /// Sealed bytes waiting for the socket above which no more are sealed: enough for a few full records, little enough that
 /// what a broken tunnel still sends looks like a server's socket buffer.
 pub(crate) const BACKLOG: usize = 64 * 1024;
@@ -40,6 +47,8 @@ pub(crate) const BACKLOG: usize = 64 * 1024;
 pub(crate) struct Tunnel {
     session: SharedSession,
     shaper: Shaper,
+    seed: [u8; 32],
+    agreement: agreement::Agreement,
     place: Place,
     /// Streams that the session had when a record was last packed.
     begun: u64,
@@ -59,6 +68,10 @@ pub(crate) struct Tunnel {
     switch_due: bool,
     pongs: VecDeque<[u8; 8]>,
     max_content: usize,
+    /// Where records end, in the buffer that was sealed into last, that are to end a segment.
+    cuts: Vec<usize>,
+    /// The socket takes no more for now: what is due waits for it, not for time.
+    blocked: bool,
 }
 
 /// What this carrier is to its session.
@@ -88,7 +101,7 @@ pub(crate) enum Meant {
     KeysChanged,
     /// The carrier's CLOSE with its code.
     Carrier(u8),
-    /// For the role to judge: DECOY, HANDOVER.
+    /// For the role to judge: DECOY, HANDOVER, JOIN and its refusal, SHAPE.
     Role,
 }
 
@@ -102,10 +115,13 @@ impl Tunnel {
         shape: (Role, [u8; 32]),
     ) -> Self {
         let (role, seed) = shape;
-        let shaper = Shaper::new(lock(&session).shape(), role, seed);
+        // A bridge is told what its client asks for.
+        let asked = if role == Role::Client { lock(&session).shape() } else { Shape::default() };
         Self {
             session,
-            shaper,
+            shaper: Shaper::new(asked, role, seed),
+            seed,
+            agreement: agreement::Agreement::default(),
             place: Place::Outside,
             begun: 0,
             handshake: None,
@@ -120,6 +136,8 @@ impl Tunnel {
             switch_due: false,
             pongs: VecDeque::new(),
             max_content,
+            cuts: Vec::new(),
+            blocked: false,
         }
     }
 
@@ -223,8 +241,8 @@ impl Tunnel {
     }
 
     /// A record of frames came: this long, with so much in it.
-    pub(crate) fn heard(&mut self, length: usize, content: usize) {
-        self.shaper.heard(length, content);
+    pub(crate) fn heard(&mut self, length: usize, content: usize, now: Instant) {
+        self.shaper.heard(length, content, now);
     }
 
     /// Whether this carrier carries the session.
@@ -264,7 +282,11 @@ impl Tunnel {
 
     /// When [`Tunnel::on_timer`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.is_inside().then(|| lock(&self.session).deadline()).flatten()
+        if !self.is_inside() {
+            return None;
+        }
+        let shaper = if self.blocked { None } else { self.shaper.deadline() };
+        [lock(&self.session).deadline(), shaper].into_iter().flatten().min()
     }
 
     /// Time has passed for the session.
@@ -303,13 +325,30 @@ impl Tunnel {
     ) {
         let framed = noise::framed(message);
         let mut rest = framed.as_slice();
-        for (content, length) in lengths.cut(framed.len(), rng) {
-            let (piece, after) = rest.split_at(content);
+        while !rest.is_empty() {
+            let length = self.shaper.fit(lengths.piece(rng));
+            let (piece, after) = rest.split_at(rest.len().min(length - OVERHEAD));
             rest = after;
             let start = self.sealer.begin(out);
             out.extend_from_slice(piece);
             self.sealer.finish(out, start, NOISE, Some(length));
+            self.went(length, out);
         }
+    }
+
+    /// A record went that is the carrier's own and not the session's.
+    fn went(&mut self, length: usize, out: &[u8]) {
+        self.shaper.control(length);
+        if self.shaper.alone() {
+            self.cuts.push(out.len());
+        }
+    }
+
+    /// Seals one record with these frames alone, which is the client's last before data: of about `length`.
+    pub(crate) fn seal_last(&mut self, frames: &[Frame<'_>], length: usize, out: &mut Vec<u8>) {
+        let length = self.shaper.fit(length);
+        self.seal_frames(frames, Some(length), out);
+        self.went(length, out);
     }
 
     /// Seals one record with these frames alone, to the wanted length where they fit.
@@ -326,88 +365,6 @@ impl Tunnel {
         let start = self.sealer.begin(out);
         out.extend_from_slice(&alert);
         self.sealer.finish(out, start, ALERT, None);
-    }
-
-    /// Whether [`Tunnel::pack`] would seal something.
-    pub(crate) fn wants_to_send(&self) -> bool {
-        let session = || match self.place {
-            Place::Inside(number) => lock(&self.session).wants_to_send(number),
-            _ => false,
-        };
-        !self.pongs.is_empty() || !self.control.is_empty() || session()
-    }
-
-    /// Seals what session and carrier have to send until `backlog` sealed bytes wait. True if it sealed anything.
-    pub(crate) fn pack(&mut self, out: &mut Vec<u8>, already: usize, now: Instant) -> bool {
-        let mut waiting = already;
-        let mut sealed = false;
-        while waiting < BACKLOG && self.wants_to_send() {
-            if self.switch_due {
-                self.seal_key_update(out, now);
-                self.switch_due = false;
-            }
-            let before = out.len();
-            if !self.pack_one(out, now) {
-                break;
-            }
-            waiting += out.len() - before;
-            sealed = true;
-        }
-        if sealed && waiting < BACKLOG && self.is_inside() {
-            self.pack_padding(out);
-        }
-        sealed
-    }
-
-    /// Lengthens the burst that has just ended, where it is to look like another.
-    fn pack_padding(&mut self, out: &mut Vec<u8>) {
-        while let Some(length) = self.shaper.padding(self.max_content + OVERHEAD) {
-            self.seal_frames(&[Frame::Padding], Some(length), out);
-            if let Some(clock) = &mut self.clock {
-                clock.count(length);
-            }
-        }
-    }
-
-    fn pack_one(&mut self, out: &mut Vec<u8>, now: Instant) -> bool {
-        let start = self.sealer.begin(out);
-        let content = out.len();
-        out.append(&mut self.control);
-        while let Some(data) = self.pongs.pop_front() {
-            Frame::Ping { answer: true, data }.encode(out);
-        }
-        let room = self.max_content.saturating_sub(out.len() - content + KEY_UPDATE_LEN);
-        let mut last = true;
-        if let Place::Inside(number) = self.place {
-            let mut session = lock(&self.session);
-            let room = self.shaper.room(session.streams().unsent(), room);
-            session.pack(number, room, out, now);
-            last = !session.wants_to_send(number);
-            let begun = session.streams().begun();
-            if std::mem::replace(&mut self.begun, begun) < begun {
-                self.shaper.opened();
-            }
-        }
-        let len = out.len() - content;
-        if len == 0 {
-            out.truncate(start);
-            return false;
-        }
-        let update = self.clock.as_ref().is_some_and(|clock| clock.due(now));
-        if update {
-            Frame::KeyUpdate.encode(out);
-        }
-        let whole = out.len() - content;
-        let length =
-            control_length(whole).or_else(|| self.shaper.length(whole, self.max_content + OVERHEAD, last));
-        self.sealer.finish(out, start, FRAMES, length);
-        if let Some(clock) = &mut self.clock {
-            clock.count(len);
-        }
-        if update {
-            self.advance_send_keys(now);
-        }
-        true
     }
 
     fn seal_key_update(&mut self, out: &mut Vec<u8>, now: Instant) {
@@ -461,7 +418,9 @@ impl Tunnel {
             }
             Frame::Ping { answer: true, .. } => Ok(Meant::Done),
             Frame::KeyUpdate => self.on_key_update(first_keys),
-            Frame::Decoy(_) | Frame::Handover(_) | Frame::Join(_) | Frame::Refused => Ok(Meant::Role),
+            Frame::Decoy(_) | Frame::Handover(_) | Frame::Join(_) | Frame::Refused | Frame::Shape { .. } => {
+                Ok(Meant::Role)
+            }
         }
     }
 
@@ -477,6 +436,7 @@ impl Tunnel {
     /// The path's round trip, once known.
     pub(crate) fn set_round_trip(&mut self, round_trip: Duration) {
         self.round_trip = Some(round_trip);
+        self.shaper.set_round_trip(round_trip);
         self.tell_round_trip();
     }
 
@@ -533,3 +493,6 @@ fn rekey_opener(opener: &mut RecordOpener, cipher: Cipher, secret: &DirectionSec
     let keys = secret.keys();
     opener.rekey(cipher, &keys.key, keys.iv);
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,12 @@
 //! The client's carrier: TLS around the core.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use qnet_proto::Ended;
 use qnet_proto::carrier::{Carrier, Close, Event, Side};
 use qnet_proto::session::SharedSession;
 use qnet_proto::websocket::Client;
-use tokio::sync::oneshot;
 
 use crate::tls::Tls;
 
@@ -16,6 +16,8 @@ const READ_SIZE: usize = 64 * 1024;
 const BACKLOG: usize = 64 * 1024;
 /// Bytes waiting for the socket above which it is not read.
 const MAX_WAITING: usize = 256 * 1024;
+/// Content of a TLS record that fits a segment of any usual path.
+const SEGMENT: usize = 1_350;
 /// How long after the last byte buffers are given back.
 const SHRINK_AFTER: Duration = Duration::from_secs(1);
 
@@ -23,27 +25,27 @@ const SHRINK_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct ClientCarrier {
     core: Client,
     tls: Tls,
-    /// The page's connection, which goes when this is dropped.
-    _page: Option<oneshot::Sender<()>>,
     room: Vec<u8>,
     content: Vec<u8>,
     out: Vec<u8>,
     written: usize,
+    /// Where records end in `out` that fit a segment: a browser writes each of its records by itself.
+    cuts: VecDeque<usize>,
     peer_ended: bool,
     closed: bool,
     shrink_at: Option<Instant>,
 }
 
 impl ClientCarrier {
-    pub(crate) fn new(core: Client, tls: Tls, page: Option<oneshot::Sender<()>>, now: Instant) -> Self {
+    pub(crate) fn new(core: Client, tls: Tls, now: Instant) -> Self {
         let mut carrier = Self {
             core,
             tls,
-            _page: page,
             room: Vec::new(),
             content: Vec::new(),
             out: Vec::new(),
             written: 0,
+            cuts: VecDeque::new(),
             peer_ended: false,
             closed: false,
             shrink_at: Some(now + SHRINK_AFTER),
@@ -67,6 +69,9 @@ impl ClientCarrier {
                 moved = true;
                 if self.tls.write(&content, &mut self.out).is_err() {
                     self.core.ended(Ended::Internal, now);
+                }
+                if content.len() <= SEGMENT {
+                    self.cuts.push_back(self.out.len());
                 }
             }
             if !moved {
@@ -110,11 +115,22 @@ impl Carrier for ClientCarrier {
     }
 
     fn pending(&self, side: Side) -> &[u8] {
-        if side == Side::Decoy { &[] } else { self.out.get(self.written..).unwrap_or_default() }
+        if side == Side::Decoy {
+            return &[];
+        }
+        let end = self.cuts.front().copied().unwrap_or(self.out.len());
+        self.out.get(self.written..end).unwrap_or_default()
+    }
+
+    fn ends_segment(&self, _side: Side) -> bool {
+        !self.cuts.is_empty()
     }
 
     fn wrote(&mut self, _side: Side, n: usize, now: Instant) {
         self.written = (self.written + n).min(self.out.len());
+        while self.cuts.front().is_some_and(|at| *at <= self.written) {
+            self.cuts.pop_front();
+        }
         if self.written == self.out.len() {
             self.out.clear();
             self.written = 0;

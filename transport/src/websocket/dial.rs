@@ -1,7 +1,7 @@
 //! From a bridge line to an open websocket, as a browser comes to it: the page first.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use qnet_proto::chrome::CHROME_156;
@@ -26,18 +26,47 @@ pub(crate) struct Opened {
     pub(crate) tls: Tls,
     pub(crate) channel: Channel,
     pub(crate) round_trip: Duration,
-    /// The connection that the page came over, where the websocket has one of its own: it stays for as long as this is there.
-    pub(crate) page: Option<oneshot::Sender<()>>,
 }
 
-/// What one session's carriers keep for each other of the site.
+/// When a websocket is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    /// There is none.
+    Alone,
+    /// There is one.
+    Beside,
+}
+
+/// What one session's carriers keep for each other of a site: what a browser has of a page that is open.
 #[derive(Default)]
-pub(crate) struct Known(Mutex<Vec<Ticket>>);
+pub(crate) struct Known(Mutex<Site>);
+
+#[derive(Default)]
+struct Site {
+    tickets: Vec<Ticket>,
+    page: Option<Page>,
+}
+
+/// A page that was loaded.
+struct Page {
+    /// Where it came from: a bridge may have several lines, each with a site of its own.
+    url: WebsocketUrl,
+    /// What its websocket's request says of cookies.
+    cookies: Vec<String>,
+    /// Its connection, where the websocket has one of its own: it stays for as long as this is there.
+    _stays: Option<oneshot::Sender<()>>,
+    /// Whether its connection carried a websocket, and nothing is known of its end.
+    carries: bool,
+}
 
 impl Known {
+    fn site(&self) -> MutexGuard<'_, Site> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The newest ticket: it serves once.
     fn ticket(&self) -> Option<Ticket> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        self.site().tickets.pop()
     }
 
     /// Keeps what a connection was given, in place of what was known before.
@@ -45,19 +74,41 @@ impl Known {
         let mut new: Vec<_> = std::iter::from_fn(|| tls.ticket()).collect();
         if !new.is_empty() {
             new.reverse();
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = new;
+            self.site().tickets = new;
         }
+    }
+
+    /// The cookies of the page from there, if it was loaded and a browser would have its script open another websocket over a
+    /// connection of its own.
+    fn cookies(&self, url: &WebsocketUrl, occasion: Occasion) -> Option<Vec<String>> {
+        let mut site = self.site();
+        let page = site.page.as_mut().filter(|page| page.url == *url)?;
+        page.carries &= occasion == Occasion::Beside;
+        (!page.carries).then(|| page.cookies.clone())
+    }
+
+    fn loaded(&self, page: Page) {
+        self.site().page = Some(page);
     }
 }
 
-/// Loads the page of the site at `address` and opens its websocket.
+/// Opens the websocket of the site at `address`: after a load of its page, or, where that was loaded before, as its script does.
 pub(crate) async fn open(
     config: &DialerConfig,
     address: SocketAddr,
     url: &WebsocketUrl,
     known: &Known,
+    occasion: Occasion,
     rng: &mut ChaCha20Rng,
 ) -> Result<Opened, DialError> {
+    if let Some(cookies) = known.cookies(url, occasion) {
+        let opened = alone(config, address, url, known, &cookies, rng).await;
+        if matches!(opened, Err(DialError::Websocket(_))) {
+            // The site has changed its mind: the page is opened anew.
+            known.site().page = None;
+        }
+        return opened;
+    }
     let mut tcp = config.connect.connect_within(address, CONNECT_LIMIT).await?;
     let connected = connect(&mut tcp, Purpose::Page(known.ticket()), url.host(), &config.roots).await?;
     let round_trip = connected.round_trip;
@@ -66,18 +117,36 @@ pub(crate) async fn open(
         PageLoad::new(&CHROME_156, url.host(), &config.path, Field::Padding, seed(rng)).without_knock();
     load(&mut link, &mut page).await?;
     known.learn(&link.tls);
-    if page.takes_websockets() {
-        let channel = Channel::http2(page, &CHROME_156, url.host(), url.path(), seed(rng), now());
-        return opened(link, channel, round_trip, None).await;
-    }
     let cookies = page.cookies(url.path());
+    if page.takes_websockets() {
+        known.loaded(Page { url: url.clone(), cookies, _stays: None, carries: true });
+        let channel = Channel::http2(page, &CHROME_156, url.host(), url.path(), seed(rng), now());
+        return opened(link, channel, round_trip).await;
+    }
     let (stays, stay) = oneshot::channel();
     tokio::spawn(keep_open(link, page, stay));
+    let opened = alone(config, address, url, known, &cookies, rng).await?;
+    known.loaded(Page { url: url.clone(), cookies, _stays: Some(stays), carries: false });
+    Ok(opened)
+}
+
+/// Opens the websocket over a connection of its own, HTTP/1.1. So does Chrome wherever no HTTP/2 connection of the page's is
+/// left that could carry it.
+async fn alone(
+    config: &DialerConfig,
+    address: SocketAddr,
+    url: &WebsocketUrl,
+    known: &Known,
+    cookies: &[String],
+    rng: &mut ChaCha20Rng,
+) -> Result<Opened, DialError> {
     let mut tcp = config.connect.connect_within(address, CONNECT_LIMIT).await?;
     let connected = connect(&mut tcp, Purpose::Websocket(known.ticket()), url.host(), &config.roots).await?;
     let round_trip = connected.round_trip;
-    let channel = Channel::http1(&CHROME_156, url.host(), url.path(), &cookies, seed(rng));
-    opened(Link::new(tcp, connected), channel, round_trip, Some(stays)).await
+    let channel = Channel::http1(&CHROME_156, url.host(), url.path(), cookies, seed(rng));
+    let opened = opened(Link::new(tcp, connected), channel, round_trip).await?;
+    known.learn(&opened.tls);
+    Ok(opened)
 }
 
 fn seed(rng: &mut ChaCha20Rng) -> [u8; 32] {
@@ -144,12 +213,7 @@ async fn keep_open(mut link: Link, mut page: PageLoad, mut gone: oneshot::Receiv
 }
 
 /// Sends the opening and waits for its answer.
-async fn opened(
-    mut link: Link,
-    mut channel: Channel,
-    round_trip: Duration,
-    page: Option<oneshot::Sender<()>>,
-) -> Result<Opened, DialError> {
+async fn opened(mut link: Link, mut channel: Channel, round_trip: Duration) -> Result<Opened, DialError> {
     let mut payload = Vec::new();
     while !channel.is_open() {
         while let Some(content) = channel.poll(now()) {
@@ -162,5 +226,5 @@ async fn opened(
         // A bridge waits for the client's first message.
         return Err(WebsocketError::Answer("a message before the first one").into());
     }
-    Ok(Opened { tcp: link.tcp, tls: link.tls, channel, round_trip, page })
+    Ok(Opened { tcp: link.tcp, tls: link.tls, channel, round_trip })
 }

@@ -7,5 +7,5 @@ mod link;
 mod serve;
 
 pub(crate) use carrier::ClientCarrier;
-pub(crate) use dial::{Known, Opened, open};
+pub(crate) use dial::{Known, Occasion, Opened, open};
 pub(crate) use serve::{Caller, join, receive};

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `Bridge` and the relay's fingerprint may be missing. A line has one cover: `sni` is the mirror's and may come several
-//! times, each a name the bridge knows; `url` is the websocket's and comes once. Commas are not used, because tor's own
+//! times, each a name the bridge knows; `url` is the websocket's and comes once. `profile=` may name what the traffic is to look
+//! like; which names there are is not this floor's to know. Commas are not used, because tor's own
 //! record of bridge lines takes them for spaces.
 
 use std::fmt;
@@ -37,6 +38,55 @@ pub struct BridgeLine {
     pub key: BridgeKey,
     /// What its carriers look like.
     pub cover: Cover,
+    /// The traffic profile that its operator suggests, by name; unknown ones among them.
+    pub profile: Option<ProfileName>,
+}
+
+/// Most letters of a traffic profile's name: few, as the line has room for few.
+pub const MAX_PROFILE: usize = 24;
+
+/// A traffic profile's name: 1 to [`MAX_PROFILE`] small letters, digits and hyphens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileName(String);
+
+impl ProfileName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ProfileName {
+    type Err = ProfileNameError;
+
+    fn from_str(text: &str) -> Result<Self, ProfileNameError> {
+        let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let fits = (1..=MAX_PROFILE).contains(&text.len()) && text.bytes().all(letter);
+        if fits { Ok(Self(text.to_owned())) } else { Err(ProfileNameError) }
+    }
+}
+
+impl fmt::Display for ProfileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text is not a traffic profile's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a traffic profile's name has 1 to {MAX_PROFILE} small letters, digits and hyphens")]
+pub struct ProfileNameError;
+
+impl ProfileNameError {
+    /// Who is at fault.
+    pub fn kind(self) -> Kind {
+        Kind::Misuse
+    }
+
+    /// Whether trying again helps.
+    pub fn retry(self) -> Retry {
+        Retry::Never
+    }
 }
 
 /// What a bridge's carriers look like from outside.
@@ -69,7 +119,7 @@ impl BridgeLine {
         if address.port() == 0 {
             return Err(BridgeLineError::Address);
         }
-        let (mut key, mut sni, mut url, mut length) = (None, Vec::new(), None, 0_usize);
+        let (mut key, mut sni, mut url, mut profile, mut length) = (None, Vec::new(), None, None, 0_usize);
         for (name, value) in args {
             length = length.saturating_add(name.len()).saturating_add(value.len()).saturating_add(2);
             if length > MAX_LEN {
@@ -81,6 +131,8 @@ impl BridgeLine {
                 "sni" => sni.push(value.parse().map_err(BridgeLineError::Name)?),
                 "url" if url.is_some() => return Err(BridgeLineError::TwoUrls),
                 "url" => url = Some(value.parse().map_err(BridgeLineError::Url)?),
+                "profile" if profile.is_some() => return Err(BridgeLineError::TwoProfiles),
+                "profile" => profile = Some(value.parse().map_err(BridgeLineError::Profile)?),
                 _ => return Err(BridgeLineError::Unknown(name.to_owned())),
             }
         }
@@ -91,7 +143,7 @@ impl BridgeLine {
             Some(url) if sni.is_empty() => Cover::Websocket(url),
             Some(_) => return Err(BridgeLineError::TwoCovers),
         };
-        Ok(Self { address, fingerprint: None, key, cover })
+        Ok(Self { address, fingerprint: None, key, cover, profile })
     }
 
     /// The arguments as they stand in the line and in a PT's `SMETHOD … ARGS`, before any escaping.
@@ -101,7 +153,8 @@ impl BridgeLine {
             Cover::Mirror(_) => None,
             Cover::Websocket(url) => Some(("url", url.to_string())),
         };
-        std::iter::once(("key", self.key.to_string())).chain(names).chain(url)
+        let profile = self.profile.as_ref().map(|name| ("profile", name.to_string()));
+        std::iter::once(("key", self.key.to_string())).chain(names).chain(url).chain(profile)
     }
 }
 
@@ -190,6 +243,12 @@ pub enum BridgeLineError {
     /// The value of `url=` is not a websocket bridge's address.
     #[error("in `url=`: {0}")]
     Url(UrlError),
+    /// The value of `profile=` is not a name.
+    #[error("in `profile=`: {0}")]
+    Profile(ProfileNameError),
+    /// More than one `profile=`.
+    #[error("the bridge line has two `profile=`; one is allowed")]
+    TwoProfiles,
     /// Something that this version does not know.
     #[error("{} is unknown to this version of qnet; is there a newer one?", shown(.0))]
     Unknown(String),
@@ -214,9 +273,10 @@ impl BridgeLineError {
             Self::Key(error) => error.kind(),
             Self::Name(error) => error.kind(),
             Self::Url(error) => error.kind(),
+            Self::Profile(error) => error.kind(),
             Self::TooLong | Self::Transport | Self::Address | Self::Fingerprint => Kind::Misuse,
             Self::NoKey | Self::TwoKeys | Self::Unknown(_) => Kind::Misuse,
-            Self::NoCover | Self::TwoCovers | Self::TwoUrls => Kind::Misuse,
+            Self::NoCover | Self::TwoCovers | Self::TwoUrls | Self::TwoProfiles => Kind::Misuse,
         }
     }
 
@@ -226,9 +286,10 @@ impl BridgeLineError {
             Self::Key(error) => error.retry(),
             Self::Name(error) => error.retry(),
             Self::Url(error) => error.retry(),
+            Self::Profile(error) => error.retry(),
             Self::TooLong | Self::Transport | Self::Address | Self::Fingerprint => Retry::Never,
             Self::NoKey | Self::TwoKeys | Self::Unknown(_) => Retry::Never,
-            Self::NoCover | Self::TwoCovers | Self::TwoUrls => Retry::Never,
+            Self::NoCover | Self::TwoCovers | Self::TwoUrls | Self::TwoProfiles => Retry::Never,
         }
     }
 }

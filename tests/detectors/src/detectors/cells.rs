@@ -1,5 +1,7 @@
 //! 8. Tor's cells: lengths a multiple of 514 bytes apart.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use statrs::distribution::{Binomial, DiscreteCDF};
 
@@ -75,9 +77,9 @@ impl Detector for Cells {
 
 fn role(capture: &Capture) -> Option<Role> {
     match (capture.transport, capture.load) {
-        (Kind::Plain, Load::Page) => Some(Role::Negative),
+        (Kind::Plain, Load::Page | Load::Tour | Load::Talk) => Some(Role::Negative),
         (Kind::Plain | Kind::Tunnel, Load::Tor) => Some(Role::Positive),
-        (Kind::Qnet, _) => Some(Role::Subject),
+        (Kind::Qnet | Kind::QnetWebsocket, _) => Some(Role::Subject),
         _ => Some(Role::Beside),
     }
 }
@@ -155,17 +157,17 @@ fn comb(lengths: &[usize], period: usize) -> Comb {
 
 /// The most lengths on any comb of this period, without its largest tooth: a length that is merely frequent is no comb.
 fn on_comb(lengths: &[usize], period: usize) -> usize {
+    let mut by_phase = vec![Vec::new(); period];
+    for length in lengths {
+        by_phase.get_mut(length % period).into_iter().for_each(|lengths| lengths.push(*length));
+    }
     let most = |first: usize| {
-        let mut teeth = vec![0; FULL / period + 2];
-        for length in lengths {
-            let past = (length + period + TOOTH - first) % period;
-            if past <= 2 * TOOTH
-                && let Some(tooth) = teeth.get_mut((length + TOOTH) / period)
-            {
-                *tooth += 1;
-            }
+        let near = (0..=2 * TOOTH).filter_map(|off| by_phase.get((first + period + off - TOOTH) % period));
+        let mut teeth = BTreeMap::new();
+        for length in near.flatten() {
+            *teeth.entry((length + TOOTH) / period).or_insert(0) += 1;
         }
-        teeth.iter().sum::<usize>() - teeth.iter().max().copied().unwrap_or(0)
+        teeth.values().sum::<usize>() - teeth.values().max().copied().unwrap_or(0)
     };
     (0..period).map(most).max().unwrap_or(0)
 }

@@ -52,7 +52,7 @@ impl Detector for FullyEncrypted {
         Ok(each_capture(
             field,
             |capture| {
-                (capture.load == Load::Page || capture.transport != Kind::Plain)
+                (capture.load != Load::Tor || capture.transport != Kind::Plain)
                     .then(|| positive(capture.transport))
             },
             |capture| {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::capture::{Capture, Connection, Way};
+use crate::capture::{Capture, Connection, Record, Way};
 use crate::detector::{About, Detector, Figure, Threshold, Verdict, usual_role};
 use crate::load::Load;
 use crate::stage::Field;
@@ -13,6 +13,15 @@ const SOURCE: &str = "ban6cat6/aparecium, which tells ShadowTLS and REALITY from
 
 /// A page's first answer in full is longer than any ticket or SETTINGS.
 const ANSWER: usize = 1_000;
+
+/// A request, its head compressed, is longer than what a browser says besides: acknowledgements, windows, pings. A record's length.
+const REQUEST: usize = 50;
+
+/// A frame without payload (RFC 9113, section 4.1), bytes: an acknowledgement of SETTINGS may go before an answer or after it.
+const EMPTY_FRAME: usize = 9;
+
+/// The protocol's name where a hello offers it (RFC 7301, section 3.1).
+const H2_OFFERED: &[u8] = b"\x02h2";
 
 /// A record's content type and tag (RFC 8446, section 5.2), bytes: they count again when a record is cut in two.
 const PROTECTION: usize = 17;
@@ -32,8 +41,10 @@ impl Detector for AfterHandshake {
             name: "lengths after the handshake",
             source: SOURCE,
             rule: "What the server sends under protection up to the client's Finished, record by record, and what it sends from then until \
-                   the first long answer, as bytes of content, must be among what the decoy was seen to send to Chromium directly. How \
-                   the latter is cut into records is compared as a distribution.",
+                   the client asks for more after the first long answer, as bytes of content, must be among what the decoy was seen to \
+                   send to Chromium directly; an empty frame more or less counts as equal. How that is cut into records before the \
+                   long answer is compared as a distribution. Of a connection whose hello does not offer h2, a websocket's, \
+                   the server's first turn is looked at.",
             thresholds: vec![
                 Threshold {
                     what: "the server's flight",
@@ -41,7 +52,7 @@ impl Detector for AfterHandshake {
                     source: SOURCE,
                 },
                 Threshold {
-                    what: "tickets, SETTINGS and the answer's head",
+                    what: "tickets, SETTINGS and the first answer",
                     value: "flagged if their bytes are not among the decoy's own".into(),
                     source: SOURCE,
                 },
@@ -56,7 +67,8 @@ impl Detector for AfterHandshake {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
-        let pages = || field.captures.iter().filter(|capture| capture.load == Load::Page);
+        let pages =
+            || field.captures.iter().filter(|capture| matches!(capture.load, Load::Page | Load::Talk));
         let mut verdicts = Vec::new();
         for capture in pages().filter(|capture| capture.transport != Kind::Obfs4) {
             let direct = pages().find(|plain| {
@@ -81,12 +93,12 @@ fn judge(capture: &Capture, direct: &Capture) -> Result<Verdict> {
             !theirs
                 .iter()
                 .enumerate()
-                .any(|(other, their)| (!itself || other != *number) && part(one) == part(their))
+                .any(|(other, their)| (!itself || other != *number) && part(one).like(&part(their)))
         };
         ours.iter().enumerate().filter(differs).count()
     };
     let (flights, contents) =
-        (strange(|seen| Part::Flight(seen.flight.clone())), strange(|seen| Part::Content(seen.content())));
+        (strange(|seen| Part::Flight(seen.flight.clone())), strange(|seen| Part::Content(seen.content)));
     let cuts = |seen: &[Seen]| seen.iter().map(|one| one.after.clone()).collect::<Vec<_>>();
     // The negative control: one half of the direct visits against the other.
     let (even, odd): (Vec<_>, Vec<_>) =
@@ -114,36 +126,46 @@ fn judge(capture: &Capture, direct: &Capture) -> Result<Verdict> {
     })
 }
 
-#[derive(PartialEq)]
 enum Part {
     Flight(Vec<usize>),
     Content(usize),
 }
 
-/// What a server sent before its first long answer.
-struct Seen {
-    /// Lengths of protected records until the client's Finished.
-    flight: Vec<usize>,
-    /// Lengths of those from then on.
-    after: Vec<usize>,
-}
-
-impl Seen {
-    fn content(&self) -> usize {
-        self.after.iter().map(|length| length.saturating_sub(PROTECTION)).sum()
+impl Part {
+    fn like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Flight(one), Self::Flight(other)) => one == other,
+            (Self::Content(one), Self::Content(other)) => [0, EMPTY_FRAME].contains(&one.abs_diff(*other)),
+            _ => false,
+        }
     }
 }
 
-/// `None` for a connection that was never used for a page.
+/// What a server sent until the client asked for more.
+struct Seen {
+    /// Lengths of protected records until the client's Finished.
+    flight: Vec<usize>,
+    /// Lengths of those from then on that come before the first long answer; without h2 all of the first turn's.
+    after: Vec<usize>,
+    /// Bytes of content from the client's Finished until it asks for more.
+    content: usize,
+}
+
+/// `None` for a connection that was never used for a page or a websocket.
 fn seen(connection: &Connection) -> Option<Seen> {
     let finished = connection.data(Way::Up).next()?.at;
     let flight = connection.data(Way::Down).filter(|record| record.at <= finished);
-    let after: Vec<usize> = connection
-        .data(Way::Down)
-        .filter(|record| record.at > finished)
-        .map(|record| record.length)
-        .collect();
-    let answer = after.iter().position(|length| *length >= ANSWER)?;
-    let after = after.get(..answer).unwrap_or_default().to_vec();
-    Some(Seen { flight: flight.map(|record| record.length).collect(), after })
+    let down: Vec<&Record> = connection.data(Way::Down).filter(|record| record.at > finished).collect();
+    let h2 = connection.first.windows(H2_OFFERED.len()).any(|offer| offer == H2_OFFERED);
+    let answer = if h2 { down.iter().position(|record| record.length >= ANSWER)? } else { 0 };
+    let (answered, asks) = (down.get(answer)?.at, if h2 { REQUEST } else { 0 });
+    let next = connection.data(Way::Up).find(|record| record.at > answered && record.length >= asks);
+    let turn = |record: &&&Record| next.is_none_or(|next| record.at < next.at);
+    let content = down.iter().filter(turn).map(|record| record.length.saturating_sub(PROTECTION)).sum();
+    let after = if h2 { down.get(..answer)? } else { &down };
+    Some(Seen {
+        flight: flight.map(|record| record.length).collect(),
+        after: after.iter().filter(turn).map(|record| record.length).collect(),
+        content,
+    })
 }

@@ -1,4 +1,8 @@
-//! 6. Fingerprints: the hello against Chromium's, captured in the same run, field by field and as distributions.
+//! 6. Fingerprints: hello, HTTP/2 and the visit's records against Chromium's of the same run; the answer against the decoy's.
+
+mod answers;
+mod http2;
+mod visits;
 
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -22,7 +26,7 @@ use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
 use crate::stage::Field;
 use crate::stats::chi_squared;
 
-const SOURCE: &str = "FoxIO, JA4; Frolov and Wustrow, The use of TLS in Censorship Circumvention, NDSS 2019; RFC 8701 (GREASE)";
+const SOURCE: &str = "FoxIO, JA4 and JA4S; Shuster et al., Akamai, Passive Fingerprinting of HTTP/2 Clients, Black Hat Europe 2017; Frolov and Wustrow, The use of TLS in Censorship Circumvention, NDSS 2019; RFC 8701 (GREASE)";
 
 /// All distributions together; each gets its part of it (Bonferroni).
 const CHANCE: f64 = 1e-3;
@@ -44,13 +48,26 @@ impl Detector for Hellos {
     fn about(&self) -> About {
         About {
             number: 6,
-            name: "fingerprints of hellos",
+            name: "fingerprints",
             source: SOURCE,
             rule: "Every field that is equal in all of Chromium's hellos must be equal in all of ours, JA4 with them. What differs from hello \
                    to hello (GREASE values, which extension is first and last, which of two comes first, classes of the ECH payload, its config \
-                   id) is compared as a distribution.",
+                   id) is compared as a distribution. The bridge's answer (JA4S) must be one that the decoy gives. SETTINGS, WINDOW_UPDATE, PRIORITY and the \
+                   order of pseudo-header fields, read by a server that ends TLS, must be Chromium's, and so must be how the first request is framed. \
+                   The lengths of the records that a client sends while it visits the decoy, up to the knock, are compared as distributions with those \
+                   of Chromium's visits, which says that it is the browser that QNet imitates.",
             thresholds: vec![
                 Threshold { what: "fields", value: "flagged if one differs".into(), source: SOURCE },
+                Threshold {
+                    what: "JA4S and HTTP/2",
+                    value: "flagged if unlike all that the model shows".into(),
+                    source: SOURCE,
+                },
+                Threshold {
+                    what: "lengths of a visit's records (a permutation test over visits)",
+                    value: format!("flagged below p {}", visits::CHANCE),
+                    source: "set here before the first measurement",
+                },
                 Threshold {
                     what: "distributions (chi-squared, Bonferroni)",
                     value: "flagged below p 0.001 for all of them together".into(),
@@ -59,6 +76,10 @@ impl Detector for Hellos {
             ],
             gate: true,
         }
+    }
+
+    fn needs_captures(&self) -> bool {
+        false
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
@@ -71,11 +92,19 @@ impl Detector for Hellos {
             Hello::parse(&hello).context("a visitor's hello")
         });
         let others = others.collect::<Result<Vec<_>>>()?;
-        Ok(vec![
-            judge("BoringSSL as it comes", Role::Positive, &others, model)?,
-            judge("Chromium again", Role::Negative, again, model)?,
-            judge("QNet", Role::Subject, &ours, model)?,
-        ])
+        let mut verdicts = vec![
+            judge("hello: BoringSSL as it comes", Role::Positive, &others, model)?,
+            judge("hello: Chromium again", Role::Negative, again, model)?,
+            judge("hello: QNet", Role::Subject, &ours, model)?,
+        ];
+        for server in &field.plan.servers {
+            verdicts.extend(answers::verdicts(*server)?);
+        }
+        verdicts.extend(http2::verdicts()?);
+        for server in &field.plan.servers {
+            verdicts.extend(visits::verdicts(*server, field.plan.visits)?);
+        }
+        Ok(verdicts)
     }
 }
 

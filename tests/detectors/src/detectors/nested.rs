@@ -1,9 +1,10 @@
 //! 7. TLS inside TLS: the bursts of an inner handshake show through the outer one.
 
 use anyhow::Result;
+use statrs::distribution::{DiscreteCDF, Hypergeometric};
 
 use crate::capture::{Burst, Capture, Connection, Packet, Way, bursts};
-use crate::detector::{About, Detector, Judgement, Role, Threshold, Verdict, each_capture, usual_role};
+use crate::detector::{About, Detector, Judgement, Role, Threshold, Verdict, usual_role};
 use crate::load::Load;
 use crate::stage::Field;
 use crate::transport::Kind;
@@ -16,8 +17,17 @@ const FIELD: &str = "reports of users whose tunnels were blocked; no paper";
 /// What the outer TLS adds to a packet by nDPI's estimate, bytes.
 const OVERHEAD: usize = 24;
 
-/// How many packets after the handshake nDPI looks at unless it is told otherwise. We go on to the end of the connection.
+/// How many packets after the handshake nDPI looks at unless it is told otherwise. Later on, whoever only browses has such
+/// bursts too, as our negative controls show: a form of 20 kB is many long packets, and a page that talks over a websocket
+/// comes near the models now and then.
 const FIRST_PACKETS: usize = 25;
+
+/// Chance that matches after the first packets are as frequent as in ordinary browsing.
+const CHANCE: f64 = 1e-3;
+
+/// The same for connections that match in the first packets, where ordinary ones do as well: about one of a hundred direct visits
+/// did here.
+const EARLY_CHANCE: f64 = 0.05;
 
 /// A ClientHello fills no more packets than this.
 const HELLO_PACKETS: usize = 3;
@@ -109,7 +119,9 @@ impl Detector for Nested {
         let model = |model: &Model| Threshold {
             what: model.name,
             value: format!(
-                "flagged below Mahalanobis distance {} from {:?} bytes up, down, up, down",
+                "flagged below Mahalanobis distance {} from {:?} bytes up, down, up, down, in the first {FIRST_PACKETS} packets after \
+                 the handshake of one connection; where ordinary browsing (all negative controls together) has such \
+                 connections, if they are more frequent here with p below {EARLY_CHANCE} (Fisher's exact test)",
                 model.distance, model.mean
             ),
             source: NDPI,
@@ -122,24 +134,43 @@ impl Detector for Nested {
         });
         thresholds.push(Threshold {
             what: "long packets",
-            value: "flagged at 3 client packets of 411 bytes or more, one after the other, after its ChangeCipherSpec".into(),
+            value: format!(
+                "flagged at {LONG_PACKETS} client packets of {LONG_PACKET} bytes or more, one after the other, among the first \
+                 {FIRST_PACKETS} packets after its ChangeCipherSpec; later ones are counted: any upload has them"
+            ),
             source: FIELD,
+        });
+        thresholds.push(Threshold {
+            what: "matches after the first packets",
+            value: "flagged if more frequent than in ordinary browsing (all negative controls together) with p below 0.001 \
+                    (Fisher's exact test)"
+                .into(),
+            source: "set here: nDPI does not look so far, and ordinary websockets match now and then",
         });
         About {
             number: 7,
             name: "TLS inside TLS",
             source: NDPI,
             rule: "After the outer handshake, packets are joined into bursts and each is freed of 24 bytes a packet. Every four bursts \
-                   that begin with the client's are compared with three models of a handshake's bursts. nDPI stops after 25 packets; \
-                   this goes on to the end. Beside it, two simpler rules of lengths.",
+                   that begin with the client's are compared with three models of a handshake's bursts. nDPI stops after 25 packets, and \
+                   so does what decides; this goes on to the end, and asks whether matches are more frequent there than in ordinary \
+                   browsing. Beside it, two simpler rules of lengths.",
             thresholds,
             gate: true,
         }
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
+        let judged: Vec<(&Capture, Role, Judged)> = (field.captures.iter())
+            .filter_map(|capture| Some((capture, role(capture)?, Judged::of(capture))))
+            .collect();
         let mut verdicts = vec![trojan_control()];
-        verdicts.extend(each_capture(field, role, judge));
+        verdicts.extend(judged.iter().map(|(capture, role, one)| {
+            // Later matches of a control are compared with the others'.
+            let later = ordinary(&judged, |of| !std::ptr::eq(of, *capture), |one| one.later);
+            let early = ordinary(&judged, |_| true, |one| one.early);
+            one.verdict(capture, *role, early, later)
+        }));
         Ok(verdicts)
     }
 }
@@ -161,35 +192,93 @@ fn trojan_control() -> Verdict {
     Verdict { what, role: Role::Positive, flagged, figures: Vec::new(), note: String::new() }
 }
 
-fn judge(capture: &Capture) -> Judgement {
-    let mut judgement = Judgement::default();
-    let count =
-        |rule: &dyn Fn(&Connection) -> bool| capture.connections.iter().filter(|one| rule(one)).count();
-    let (mut near_early, mut windows, mut near) = (0, 0, 0);
-    for model in &MODELS {
-        let nearest = capture.connections.iter().filter_map(|one| nearest(model, one, usize::MAX));
-        let nearest = nearest.fold(f64::INFINITY, f64::min);
-        near_early += count(&|one| {
-            self::nearest(model, one, FIRST_PACKETS).is_some_and(|distance| distance < model.distance)
-        });
-        let all: Vec<f64> =
-            capture.connections.iter().flat_map(|one| distances(model, one, usize::MAX)).collect();
-        windows = windows.max(all.len());
-        near += all.iter().filter(|distance| **distance < model.distance).count();
-        judgement.flagged |= nearest < model.distance;
-        if nearest.is_finite() {
-            judgement = judgement.figure(format!("nearest to {}", model.name), nearest);
+/// What all negative controls that are wanted come to.
+fn ordinary(
+    judged: &[(&Capture, Role, Judged)],
+    wanted: impl Fn(&Capture) -> bool,
+    figures: impl Fn(&Judged) -> [u64; 2],
+) -> [u64; 2] {
+    let controls = judged.iter().filter(|(capture, role, _)| *role == Role::Negative && wanted(capture));
+    controls.map(|(_, _, one)| figures(one)).fold([0; 2], |sum, one| [sum[0] + one[0], sum[1] + one[1]])
+}
+
+/// What the rules found in one capture.
+struct Judged {
+    /// The smallest distance to each model among the first packets, and at all.
+    nearest: Vec<[f64; 2]>,
+    /// Connections that match a model in the first packets, of so many.
+    early: [u64; 2],
+    /// Connections with Trojan's lengths.
+    trojans: usize,
+    /// Connections with long packets among the first, and at all.
+    long: [usize; 2],
+    /// Matches after the first packets, of so many windows.
+    later: [u64; 2],
+}
+
+impl Judged {
+    fn of(capture: &Capture) -> Self {
+        let count =
+            |rule: &dyn Fn(&Connection) -> bool| capture.connections.iter().filter(|one| rule(one)).count();
+        let all = |model: &Model, limit| -> Vec<f64> {
+            capture.connections.iter().flat_map(|one| distances(model, one, limit)).collect()
+        };
+        let (mut nearest, mut later) = (Vec::new(), [0; 2]);
+        for model in &MODELS {
+            let (first, whole) = (all(model, FIRST_PACKETS), all(model, usize::MAX));
+            nearest.push([&first, &whole].map(|all| all.iter().copied().fold(f64::INFINITY, f64::min)));
+            let matches = |all: &[f64]| all.iter().filter(|distance| **distance < model.distance).count();
+            later[0] += matches(&whole).saturating_sub(matches(&first)) as u64;
+            later[1] += whole.len().saturating_sub(first.len()) as u64;
+        }
+        Self {
+            nearest,
+            early: [
+                count(&|one| MODELS.iter().any(|model| matches_early(model, one))) as u64,
+                capture.connections.len() as u64,
+            ],
+            trojans: count(&trojan),
+            long: [FIRST_PACKETS, usize::MAX].map(|limit| count(&|one| long_packets(one, limit))),
+            later,
         }
     }
-    let (trojans, long) = (count(&trojan), count(&long_packets));
-    judgement.flagged |= trojans + long > 0;
-    judgement
-        .figure("matches", near as f64)
-        .figure("of windows", windows as f64)
-        .figure("matches in the first 25 packets", near_early as f64)
-        .figure("Trojan's lengths", trojans as f64)
-        .figure("long packets", long as f64)
-        .figure("connections", capture.connections.len() as f64)
+
+    fn verdict(&self, capture: &Capture, role: Role, early: [u64; 2], later: [u64; 2]) -> Verdict {
+        let (p_early, p) = (more_frequent(self.early, early), more_frequent(self.later, later));
+        let early = self.early[0] > 0 && (early[0] == 0 || p_early < EARLY_CHANCE);
+        let flagged = early || self.trojans + self.long[0] > 0 || p < CHANCE;
+        let mut judgement = Judgement { flagged, ..Judgement::default() };
+        for (model, [early, whole]) in MODELS.iter().zip(&self.nearest) {
+            for (words, nearest) in [("", early), (" at all", whole)] {
+                if nearest.is_finite() {
+                    judgement = judgement.figure(format!("nearest to {}{words}", model.name), *nearest);
+                }
+            }
+        }
+        let judgement = judgement
+            .figure("connections that match in the first 25 packets", self.early[0] as f64)
+            .figure("of connections", self.early[1] as f64)
+            .figure("p against ordinary browsing", p_early)
+            .figure("Trojan's lengths", self.trojans as f64)
+            .figure("long packets in the first 25", self.long[0] as f64)
+            .figure("long packets at all", self.long[1] as f64)
+            .figure("later matches", self.later[0] as f64)
+            .figure("of windows", self.later[1] as f64)
+            .figure("p against ordinary browsing", p);
+        let Judgement { flagged, figures, note } = judgement;
+        Verdict { what: capture.title(), role, flagged, figures, note }
+    }
+}
+
+fn matches_early(model: &Model, connection: &Connection) -> bool {
+    distances(model, connection, FIRST_PACKETS).iter().any(|distance| *distance < model.distance)
+}
+
+/// Fisher's exact test, one-sided: the chance of so many matches among these windows, if those of ordinary browsing have the same
+/// source.
+fn more_frequent([matches, windows]: [u64; 2], ordinary: [u64; 2]) -> f64 {
+    let all = Hypergeometric::new(windows + ordinary[1], matches + ordinary[0], windows);
+    all.map_or(1.0, |all| if matches == 0 { 1.0 } else { all.sf(matches - 1) })
 }
 
 /// Packets after the packet with the ChangeCipherSpec, in each direction, and how many bytes of each are not payload.
@@ -201,11 +290,6 @@ fn after_handshake(connection: &Connection) -> (impl Iterator<Item = &Packet>, u
         start.is_none_or(|start| packet.offset > start)
     });
     (packets, overhead)
-}
-
-/// The smallest distance of any four bursts within the first `limit` packets.
-fn nearest(model: &Model, connection: &Connection, limit: usize) -> Option<f64> {
-    distances(model, connection, limit).into_iter().min_by(f64::total_cmp)
 }
 
 /// The distances of all fours of bursts that can be a handshake's at all.
@@ -247,10 +331,10 @@ fn trojan(connection: &Connection) -> bool {
     TROJAN_UP.contains(&up.bytes) && TROJAN_DOWN.iter().any(|range| range.contains(&down.bytes))
 }
 
-fn long_packets(connection: &Connection) -> bool {
+fn long_packets(connection: &Connection, limit: usize) -> bool {
     let (packets, _) = after_handshake(connection);
     let sizes: Vec<usize> =
-        packets.filter(|packet| packet.way == Way::Up).map(|packet| packet.bytes).collect();
+        packets.take(limit).filter(|packet| packet.way == Way::Up).map(|packet| packet.bytes).collect();
     sizes.windows(LONG_PACKETS).any(|three| three.iter().all(|bytes| *bytes >= LONG_PACKET))
 }
 
@@ -263,12 +347,16 @@ fn made_up(packets: &[(Way, usize)]) -> Connection {
         Packet { at: number as f64 / 100.0, way: *way, bytes: *bytes, offset: *offset - bytes }
     };
     let packets: Vec<Packet> = packets.iter().enumerate().map(packet).collect();
-    Connection { packets, records: Vec::new(), first: Vec::new(), first_packet: 0 }
+    Connection { packets, records: Vec::new(), events: Vec::new(), first: Vec::new(), first_packet: 0 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn nearest(model: &Model, connection: &Connection) -> Option<f64> {
+        distances(model, connection, usize::MAX).into_iter().min_by(f64::total_cmp)
+    }
 
     #[test]
     fn the_mean_is_near_and_far_is_far() {
@@ -279,10 +367,10 @@ mod tests {
             // The last burst ends with the client's next packet.
             let mut packets = exact.clone();
             packets.push((Way::Up, 100));
-            let found = nearest(model, &made_up(&packets), usize::MAX).unwrap();
+            let found = nearest(model, &made_up(&packets)).unwrap();
             assert!(found < 0.1, "{}: {found}", model.name);
             let doubled: Vec<_> = exact.iter().map(|(way, bytes)| (*way, bytes * 3)).collect();
-            let found = nearest(model, &made_up(&doubled), usize::MAX).unwrap();
+            let found = nearest(model, &made_up(&doubled)).unwrap();
             assert!(found > model.distance, "{}: {found}", model.name);
         }
     }
@@ -292,8 +380,8 @@ mod tests {
         let hello = [(Way::Up, 470); 4];
         let rest = [(Way::Down, 4_903), (Way::Up, 785), (Way::Down, 1_051)];
         let connection = |count: usize| made_up(&[&hello[..count], &rest].concat());
-        assert!(nearest(&MODELS[0], &connection(4), usize::MAX).is_none());
-        assert!(nearest(&MODELS[0], &connection(3), usize::MAX).is_some());
+        assert!(nearest(&MODELS[0], &connection(4)).is_none());
+        assert!(nearest(&MODELS[0], &connection(3)).is_some());
     }
 
     #[test]
@@ -301,7 +389,17 @@ mod tests {
         let lengths = |up, down| trojan(&made_up(&[(Way::Up, up), (Way::Down, down)]));
         assert!(lengths(650, 170) && lengths(1_000, 7_500) && lengths(800, 3_000));
         assert!(!lengths(649, 170) && !lengths(1_001, 175) && !lengths(800, 181) && !lengths(800, 7_501));
-        let long = |sizes: [usize; 3]| long_packets(&made_up(&sizes.map(|bytes| (Way::Up, bytes))));
+        let long = |sizes: [usize; 3]| long_packets(&made_up(&sizes.map(|bytes| (Way::Up, bytes))), 3);
         assert!(long([411, 411, 1_448]) && !long([411, 410, 411]));
+        let late = [(Way::Up, 410), (Way::Up, 411), (Way::Up, 411), (Way::Up, 411)];
+        assert!(long_packets(&made_up(&late), 4) && !long_packets(&made_up(&late), 3));
+    }
+    #[test]
+    fn frequent_is_more_than_ordinary() {
+        assert!(more_frequent([10, 20], [3, 200]) < 1e-6);
+        assert!(more_frequent([1, 20], [3, 60]) > 0.5);
+        assert!((more_frequent([0, 20], [0, 0]) - 1.0).abs() < 1e-9);
+        // Three of three against none of three: 1 in 20.
+        assert!((more_frequent([3, 3], [0, 3]) - 0.05).abs() < 1e-9);
     }
 }

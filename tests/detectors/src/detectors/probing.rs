@@ -1,5 +1,7 @@
 //! 2. Active probing: whoever connects to the bridge must meet the decoy, and nothing but the decoy.
 
+mod times;
+
 use std::thread;
 use std::time::Duration;
 
@@ -37,7 +39,9 @@ impl Detector for Probing {
             rule: "Each probe (silence, ladders of random lengths, other protocols, odd and damaged records and hellos, visitors) is played against \
                    the bridge and against the decoy directly. What comes back, record by record, how the connection ends (FIN, RST or \
                    not at all) and when must be what the decoy gives; where it differs at first, it is played again, and the two are told \
-                   apart if most of what the bridge shows is none of what the decoy shows. Beside it obfs4 and a plain wire to the decoy.",
+                   apart if most of what the bridge shows is none of what the decoy shows. Beside it obfs4 and a plain wire to the decoy. Then \
+                   a few probes, with a ladder of lengths, are played many times, and the kinds of end (with alerts), and the times of first byte \
+                   and end, are compared as distributions with the decoy's, reached directly.",
             thresholds: vec![
                 Threshold {
                     what: "probes that tell bridge and decoy apart",
@@ -52,9 +56,22 @@ impl Detector for Probing {
                     ),
                     source: "set for a busy machine",
                 },
+                Threshold {
+                    what: "kinds of end (chi-squared) and times (two-sample Kolmogorov-Smirnov)",
+                    value: format!(
+                        "flagged below p {} for all tests of a server together (Bonferroni); times only where medians differ by more than {:?}",
+                        times::CHANCE,
+                        times::NOTICEABLE
+                    ),
+                    source: "set here before the first measurement",
+                },
             ],
             gate: true,
         }
+    }
+
+    fn needs_captures(&self) -> bool {
+        false
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
@@ -84,6 +101,8 @@ impl Detector for Probing {
                     .collect()
             });
             verdicts.extend(judged.into_iter().collect::<Result<Vec<_>>>()?);
+            let name = format!("{server:?}");
+            verdicts.extend(times::verdicts(&name, decoy.address(), qnet.server(), field.plan.rounds)?);
         }
         Ok(verdicts)
     }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use qnet_tests::support::decoy::{Decoy, Options, Server};
+use qnet_tests::support::decoy::{Decoy, Options};
 use qnet_tests::support::link::{Link, Trace};
 
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
@@ -50,10 +50,13 @@ impl Detector for Redirection {
         }
     }
 
+    fn needs_captures(&self) -> bool {
+        false
+    }
+
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
         let mut verdicts = Vec::new();
-        // Caddy's log has another form.
-        for server in field.plan.servers.iter().filter(|server| **server != Server::Caddy) {
+        for server in &field.plan.servers {
             for (kind, role) in [(Kind::Qnet, Role::Subject), (Kind::Obfs4, Role::Positive)] {
                 let decoy = Decoy::start(*server, Options::default())?;
                 let sink = TcpListener::bind("127.0.0.1:0")?;
@@ -123,7 +126,22 @@ fn judge(what: String, role: Role, log: &str, traces: &[Trace]) -> Verdict {
     }
 }
 
-/// The status in a line of the common log format: what follows the quoted request.
+/// The status in a line of the common log format, where it follows the quoted request, or of Caddy's log, which is JSON.
 fn status(line: &str) -> Option<&str> {
-    line.split('"').nth(2)?.split_whitespace().next()
+    let Some((_, after)) = line.split_once("\"status\":") else {
+        return line.split('"').nth(2)?.split_whitespace().next();
+    };
+    after.split([',', '}']).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::status;
+
+    #[test]
+    fn statuses_are_found_in_both_logs() {
+        assert_eq!(status(r#"127.0.0.1 - - [21/Nov/2026] "GET / HTTP/2.0" 200 15 "-" "a""#), Some("200"));
+        assert_eq!(status(r#"{"request":{"uri":"/"},"bytes_read":0,"status":404,"size":5}"#), Some("404"));
+        assert_eq!(status("begun"), None);
+    }
 }

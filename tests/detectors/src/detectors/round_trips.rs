@@ -4,14 +4,19 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use qnet_tests::support::decoy::{Decoy, NAME, Options};
+use anyhow::{Context, Result, anyhow, ensure};
+use boring::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
 use qnet_tests::support::link::Link;
+use qnet_tests::support::tunnel::runtime;
 use qnet_tests::support::visitor::Visitor;
+use qnet_transport::client::{Dialer, DialerConfig};
+use qnet_transport::tls::Roots;
+use qnet_wire::bridge_line::BridgeLine;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::detector::{About, Detector, Figure, Plot, Role, Threshold, Verdict};
 use crate::stage::Field;
 use crate::stats::{kolmogorov_smirnov, median};
 use crate::transport::{Kind, Transport};
@@ -31,6 +36,35 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What a server answers at once and without any cryptography: no TLS record begins so.
 const GARBAGE: &[u8] = &[0xff; 64];
 
+/// A request over HTTP/1.1.
+const REQUEST: &[u8] = b"GET /style.css HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
+
+/// What is answered.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    /// A visitor's hello.
+    Hello,
+    /// The hello of a client of this very bridge, whose token it opens.
+    Token,
+    /// Bytes that are none.
+    Garbage,
+    /// A visitor's request, when his handshake is over.
+    Request,
+}
+
+impl Asked {
+    const ALL: [Self; 4] = [Self::Hello, Self::Token, Self::Garbage, Self::Request];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "hellos",
+            Self::Token => "clients' hellos",
+            Self::Garbage => "garbage",
+            Self::Request => "requests",
+        }
+    }
+}
+
 /// The detector.
 #[derive(Debug)]
 pub struct RoundTrips;
@@ -41,76 +75,119 @@ impl Detector for RoundTrips {
             number: 9,
             name: "round trips across layers",
             source: SOURCE,
-            rule: "From a hello (and from bytes that are none) to the first byte of the answer, less the time in which TCP's handshake was answered. \
-                   The bridge with its decoy on the same machine is compared with that decoy behind a plain forwarder there. Measured without a \
-                   path between: a real one hides differences well below its own jitter.",
+            rule: "From a hello (a visitor's; a client's, whose token the bridge opens; bytes that are none) to the first byte of the answer, and from \
+                   a request over TLS to the first byte of its answer, less the time in which TCP's handshake was answered. The bridge with its \
+                   decoy on the same machine is compared with that decoy behind a plain forwarder there. Measured without a path between: a real \
+                   one hides differences well below its own jitter.",
             thresholds: vec![Threshold {
                 what: "two-sample Kolmogorov-Smirnov",
-                value: "flagged below p 0.001; the medians say by how much".into(),
+                value: format!(
+                    "flagged below p {CHANCE} for the {} samples of an address together (Bonferroni); the medians say by how much",
+                    Asked::ALL.len()
+                ),
                 source: "set here before the first measurement",
             }],
             gate: false,
         }
     }
 
-    fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
-        let server = field.plan.servers.first().context("the plan names no server")?;
-        let decoy = Decoy::start(*server, Options::default())?;
-        let sink = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let qnet = Transport::start(Kind::Qnet, &decoy, &field.qnet_pt, sink, Duration::ZERO)?;
-        let forwarder = Link::start(decoy.address(), Duration::ZERO)?;
-        let farther = Link::start(decoy.address(), FARTHER)?;
-        let judged = [
-            ("QNet", Role::Subject, qnet.server()),
-            ("a forwarder 2 ms farther away", Role::Positive, farther.address()),
-            ("the forwarder again", Role::Negative, forwarder.address()),
-            ("the decoy itself", Role::Beside, decoy.address()),
-        ];
-        let addresses: Vec<SocketAddr> = std::iter::once(forwarder.address())
-            .chain(judged.iter().map(|(_, _, address)| *address))
-            .collect();
-        let [hellos, garbage] = [true, false].map(|hello| measure(&addresses, field.plan.times, hello));
-        let (hellos, garbage) = (hellos?, garbage?);
-        judged
-            .into_iter()
-            .enumerate()
-            .map(|(number, (what, role, _))| {
-                let part = |all: &[Vec<f64>]| -> Result<(f64, f64, f64)> {
-                    let (model, sample) =
-                        (all.first().context("a model")?, all.get(number + 1).context("a sample")?);
-                    let (distance, p) = kolmogorov_smirnov(sample, model)?;
-                    Ok((distance, p, median(sample) - median(model)))
-                };
-                let (hello, plain) = (part(&hellos)?, part(&garbage)?);
-                let figure = |name: &str, value: f64| Figure { name: name.to_owned(), value };
-                Ok(Verdict {
-                    what: format!("{what}, {server:?}"),
-                    role,
-                    flagged: hello.1 < CHANCE || plain.1 < CHANCE,
-                    figures: vec![
-                        figure("p of hellos", hello.1),
-                        figure("their D", hello.0),
-                        figure("later by ms", hello.2),
-                        figure("p of garbage", plain.1),
-                        figure("its D", plain.0),
-                        figure("later by ms", plain.2),
-                        figure("times each", field.plan.times as f64),
-                    ],
-                    note: String::new(),
-                })
-            })
-            .collect()
+    fn needs_captures(&self) -> bool {
+        false
     }
+
+    fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
+        Ok(self.examine_and_plot(field)?.0)
+    }
+
+    fn examine_and_plot(&self, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
+        let (mut verdicts, mut plots) = (Vec::new(), Vec::new());
+        for server in &field.plan.servers {
+            let (found, drawn) = before(*server, field).with_context(|| format!("{server:?}"))?;
+            verdicts.extend(found);
+            plots.extend(drawn);
+        }
+        Ok((verdicts, plots))
+    }
+}
+
+/// The bridge before one web server.
+fn before(server: Server, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
+    let decoy = Decoy::start(server, Options::default())?;
+    let sink = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let qnet = Transport::start(Kind::Qnet, &decoy, &field.qnet_pt, sink, Duration::ZERO)?;
+    let forwarder = Link::start(decoy.address(), Duration::ZERO)?;
+    let farther = Link::start(decoy.address(), FARTHER)?;
+    let judged = [
+        ("QNet", Role::Subject, qnet.server()),
+        ("a forwarder 2 ms farther away", Role::Positive, farther.address()),
+        ("the forwarder again", Role::Negative, forwarder.address()),
+        ("the decoy itself", Role::Beside, decoy.address()),
+    ];
+    let addresses: Vec<SocketAddr> =
+        std::iter::once(forwarder.address()).chain(judged.iter().map(|(_, _, address)| *address)).collect();
+    let token = token(&qnet)?;
+    let samples = Asked::ALL.map(|asked| Ok((asked, measure(&addresses, field.plan.times, asked, &token)?)));
+    let samples = samples.into_iter().collect::<Result<Vec<_>>>()?;
+    let verdicts = judged.iter().enumerate().map(|(number, (what, role, _))| {
+        let mut verdict = Verdict {
+            what: format!("{what}, {server:?}"),
+            role: *role,
+            flagged: false,
+            figures: vec![Figure::new("times each", field.plan.times as f64)],
+            note: String::new(),
+        };
+        for (asked, all) in &samples {
+            let (model, sample) = (all.first().context("a model")?, all.get(number + 1).context("a sample")?);
+            let (distance, p) = kolmogorov_smirnov(sample, model)?;
+            verdict.flagged |= p < CHANCE / Asked::ALL.len() as f64;
+            verdict.figures.extend([
+                Figure::new(format!("p of {}", asked.name()), p),
+                Figure::new("D", distance),
+                Figure::new("later by ms", median(sample) - median(model)),
+            ]);
+        }
+        Ok(verdict)
+    });
+    let verdicts = verdicts.collect::<Result<Vec<_>>>()?;
+    let plots = samples.into_iter().map(|(asked, all)| {
+        let names = std::iter::once("the forwarder").chain(judged.iter().map(|(what, _, _)| *what));
+        let samples = names.map(str::to_owned).zip(all).collect();
+        Plot { title: format!("{}, {server:?}: milliseconds to the answer", asked.name()), samples }
+    });
+    Ok((verdicts, plots.collect()))
+}
+
+/// The hello of a client of this bridge.
+fn token(bridge: &Transport) -> Result<Vec<u8>> {
+    let line: BridgeLine = bridge.line().context("it has no line")?.parse()?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let line = BridgeLine { address: listener.local_addr()?, ..line };
+    let runtime = runtime()?;
+    let dialer = Dialer::new(DialerConfig::new(Roots::with(None, None)?));
+    runtime.spawn(async move { dialer.dial(&line).await.map(drop) });
+    let (mut tcp, _) = listener.accept()?;
+    tcp.set_read_timeout(Some(PATIENCE))?;
+    let mut record = vec![0; 5];
+    tcp.read_exact(&mut record)?;
+    let length = record.iter().skip(3).fold(0, |length, byte| length << 8 | usize::from(*byte));
+    record.resize(5 + length, 0);
+    tcp.read_exact(record.get_mut(5..).unwrap_or_default())?;
+    Ok(record)
 }
 
 /// So many times of each address, in milliseconds. They take turns, in another order each time, so that what else the machine
 /// does and what the one before left behind meets all of them.
-fn measure(addresses: &[SocketAddr], times: usize, hello: bool) -> Result<Vec<Vec<f64>>> {
+fn measure(addresses: &[SocketAddr], times: usize, asked: Asked, token: &[u8]) -> Result<Vec<Vec<f64>>> {
     let visitor = Visitor::new(NAME);
     let mut rng = ChaCha20Rng::seed_from_u64(9);
     let mut all = vec![Vec::new(); addresses.len()];
     for _ in 0..times {
-        let said = if hello { visitor.hello()? } else { GARBAGE.to_vec() };
+        let said = match asked {
+            Asked::Hello => visitor.hello()?,
+            Asked::Token => token.to_vec(),
+            Asked::Garbage => GARBAGE.to_vec(),
+            Asked::Request => Vec::new(),
+        };
         let mut order: Vec<usize> = (0..addresses.len()).collect();
         for left in (1..order.len()).rev() {
             order.swap(left, rng.next_u32() as usize % (left + 1));
@@ -118,21 +195,43 @@ fn measure(addresses: &[SocketAddr], times: usize, hello: bool) -> Result<Vec<Ve
         for number in order {
             let (address, times) = (addresses.get(number), all.get_mut(number));
             let (address, times) = address.zip(times).context("an address has a place")?;
-            times.push(once(*address, &said)?.as_secs_f64() * 1_000.0);
+            let took = if said.is_empty() { request(*address)? } else { once(*address, &said)? };
+            times.push(took * 1_000.0);
         }
     }
     Ok(all)
 }
 
-fn once(address: SocketAddr, said: &[u8]) -> Result<Duration> {
+/// Connects; gives how long that took, too.
+fn connect(address: SocketAddr) -> Result<(TcpStream, Duration)> {
     let begun = Instant::now();
-    let mut tcp = TcpStream::connect(address)?;
+    let tcp = TcpStream::connect(address)?;
     let round_trip = begun.elapsed();
     tcp.set_nodelay(true)?;
     tcp.set_read_timeout(Some(PATIENCE))?;
+    Ok((tcp, round_trip))
+}
+
+/// Seconds from these bytes to what comes back, less TCP's round trip: below 0 where that was slower.
+fn once(address: SocketAddr, said: &[u8]) -> Result<f64> {
+    let (mut tcp, round_trip) = connect(address)?;
     let sent = Instant::now();
     tcp.write_all(said)?;
     // An answer or an end: either is what a censor sees.
     let _ = tcp.read(&mut [0; 1]).context("no answer")?;
-    Ok(sent.elapsed().saturating_sub(round_trip))
+    Ok(sent.elapsed().as_secs_f64() - round_trip.as_secs_f64())
+}
+
+/// The same from a request over TLS to the first byte of its answer.
+fn request(address: SocketAddr) -> Result<f64> {
+    let (tcp, round_trip) = connect(address)?;
+    let mut connector = SslConnector::builder(SslMethod::tls())?;
+    connector.set_verify(SslVerifyMode::NONE);
+    let config = connector.build().configure()?.verify_hostname(false);
+    let mut tls = config.connect(NAME, tcp).map_err(|error| anyhow!("no handshake: {error}"))?;
+    let sent = Instant::now();
+    tls.write_all(REQUEST)?;
+    let count = tls.read(&mut [0; 1]).context("no answer")?;
+    ensure!(count == 1, "an end in place of an answer");
+    Ok(sent.elapsed().as_secs_f64() - round_trip.as_secs_f64())
 }

@@ -1,25 +1,20 @@
 //! 10. Website fingerprinting, closed world: which of so many pages was read through the transport.
 
 mod pages;
+mod road;
+mod visits;
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use qnet_tests::support::browser::Browser;
-use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
-use qnet_tests::support::process::wait_for;
 use serde::Deserialize;
-use serde_json::json;
 
-use crate::capture::{Connection, Way};
+use self::visits::{Means, Visit, Visitor};
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
 use crate::stage::Field;
-use crate::transport::{Kind, Transport};
+use crate::transport::Kind;
 
 const SOURCE: &str = "Hayes and Danezis, k-fingerprinting, USENIX Security 2016; Panchenko et al., Website Fingerprinting at Internet Scale, NDSS 2016";
 
@@ -29,17 +24,25 @@ const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fingerprint.py");
 /// That Python, which `./dev detect` makes.
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/detect/python/bin/python");
 
-/// One way.
-const DELAY: Duration = Duration::from_millis(10);
-
-/// How long one page may take.
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// What comes after the page says that it is loaded: acknowledgements, and what the transport does then.
-const AFTERWARDS: Duration = Duration::from_millis(500);
+/// Where visits are kept.
+const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/detect/visits");
 
 /// So many times what guessing gives: what a classifier must reach before it is called an attack.
 const BETTER: f64 = 3.0;
+
+/// Profiles that a bridge line may name. What a program does not know is left out, and said.
+const PROFILES: [&str; 10] = [
+    "none",
+    "web",
+    "front",
+    "regulator",
+    "tamaraw",
+    "interspace",
+    "break-pad",
+    "winding",
+    "scrambler",
+    "idle",
+];
 
 /// The detector.
 #[derive(Debug)]
@@ -51,11 +54,12 @@ impl Detector for Websites {
             number: 10,
             name: "website fingerprinting, closed world",
             source: SOURCE,
-            rule: "Headless Chromium reads each of several local pages of different make many times, by each transport. A random forest and the \
-                   three nearest neighbours learn from four fifths of the visits which page it was, and are asked about the last fifth, five \
-                   times. Each page has a connection, or a browser's few, to itself, and the censor knows where visits begin: more than he has.",
+            rule: "Headless Chromium reads each of several local pages of different make many times, by each transport, the pages in another order \
+                   each time, always without cache or connections from before. A random forest and nearest neighbours learn from four fifths of the \
+                   visits which page it was, and are asked about the last fifth, five times. The censor is told where visits begin and end: more \
+                   than he has.",
             thresholds: vec![Threshold {
-                what: "accuracy of the better classifier",
+                what: "accuracy of the best classifier",
                 value: format!(
                     "flagged at {BETTER} times what guessing gives; with the pages' names shuffled it must not be"
                 ),
@@ -65,66 +69,70 @@ impl Detector for Websites {
         }
     }
 
+    fn needs_captures(&self) -> bool {
+        false
+    }
+
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
-        let (pages, visits) = field.plan.closed_world;
-        ensure!(visits >= 5, "five folds need five visits of each page");
-        let decoy = Decoy::start(Server::Nginx, Options::default())?;
-        let sites = pages::sites(pages)?;
+        let (pages, rounds) = field.plan.closed_world;
+        ensure!(rounds >= 5, "five folds need five visits of each page");
+        let mut visitor = Visitor::start(pages, &field.qnet_pt, Path::new(KEPT))?;
+        let means = |kind, profile, fresh| Means { kind, profile, fresh };
+        let mut all = vec![means(Kind::Plain, None, false), means(Kind::Obfs4, None, false)];
+        let qnet = std::iter::once(None).chain(PROFILES.map(Some));
+        let (known, unknown): (Vec<_>, Vec<_>) = qnet.partition(|profile| visitor.can(*profile));
+        all.extend([true, false].into_iter().flat_map(|fresh| {
+            known.iter().map(move |profile| means(Kind::Qnet, *profile, fresh)).collect::<Vec<_>>()
+        }));
+        ensure!(known.contains(&None), "QNet carries nothing");
         let mut verdicts = Vec::new();
         let mut direct: Option<Cost> = None;
-        for kind in [Kind::Plain, Kind::Qnet, Kind::Obfs4] {
-            let read = sites.iter().map(|site| read(kind, &decoy, site, &field.qnet_pt, visits));
-            let read = read.collect::<Result<Vec<_>>>().with_context(|| format!("{kind:?}"))?;
-            let cost = Cost::of(&read);
-            let scores = classify(Path::new(PYTHON), &read)?;
-            let (role, shuffled) = match kind {
-                Kind::Plain => (Role::Positive, Some(Role::Negative)),
-                Kind::Qnet => (Role::Subject, None),
-                _ => (Role::Beside, None),
+        let visited = visitor.visits(&all, rounds)?;
+        for (means, visits) in all.iter().zip(visited) {
+            let cost = Cost::of(&visits);
+            let scores = classify(Path::new(PYTHON), &visits)?;
+            let role = match means.kind {
+                Kind::Plain => Role::Positive,
+                Kind::Qnet => Role::Subject,
+                _ => Role::Beside,
             };
             let base = direct.get_or_insert(cost);
-            verdicts.push(scores.verdict(&format!("{kind:?}"), role, pages, visits, &cost.beside(base)));
-            verdicts.extend(shuffled.map(|role| {
-                let shuffled = Scores { forest: scores.shuffled, nearest: 0.0, ..scores };
-                shuffled.verdict("pages' names shuffled", role, pages, visits, &[])
-            }));
+            let figures = [scores.figures(), cost.beside(base).to_vec(), sizes(pages, rounds)].concat();
+            let flagged = scores.best() >= BETTER / pages as f64;
+            let mut note = String::new();
+            if means.kind == Kind::Qnet && means.profile.is_none() && !unknown.is_empty() {
+                let names: Vec<&str> = unknown.iter().flatten().copied().collect();
+                note = format!(
+                    "its own choice of profile; no tunnel comes of a line that names {}",
+                    names.join(", ")
+                );
+            }
+            verdicts.push(Verdict { what: means.name(), role, flagged, figures, note });
+            if role == Role::Positive {
+                let shuffled = Figure::range("forest", &scores.shuffled);
+                verdicts.push(Verdict {
+                    what: "plain, pages' names shuffled".into(),
+                    role: Role::Negative,
+                    flagged: mean(&scores.shuffled) >= BETTER / pages as f64,
+                    figures: [shuffled.to_vec(), sizes(pages, rounds)].concat(),
+                    note: String::new(),
+                });
+            }
         }
         Ok(verdicts)
     }
 }
 
-/// One visit: its packets on all its connections, and how long it took.
-struct Visit {
-    packets: Vec<(f64, i64)>,
-    took: Duration,
+fn sizes(pages: usize, rounds: usize) -> Vec<Figure> {
+    vec![
+        Figure::new("guessing", 1.0 / pages as f64),
+        Figure::new("pages", pages as f64),
+        Figure::new("visits of each", rounds as f64),
+    ]
 }
 
-/// Reads one site so many times by a transport, each time with a new browser.
-fn read(kind: Kind, decoy: &Decoy, site: &Decoy, qnet_pt: &Path, visits: usize) -> Result<Vec<Visit>> {
-    let mut all = Vec::new();
-    for _ in 0..visits {
-        let transport = Transport::start(kind, decoy, qnet_pt, site.address(), DELAY)?;
-        let loaded = || site.access_log().unwrap_or_default().matches(pages::LOADED).count();
-        let before = loaded();
-        let begun = Instant::now();
-        let browser = Browser::open(NAME, transport.entry().port(), &["--ignore-certificate-errors"])?;
-        wait_for("the page", LIMIT, || Ok((loaded() > before).then_some(())))?;
-        let took = begun.elapsed();
-        thread::sleep(AFTERWARDS);
-        drop(browser);
-        let mut packets: Vec<(f64, i64)> = Vec::new();
-        for trace in transport.link().traces() {
-            let late = trace.begun().saturating_duration_since(begun).as_secs_f64();
-            let connection = Connection::from_trace(&trace, DELAY);
-            packets.extend(connection.packets.iter().map(|packet| {
-                let bytes = i64::try_from(packet.bytes).unwrap_or(i64::MAX);
-                (packet.at + late, if packet.way == Way::Up { bytes } else { -bytes })
-            }));
-        }
-        packets.sort_by(|one, other| one.0.total_cmp(&other.0));
-        all.push(Visit { packets, took });
-    }
-    Ok(all)
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 /// What the visits cost on average.
@@ -135,54 +143,52 @@ struct Cost {
 }
 
 impl Cost {
-    fn of(read: &[Vec<Visit>]) -> Self {
-        let visits: Vec<&Visit> = read.iter().flatten().collect();
-        let count = visits.len().max(1) as f64;
-        let bytes: u64 =
-            visits.iter().flat_map(|visit| &visit.packets).map(|(_, bytes)| bytes.unsigned_abs()).sum();
-        let seconds: f64 = visits.iter().map(|visit| visit.took.as_secs_f64()).sum();
-        Self { bytes: bytes as f64 / count, seconds: seconds / count }
+    fn of(visits: &[Visit]) -> Self {
+        let bytes: Vec<f64> = visits
+            .iter()
+            .map(|visit| visit.packets.iter().map(|(_, bytes)| bytes.unsigned_abs()).sum::<u64>() as f64)
+            .collect();
+        let seconds: Vec<f64> = visits.iter().map(|visit| visit.took).collect();
+        Self { bytes: mean(&bytes), seconds: mean(&seconds) }
     }
 
-    fn beside(&self, direct: &Self) -> [Figure; 2] {
+    fn beside(&self, direct: &Self) -> [Figure; 4] {
         [
-            Figure { name: "bytes more, %".into(), value: (self.bytes / direct.bytes - 1.0) * 100.0 },
-            Figure { name: "seconds more".into(), value: self.seconds - direct.seconds },
+            Figure::new("kB a visit", self.bytes / 1_000.0),
+            Figure::new("bytes more, %", (self.bytes / direct.bytes - 1.0) * 100.0),
+            Figure::new("seconds a page", self.seconds),
+            Figure::new("seconds more", self.seconds - direct.seconds),
         ]
     }
 }
 
-/// Mean accuracies.
-#[derive(Clone, Copy, Deserialize)]
+/// Accuracies in each fold.
+#[derive(Clone, Deserialize)]
 struct Scores {
-    forest: f64,
-    nearest: f64,
-    shuffled: f64,
+    forest: Vec<f64>,
+    leaves: Vec<f64>,
+    scaled: Vec<f64>,
+    shuffled: Vec<f64>,
 }
 
 impl Scores {
-    fn verdict(self, what: &str, role: Role, pages: usize, visits: usize, cost: &[Figure]) -> Verdict {
-        let guess = 1.0 / pages as f64;
-        let figure = |name: &str, value: f64| Figure { name: name.to_owned(), value };
-        let mut figures = vec![
-            figure("forest", self.forest),
-            figure("nearest", self.nearest),
-            figure("guessing", guess),
-            figure("pages", pages as f64),
-            figure("visits of each", visits as f64),
-        ];
-        figures.extend_from_slice(cost);
-        let flagged = self.forest.max(self.nearest) >= BETTER * guess;
-        Verdict { what: what.to_owned(), role, flagged, figures, note: String::new() }
+    fn best(&self) -> f64 {
+        [&self.forest, &self.leaves, &self.scaled].into_iter().map(|folds| mean(folds)).fold(0.0, f64::max)
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        [("forest", &self.forest), ("nearest by leaves", &self.leaves), ("nearest", &self.scaled)]
+            .into_iter()
+            .flat_map(|(name, folds)| Figure::range(name, folds))
+            .collect()
     }
 }
 
-fn classify(python: &Path, read: &[Vec<Visit>]) -> Result<Scores> {
-    let mut lines = String::new();
-    for (page, visits) in read.iter().enumerate() {
-        for visit in visits {
-            writeln!(lines, "{}", json!({ "page": page, "packets": visit.packets }))?;
-        }
+fn classify(python: &Path, visits: &[Visit]) -> Result<Scores> {
+    let mut lines = Vec::new();
+    for visit in visits {
+        serde_json::to_writer(&mut lines, visit)?;
+        lines.push(b'\n');
     }
     let mut child = Command::new(python)
         .arg(PROGRAM)
@@ -191,7 +197,7 @@ fn classify(python: &Path, read: &[Vec<Visit>]) -> Result<Scores> {
         .spawn()
         .with_context(|| format!("{} does not start: ./dev detect makes it", python.display()))?;
     // All of it is read before anything is written.
-    child.stdin.take().context("its input is a pipe")?.write_all(lines.as_bytes())?;
+    child.stdin.take().context("its input is a pipe")?.write_all(&lines)?;
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "the classifiers ended with {}", output.status);
     Ok(serde_json::from_slice(&output.stdout)?)

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use super::{Certificates, Options, Server, program, write};
 
@@ -14,6 +14,8 @@ pub(super) struct Config<'a> {
     pub(super) address: SocketAddr,
     pub(super) certificates: &'a Certificates,
     pub(super) options: &'a Options,
+    /// Where a server that reads no files gets the site.
+    pub(super) origin: Option<SocketAddr>,
 }
 
 impl Config<'_> {
@@ -25,11 +27,13 @@ impl Config<'_> {
             Server::Lighttpd => self.lighttpd("mod_openssl"),
             Server::LighttpdGnutls => self.lighttpd("mod_gnutls"),
             Server::Caddy => self.caddy(),
+            Server::Haproxy => self.haproxy(),
+            Server::Rustls => bail!("it has no configuration"),
         }
     }
 
     fn nginx(&self) -> Result<Command> {
-        let Self { folder, address, certificates, options } = self;
+        let Self { folder, address, certificates, options, .. } = self;
         let text = format!(
             "daemon off;\nworker_processes 1;\npid {folder}/pid;\nerror_log {folder}/error.log;\n\
              events {{ worker_connections 1024; }}\n\
@@ -60,7 +64,7 @@ impl Config<'_> {
     }
 
     fn apache(&self) -> Result<Command> {
-        let Self { folder, address, certificates, options } = self;
+        let Self { folder, address, certificates, options, .. } = self;
         let modules =
             ["mpm_event", "authz_core", "dir", "mime", "reqtimeout", "socache_shmcb", "ssl", "http2"]
                 .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
@@ -95,7 +99,7 @@ impl Config<'_> {
     }
 
     fn lighttpd(&self, module: &str) -> Result<Command> {
-        let Self { folder, address, certificates, options } = self;
+        let Self { folder, address, certificates, options, .. } = self;
         let text = format!(
             "server.modules = (\"{module}\", \"mod_accesslog\")\nserver.document-root = \"{folder}/site\"\n\
              server.bind = \"{ip}\"\nserver.port = {port}\nserver.errorlog = \"{folder}/error.log\"\n\
@@ -123,13 +127,16 @@ impl Config<'_> {
         Ok(command)
     }
 
+    /// Its access log by the global options: a site's own notes only requests whose Host names the port it listens at (Caddy
+    /// 2.6), which visitors who come over a wire do not.
     fn caddy(&self) -> Result<Command> {
-        let Self { folder, address, certificates, options } = self;
+        let Self { folder, address, certificates, options, .. } = self;
         let text = format!(
             "{{\n  admin off\n  auto_https off\n  storage file_system {folder}\n\
+             log access {{\n    output file {folder}/access.log\n    include http.log.access\n  }}\n\
              servers {{\n    protocols h1{h2}\n    timeouts {{\n      idle {idle}ms\n      read_header {head}ms\n    }}\n  }}\n}}\n\
              {names} {{\n  bind {ip}\n  tls {certificate} {key} {{\n    protocols tls1.2 {newest}\n  }}\n\
-             root * {folder}/site\n  file_server\n  log {{\n    output file {folder}/access.log\n  }}\n{extra}\n}}\n",
+             root * {folder}/site\n  file_server\n  log\n{extra}\n}}\n",
             folder = folder.display(),
             h2 = if options.h2 { " h2" } else { "" },
             idle = options.idle.as_millis(),
@@ -151,10 +158,31 @@ impl Config<'_> {
         command.env("HOME", folder).env("XDG_DATA_HOME", folder).env("XDG_CONFIG_HOME", folder);
         Ok(command)
     }
+    /// Logs are lines as other servers write them.
+    fn haproxy(&self) -> Result<Command> {
+        let Self { folder, address, certificates, options, .. } = self;
+        let text = format!(
+            "global\n  maxconn 1000\n  log stdout format raw local0\n  tune.ssl.cachesize 1000\ndefaults\n  mode http\n  log global\n\
+             log-format '%ci - - [%T] \"%HM %HP %HV\" %ST %B'\n  timeout connect 5s\n  timeout client {idle}ms\n  timeout server {idle}ms\n\
+             timeout http-keep-alive {idle}ms\n  timeout http-request {head}ms\nfrontend web\n\
+             bind {address} ssl crt {both} alpn {h2}http/1.1 ssl-min-ver TLSv1.2 ssl-max-ver {newest}\n{extra}\n\
+             default_backend site\nbackend site\n  server site {origin}\n",
+            idle = options.idle.as_millis(),
+            head = options.head.as_millis(),
+            both = certificates.both.display(),
+            h2 = if options.h2 { "h2," } else { "" },
+            newest = if options.tls13 { "TLSv1.3" } else { "TLSv1.2" },
+            extra = options.extra,
+            origin = self.origin.context("it needs an origin")?,
+        );
+        let mut command = program("haproxy");
+        command.arg("-db").arg("-f").arg(write(folder, "haproxy.cfg", &text)?);
+        Ok(command)
+    }
 }
 
 /// The site's files' types, by their names' ends.
-const TYPES: [(&str, &str); 6] = [
+pub(super) const TYPES: [(&str, &str); 6] = [
     ("text/html", "html"),
     ("text/css", "css"),
     ("text/javascript", "js"),

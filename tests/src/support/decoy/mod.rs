@@ -2,6 +2,7 @@
 //! folder of its own, with a certificate from a CA of its own.
 
 mod config;
+mod rust;
 
 use std::fs::{self, File, Permissions};
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use tempfile::TempDir;
 use super::ca::Certificates;
 use super::process::{self, Running};
 use super::site;
+use rust::RustServer;
 
 /// How long a server may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -36,11 +38,23 @@ pub enum Server {
     LighttpdGnutls,
     /// Caddy with Go's TLS and HTTP/2 (package caddy).
     Caddy,
+    /// HAProxy with OpenSSL (package haproxy) before a plain origin.
+    Haproxy,
+    /// A server of this process: rustls and hyper.
+    Rustls,
 }
 
 impl Server {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Nginx, Self::Apache, Self::Lighttpd, Self::LighttpdGnutls, Self::Caddy];
+    pub const ALL: [Self; 7] = [
+        Self::Nginx,
+        Self::Apache,
+        Self::Lighttpd,
+        Self::LighttpdGnutls,
+        Self::Caddy,
+        Self::Haproxy,
+        Self::Rustls,
+    ];
 }
 
 /// What a test may want otherwise than usual. A server that has no such setting ignores it; the fields say which.
@@ -58,7 +72,7 @@ pub struct Options {
     pub h2: bool,
     /// Whether TLS 1.3 is; TLS 1.2 always is.
     pub tls13: bool,
-    /// Lines added to the server's own block, in its own language.
+    /// Lines added to the server's own block, in its own language (HAProxy: the frontend's; rustls: has none).
     pub extra: String,
     /// Where to listen; a free loopback port if `None`.
     pub listen: Option<SocketAddr>,
@@ -79,10 +93,19 @@ impl Default for Options {
     }
 }
 
+/// What a decoy consists of.
+#[derive(Debug)]
+enum Program {
+    /// A server's process.
+    Child(Running),
+    /// A server of this process.
+    Inside(#[expect(dead_code, reason = "held for its drop")] RustServer),
+}
+
 /// A running decoy. Ends when dropped.
 #[derive(Debug)]
 pub struct Decoy {
-    running: Option<Running>,
+    running: Vec<Program>,
     server: Server,
     options: Options,
     address: SocketAddr,
@@ -103,7 +126,7 @@ impl Decoy {
         let names: Vec<&str> = options.names.iter().map(String::as_str).collect();
         let certificates = Certificates::make(folder.path(), &names)?;
         let address = options.listen.map_or_else(process::free_address, Ok)?;
-        let mut decoy = Self { running: None, server, options, address, certificates, folder };
+        let mut decoy = Self { running: Vec::new(), server, options, address, certificates, folder };
         decoy.restart()?;
         Ok(decoy)
     }
@@ -147,7 +170,12 @@ impl Decoy {
     /// # Errors
     /// The kernel's.
     pub fn stop(&mut self) -> Result<()> {
-        self.running.take().map_or(Ok(()), |mut running| running.stop())
+        for program in self.running.drain(..) {
+            if let Program::Child(mut child) = program {
+                child.stop()?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts the server, after ending it where it runs.
@@ -156,20 +184,35 @@ impl Decoy {
     /// As for [`Self::start`].
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
+        if self.server == Server::Rustls {
+            let server =
+                RustServer::with_tls(self.address, self.folder.path(), &self.certificates, &self.options)?;
+            self.running.push(Program::Inside(server));
+            return Ok(());
+        }
+        let origin = if self.server == Server::Haproxy {
+            let origin = process::free_address()?;
+            self.running.push(Program::Inside(RustServer::plain(origin, self.folder.path())?));
+            Some(origin)
+        } else {
+            None
+        };
         let config = config::Config {
             folder: self.folder.path(),
             address: self.address,
             certificates: &self.certificates,
             options: &self.options,
+            origin,
         };
         let mut command = config.write(self.server)?;
+        // HAProxy has no files for its logs: it says them.
         let log = self.folder.path().join("stderr");
-        let out = File::create(&log)?;
-        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        let said = if origin.is_some() { self.folder.path().join("access.log") } else { log.clone() };
+        command.stdin(Stdio::null()).stdout(File::create(&said)?).stderr(File::create(&log)?);
         let mut running = Running::start(&format!("{:?}", self.server), &mut command)?;
         process::wait_listening(&mut running, self.address, START_LIMIT, &log)
             .with_context(|| process::tail(&self.folder.path().join("error.log")))?;
-        self.running = Some(running);
+        self.running.push(Program::Child(running));
         Ok(())
     }
 }

@@ -17,10 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::flow::{End, Flow};
 use super::process::wait_for;
+use super::sniff::{Segment, Sniffer};
 pub use rules::{Act, Editor, Gate, Rule, Which};
 
 /// A direction of a connection.
@@ -32,10 +33,17 @@ pub enum Way {
     Down,
 }
 
+/// How long a tap may lag behind the wire.
+const LAG: Duration = Duration::from_secs(2);
+
 /// What was seen of one connection: what came into the wire, before any rule.
 #[derive(Clone, Debug)]
 pub struct Trace {
     begun: Instant,
+    /// The client's address, and the wire's own on the way to the target.
+    ends: Option<[SocketAddr; 2]>,
+    /// Of a watched link: what the client sent the wire and what the target sent it, segment by segment, by time.
+    pub segments: Vec<(Way, Segment)>,
     /// What the client sent.
     pub up: Flow,
     /// What the target sent.
@@ -44,13 +52,34 @@ pub struct Trace {
 
 impl Trace {
     fn new(started: Instant) -> Self {
-        Self { begun: started, up: Flow::new(started), down: Flow::new(started) }
+        let (up, down) = (Flow::new(started), Flow::new(started));
+        Self { begun: started, ends: None, segments: Vec::new(), up, down }
     }
 
     /// When the connection began.
     #[must_use]
     pub fn begun(&self) -> Instant {
         self.begun
+    }
+
+    /// With its segments among these; `None` if they are not all there.
+    fn with(mut self, segments: &[Segment], link: SocketAddr) -> Option<Self> {
+        let Some([client, wire]) = self.ends else { return (self.up.total() == 0).then_some(self) };
+        self.segments = segments
+            .iter()
+            .filter_map(|segment| {
+                if (segment.from, segment.to) == (client, link) {
+                    Some((Way::Up, *segment))
+                } else {
+                    (segment.to == wire).then_some((Way::Down, *segment))
+                }
+            })
+            .collect();
+        let whole = [(Way::Up, &self.up), (Way::Down, &self.down)].into_iter().all(|(way, flow)| {
+            let segments = self.segments.iter().filter(|(of, _)| *of == way).map(|(_, segment)| segment);
+            covered(segments) >= flow.total()
+        });
+        whole.then_some(self)
     }
 
     /// One direction.
@@ -112,6 +141,7 @@ struct Injected {
 pub struct Link {
     address: SocketAddr,
     shared: Arc<Shared>,
+    sniffer: Option<Sniffer>,
 }
 
 impl Link {
@@ -129,7 +159,17 @@ impl Link {
         });
         let theirs = Arc::clone(&shared);
         thread::spawn(move || accept(&listener, &theirs));
-        Ok(Self { address, shared })
+        Ok(Self { address, shared, sniffer: None })
+    }
+
+    /// The same, with a tap on what client and target send: [`Trace::segments`].
+    ///
+    /// # Errors
+    /// No port can be had, or the kernel gives no packet socket.
+    pub fn watched(target: SocketAddr, delay: Duration) -> Result<Self> {
+        let mut link = Self::start(target, delay)?;
+        link.sniffer = Some(Sniffer::start([link.address, target])?);
+        Ok(link)
     }
 
     /// Where it listens.
@@ -157,6 +197,21 @@ impl Link {
     #[must_use]
     pub fn traces(&self) -> Vec<Trace> {
         lock(&self.shared.connections).iter().map(|connection| lock(&connection.trace).clone()).collect()
+    }
+
+    /// The same of a watched link, with all segments of what the wire took in.
+    ///
+    /// # Errors
+    /// The tap missed some.
+    pub fn watched_traces(&self) -> Result<Vec<Trace>> {
+        let sniffer = self.sniffer.as_ref().context("nobody watches this link")?;
+        let traces = self.traces();
+        wait_for("the tap has all that the wire took in", LAG, || {
+            let segments = sniffer.segments();
+            let whole: Option<Vec<Trace>> =
+                traces.iter().map(|trace| trace.clone().with(&segments, self.address)).collect();
+            Ok(whole)
+        })
     }
 
     /// Puts bytes on connection `number`'s wire, behind what is under way in that direction, and then ends the direction
@@ -192,6 +247,20 @@ impl Drop for Link {
         // Wakes the listener, so that its port is free again.
         TcpStream::connect(self.address).ok();
     }
+}
+
+/// How many bytes a direction's segments hold from the first on, up to where one is missing. Two processors may hand theirs to
+/// the tap in another order than they had.
+fn covered<'a>(segments: impl Iterator<Item = &'a Segment>) -> usize {
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    let mut opening = None;
+    for segment in segments {
+        let opening = *opening.get_or_insert(segment.sequence.wrapping_add(1));
+        let begin = segment.sequence.wrapping_sub(opening) as usize;
+        places.extend((segment.payload > 0).then_some((begin, begin + segment.payload)));
+    }
+    places.sort_unstable();
+    places.into_iter().fold(0, |end, (begin, next)| if begin <= end { end.max(next) } else { end })
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {

@@ -32,6 +32,8 @@ pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, connection: &Connec
         reset(client);
         return;
     };
+    let ends = client.peer_addr().and_then(|client| Ok([client, target.local_addr()?]));
+    lock(&connection.trace).ends = ends.ok();
     for side in [client, &target] {
         if side.set_nonblocking(true).and_then(|()| side.set_nodelay(true)).is_err() {
             return;

@@ -172,7 +172,7 @@ impl Inner {
                 self.scratch.0 = scratch;
                 return Outcome::Foreign;
             };
-            self.tunnel.heard(total, content.len());
+            self.tunnel.heard(total, content.len(), context.now);
             let result = self.content(kind, content, to_client, to_decoy, context);
             self.scratch.0 = scratch;
             inbox.consume(total);
@@ -262,6 +262,11 @@ impl Inner {
             let frame = match (&mut self.phase, frame) {
                 (Phase::Handover(asked @ None), Frame::Join(join)) => {
                     *asked = Some(Box::new(join));
+                    continue;
+                }
+                (Phase::Handover(_), Frame::Shape { profile, version })
+                    if self.tunnel.follow(profile, version) =>
+                {
                     continue;
                 }
                 (Phase::Handover(_), Frame::Handover(handover)) => {

@@ -181,7 +181,7 @@ impl Inner {
         }
         let length = record.len();
         let (kind, content) = self.tunnel.opener.open_in_place(record).ok()?;
-        self.tunnel.heard(length, content.len());
+        self.tunnel.heard(length, content.len(), now);
         Some(match kind {
             FRAMES => self.frames(content, out, now),
             ALERT => self.alert(content, out),
@@ -256,10 +256,11 @@ impl Inner {
         if let Some(join) = self.tunnel.ask_to_join(self.mode, now) {
             last.push(Frame::Join(join));
         }
+        last.push(self.tunnel.shape());
         last.push(Frame::Handover(self.tls.handover(self.requests)));
         let content: usize = last.iter().map(Frame::encoded_len).sum();
         let length = self.up_lengths.draw(content + OVERHEAD, rng);
-        self.tunnel.seal_frames(&last, Some(length), out);
+        self.tunnel.seal_last(&last, length, out);
         self.tunnel.limit_content(MAX_CONTENT);
         self.phase = Phase::Up;
         self.up = true;
@@ -290,6 +291,8 @@ impl Inner {
                 (Ok(Meant::Role), Frame::Refused) if self.tunnel.refused(now) => {
                     return Heard::Fails(Ended::Forgotten);
                 }
+                (Ok(Meant::Role), Frame::Shape { profile, version })
+                    if self.tunnel.answered(*profile, *version) => {}
                 (Ok(Meant::Carrier(0)), _) => {
                     self.going_away = true;
                     self.tunnel.going_away(now);

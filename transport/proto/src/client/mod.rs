@@ -276,9 +276,11 @@ impl Client {
         } else {
             None
         };
+        self.outbox.cut(inner.tunnel.cuts());
         if std::mem::take(&mut inner.going_away) {
             self.events.push_back(Event::GoingAway);
         }
+        self.events.extend(inner.tunnel.take_other_shape().map(Event::OtherShape));
         match heard {
             None => self.tampered(now),
             Some(Heard::Nothing) => {}
@@ -311,6 +313,7 @@ impl Client {
             State::Inner(inner) => {
                 let waiting = self.outbox.len();
                 inner.flush(self.outbox.tail(), waiting, &mut self.rng, now);
+                self.outbox.cut(inner.tunnel.cuts());
                 if inner.tunnel.is_inside() && !self.told_up {
                     self.told_up = true;
                     self.events.push_back(Event::Up);
@@ -375,6 +378,10 @@ impl Carrier for Client {
 
     fn pending(&self, side: Side) -> &[u8] {
         if side == Side::Decoy { &[] } else { self.outbox.pending() }
+    }
+
+    fn ends_segment(&self, _side: Side) -> bool {
+        self.outbox.is_cut()
     }
 
     fn wrote(&mut self, _side: Side, n: usize, now: Instant) {

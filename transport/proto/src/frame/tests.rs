@@ -27,6 +27,7 @@ enum Recipe {
     Join(Join),
     Refused,
     End,
+    Shape(u8, u16),
 }
 
 impl Recipe {
@@ -46,6 +47,7 @@ impl Recipe {
             Self::Join(join) => Frame::Join(join.clone()),
             Self::Refused => Frame::Refused,
             Self::End => Frame::End,
+            Self::Shape(profile, version) => Frame::Shape { profile: *profile, version: *version },
         }
     }
 }
@@ -101,6 +103,7 @@ fn recipe() -> impl Strategy<Value = Recipe> {
         join().prop_map(Recipe::Join),
         Just(Recipe::Refused),
         Just(Recipe::End),
+        any::<(u8, u16)>().prop_map(|(profile, version)| Recipe::Shape(profile, version)),
     ]
 }
 
@@ -197,7 +200,7 @@ fn wrong_bodies_are_refused() {
     let mut long_window_update = encoded(&Frame::WindowUpdate { id: 1, increment: 1 });
     long_window_update[2] += 1;
     long_window_update.push(0);
-    let cases: [(&[u8], FrameError); 16] = [
+    let cases: [(&[u8], FrameError); 18] = [
         (&[0, 0, 0, STREAM], FrameError::Malformed(STREAM)),
         (&[0, 0, 1, STREAM, 0x40], FrameError::Malformed(STREAM)),
         (&long_window_update, FrameError::Malformed(WINDOW_UPDATE)),
@@ -212,7 +215,9 @@ fn wrong_bodies_are_refused() {
         (&[0, 0, 1, REFUSED, 0], FrameError::Malformed(REFUSED)),
         (&[0, 0, 1, END, 0], FrameError::Malformed(END)),
         (&[0, 0, 1, JOIN, 0], FrameError::Malformed(JOIN)),
-        (&[0, 0, 0, 13], FrameError::UnknownType(13)),
+        (&[0, 0, 2, SHAPE, 0, 0], FrameError::Malformed(SHAPE)),
+        (&[0, 0, 4, SHAPE, 0, 0, 0, 0], FrameError::Malformed(SHAPE)),
+        (&[0, 0, 0, 14], FrameError::UnknownType(14)),
         (&[0, 0, 0], FrameError::Truncated),
     ];
     for (content, error) in cases {

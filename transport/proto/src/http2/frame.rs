@@ -11,6 +11,7 @@ pub(crate) const MAX_PAYLOAD: usize = 16_384;
 pub(crate) mod kind {
     pub(crate) const DATA: u8 = 0;
     pub(crate) const HEADERS: u8 = 1;
+    pub(crate) const PRIORITY: u8 = 2;
     pub(crate) const RST_STREAM: u8 = 3;
     pub(crate) const SETTINGS: u8 = 4;
     pub(crate) const PUSH_PROMISE: u8 = 5;
@@ -98,6 +99,13 @@ pub(crate) fn window_update(stream: u32, increment: u32, out: &mut Vec<u8>) {
 }
 
 /// Appends SETTINGS.
+/// Appends a PRIORITY frame (RFC 7540, section 6.3), exclusive; `weight` from 1 to 256.
+pub(crate) fn priority(stream: u32, depends_on: u32, weight: u16, out: &mut Vec<u8>) {
+    header(kind::PRIORITY, 0, stream, 5, out);
+    out.extend_from_slice(&(depends_on | 1 << 31).to_be_bytes());
+    out.push(u8::try_from(weight.saturating_sub(1)).unwrap_or(u8::MAX));
+}
+
 pub(crate) fn settings(list: &[(u16, u32)], out: &mut Vec<u8>) {
     header(kind::SETTINGS, 0, 0, list.len() * 6, out);
     for (id, value) in list {

@@ -16,6 +16,10 @@ pub(crate) const MAX_RESOURCES: usize = 100;
 /// Tags looked at, at most: a bound on the time a page takes, about 2 MiB of the shortest tags.
 const MAX_TOKENS: usize = 1_000_000;
 
+/// The area of a picture that Chrome does not hurry for, CSS pixels: 96 by 96 is one, as captured, and 160 by 160 none;
+/// Chromium's limit lies between.
+const SMALL_IMAGE: u32 = 10_000;
+
 /// Where a page's icon is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Icon {
@@ -61,6 +65,8 @@ struct Scan<'a> {
     based: bool,
     templates: usize,
     images: usize,
+    /// Those of them that are not said to be small.
+    large_images: usize,
     found: Vec<(Resource, String)>,
     seen: HashSet<String>,
     icon: Icon,
@@ -75,6 +81,7 @@ impl<'a> Scan<'a> {
             based: false,
             templates: 0,
             images: 0,
+            large_images: 0,
             found: Vec::new(),
             seen: HashSet::new(),
             icon: Icon::Default,
@@ -99,9 +106,9 @@ impl<'a> Scan<'a> {
             }
             b"link" => self.link(tag),
             b"script" => self.script(tag),
-            b"img" => self.image(attribute(tag, "src")),
-            b"video" => self.image(attribute(tag, "poster")),
-            b"input" if is(tag, "type", "image") => self.image(attribute(tag, "src")),
+            b"img" => self.image(attribute(tag, "src"), is_small(tag)),
+            b"video" => self.image(attribute(tag, "poster"), false),
+            b"input" if is(tag, "type", "image") => self.image(attribute(tag, "src"), is_small(tag)),
             _ => {}
         }
     }
@@ -162,10 +169,11 @@ impl<'a> Scan<'a> {
         self.add(resource, &src);
     }
 
-    fn image(&mut self, src: Option<String>) {
+    fn image(&mut self, src: Option<String>, small: bool) {
         let Some(src) = src else { return };
-        let early = self.images < self.profile.early_images;
+        let early = !small && self.large_images < self.profile.early_images;
         self.images += 1;
+        self.large_images += usize::from(!small);
         self.add(if early { Resource::Image } else { Resource::LaterImage }, &src);
     }
 
@@ -176,6 +184,13 @@ impl<'a> Scan<'a> {
             self.found.push((resource, path));
         }
     }
+}
+
+/// Whether an image's tag says that it takes no more than [`SMALL_IMAGE`]: Chrome puts such a one behind the others.
+fn is_small(tag: &StartTag<()>) -> bool {
+    let side = |name| attribute(tag, name)?.trim().parse::<u32>().ok();
+    let area = side("width").zip(side("height")).map(|(width, height)| width.saturating_mul(height));
+    area.is_some_and(|area| area > 0 && area <= SMALL_IMAGE)
 }
 
 fn attribute(tag: &StartTag<()>, name: &str) -> Option<String> {

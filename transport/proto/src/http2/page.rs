@@ -1,6 +1,5 @@
 //! The client's page load, from the connection preface to the request with the knock.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use qnet_wire::name::ServerName;
@@ -20,6 +19,10 @@ use super::request::{self, Context, Dependencies, Resource};
 use super::url::Base;
 use crate::chrome::Profile;
 use crate::knock::Field;
+
+mod loading;
+
+use self::loading::{Loading, Release};
 
 /// Redirects of the page that are followed, as browsers do (Fetch standard, section 4.4).
 const MAX_REDIRECTS: u32 = 20;
@@ -113,25 +116,6 @@ enum Step {
 struct Page {
     fields: Fields,
     body: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Loading {
-    now: VecDeque<Wanted>,
-    rest: VecDeque<Wanted>,
-    blockers: Vec<u32>,
-    blocked: bool,
-    release: Release,
-    last: Wanted,
-}
-
-/// When the requests of [`Loading::rest`] may go.
-#[derive(Debug, Clone, Copy)]
-enum Release {
-    /// Not known: something is awaited.
-    Held,
-    At(Instant),
-    Passed,
 }
 
 impl PageLoad {
@@ -331,65 +315,6 @@ impl PageLoad {
         frame::settings(self.profile.settings, &mut out);
         frame::window_update(0, self.profile.connection_increment, &mut out);
         out
-    }
-
-    fn begin_loading(&mut self) {
-        let Step::Parsing { plan, last, .. } = std::mem::replace(&mut self.step, Step::Ask) else { return };
-        self.step = Step::Loading(Loading {
-            now: plan.burst.into(),
-            rest: plan.rest.into(),
-            blockers: Vec::new(),
-            blocked: plan.blocked,
-            release: Release::Held,
-            last,
-        });
-    }
-
-    fn load(&mut self, now: Instant) -> Option<Output> {
-        let open = self.open();
-        let limit = self.connection.as_ref().map_or(0, |connection| connection.max_streams) as usize;
-        let pause = self.profile.pauses.release;
-        let Step::Loading(loading) = &mut self.step else { return None };
-        if loading.now.is_empty() && !loading.rest.is_empty() {
-            let held = loading.blocked
-                && loading.blockers.iter().any(|id| self.asked.iter().any(|a| a.stream == *id));
-            if held {
-                return None;
-            }
-            if let Release::Held = loading.release {
-                loading.release = Release::At(now + draw(&mut self.random, pause));
-            }
-            if let Release::At(at) = loading.release {
-                if now < at {
-                    return None;
-                }
-                loading.release = Release::Passed;
-            }
-            if open >= self.profile.late_limit.min(limit) {
-                return None;
-            }
-            loading.now.extend(loading.rest.pop_front());
-        }
-        if loading.now.is_empty() {
-            if open == 0 {
-                let last = std::mem::replace(&mut loading.last, (Resource::Icon, String::new()));
-                let at = now + draw(&mut self.random, self.profile.pauses.icon);
-                self.step = Step::Last { at, last };
-            }
-            return None;
-        }
-        if open >= limit {
-            return None;
-        }
-        let (resource, path) = loading.now.pop_front()?;
-        let output = self.request(resource, path, now);
-        let stream = self.latest_stream();
-        if let Step::Loading(loading) = &mut self.step
-            && plan::blocks(resource)
-        {
-            loading.blockers.push(stream);
-        }
-        Some(output)
     }
 
     fn latest_stream(&self) -> u32 {

@@ -2,7 +2,8 @@
 //!
 //! As captured: what is urgent goes at once, in document order, and with it no more than two of the less urgent, the
 //! most urgent of them first. The rest waits: for the scripts and style sheets that block the parser, where the
-//! page has such scripts before its images, and otherwise for a moment only.
+//! page has such scripts before its images, and otherwise for a moment only. A script among those two becomes urgent when the
+//! parser reaches it, after that moment.
 
 use super::request::{Level, Resource};
 use crate::chrome::Profile;
@@ -31,15 +32,13 @@ pub(crate) fn plan(profile: &Profile, found: Vec<Wanted>) -> Plan {
     rest.sort_by_key(
         |(resource, _)| if *resource == Resource::LateScript { Level::Low } else { resource.level() },
     );
-    let early = rest.len().min(profile.early_limit);
-    let late = rest.split_off(early);
-    let (scripts, early): (Vec<_>, Vec<_>) =
-        rest.into_iter().partition(|(resource, _)| *resource == Resource::LateScript);
-    burst.extend(early);
-    let mut rest = scripts;
-    rest.extend(late);
-    rest.sort_by_key(|(resource, _)| resource.level());
-    Plan { burst, rest, blocked }
+    let mut late = rest.split_off(rest.len().min(profile.early_limit));
+    burst.extend(rest.into_iter().map(|(resource, path)| match resource {
+        Resource::LateScript => (Resource::EarlyScript, path),
+        _ => (resource, path),
+    }));
+    late.sort_by_key(|(resource, _)| resource.level());
+    Plan { burst, rest: late, blocked }
 }
 
 /// Whether the answer to such a request is awaited by the parser.
@@ -62,7 +61,9 @@ mod tests {
 
     #[test]
     fn as_captured() {
-        use Resource::{Image, LateScript, LazyScript, Module, Script, Style, StyleElsewhere};
+        use Resource::{
+            EarlyScript, Image, LateScript, LaterImage, LazyScript, Module, Script, Style, StyleElsewhere,
+        };
         let many = planned(&[
             (Style, "s1"),
             (StyleElsewhere, "s2"),
@@ -82,6 +83,10 @@ mod tests {
         assert_eq!(names(&basic.burst), ["s", "a", "b"]);
         assert_eq!(names(&basic.rest), ["j"]);
         assert!(!basic.blocked);
+        // Two PRIORITY frames follow for the script, where it is still awaited.
+        let small = planned(&[(Style, "s"), (LaterImage, "a"), (Image, "b"), (LateScript, "j")]);
+        assert_eq!((names(&small.burst), names(&small.rest)), (vec!["s", "b", "j"], vec!["a"]));
+        assert_eq!(small.burst[2].0, EarlyScript);
         let defer = planned(&[(LazyScript, "j")]);
         assert_eq!((names(&defer.burst), defer.rest.len()), (vec!["j"], 0));
     }

@@ -19,6 +19,8 @@ pub(crate) enum Resource {
     Script,
     /// A script that blocks the parser, after an image.
     LateScript,
+    /// The same, asked for before the parser has reached it: no more urgent than an image until then.
+    EarlyScript,
     /// `defer` or `async`.
     LazyScript,
     /// `type=module`, not `async`, and `rel=modulepreload`.
@@ -49,7 +51,7 @@ impl Resource {
         match self {
             Self::Document | Self::Redirected | Self::Style => Level::Highest,
             Self::Script | Self::LateScript | Self::Module | Self::Font | Self::Icon => Level::Medium,
-            Self::Image => Level::Low,
+            Self::Image | Self::EarlyScript => Level::Low,
             Self::LazyScript | Self::LaterImage => Level::Lowest,
             Self::StyleElsewhere => Level::Idle,
         }
@@ -62,7 +64,7 @@ impl Resource {
             Self::Style => Some("u=0"),
             Self::StyleElsewhere => Some("u=4"),
             Self::Script | Self::Module | Self::Font => Some("u=1"),
-            Self::LateScript => Some("u=2"),
+            Self::LateScript | Self::EarlyScript => Some("u=2"),
             Self::LazyScript => None,
             Self::Image => Some("u=2, i"),
             Self::LaterImage => Some("i"),
@@ -82,7 +84,7 @@ impl Resource {
         match self {
             Self::Document | Self::Redirected => "document",
             Self::Style | Self::StyleElsewhere => "style",
-            Self::Script | Self::LateScript | Self::LazyScript | Self::Module => "script",
+            Self::Script | Self::LateScript | Self::EarlyScript | Self::LazyScript | Self::Module => "script",
             Self::Image | Self::LaterImage | Self::Icon => "image",
             Self::Font => "font",
         }
@@ -93,7 +95,12 @@ impl Resource {
             Self::Document | Self::Redirected => profile.accept_document,
             Self::Style | Self::StyleElsewhere => profile.accept_style,
             Self::Image | Self::LaterImage | Self::Icon => profile.accept_image,
-            Self::Script | Self::LateScript | Self::LazyScript | Self::Module | Self::Font => "*/*",
+            Self::Script
+            | Self::LateScript
+            | Self::EarlyScript
+            | Self::LazyScript
+            | Self::Module
+            | Self::Font => "*/*",
         }
     }
 }
@@ -235,6 +242,30 @@ impl Dependencies {
         let parent = above.max_by_key(|(id, other)| (*other, *id)).map_or(0, |(id, _)| *id);
         self.open.push((stream, level));
         parent
+    }
+
+    /// Gives an open stream another level: the streams whose place changes, each with what it depends on and its level, in the
+    /// order in which Chrome says so (`net/spdy/http2_priority_dependencies.cc`). None for a stream that has ended.
+    pub(crate) fn change(&mut self, stream: u32, level: Level) -> Vec<(u32, u32, Level)> {
+        let Some(at) = self.open.iter().position(|(id, _)| *id == stream) else { return Vec::new() };
+        let (_, before) = self.open.remove(at);
+        // What depends on each other is one chain: the most urgent first, and among equals the earliest.
+        let key = |(id, level): &(u32, Level)| (*level, *id);
+        let old_parent =
+            self.open.iter().filter(|other| key(other) < (before, stream)).max_by_key(|other| key(other));
+        let child =
+            self.open.iter().filter(|other| key(other) > (before, stream)).min_by_key(|other| key(other));
+        let new_parent = self.open.iter().filter(|(_, other)| *other <= level).max_by_key(|other| key(other));
+        let id = |found: Option<&(u32, Level)>| found.map_or(0, |(id, _)| *id);
+        let mut changes = Vec::new();
+        if id(new_parent) != id(old_parent)
+            && let Some((child, level)) = child
+        {
+            changes.push((*child, id(old_parent), *level));
+        }
+        changes.push((stream, id(new_parent), level));
+        self.open.push((stream, level));
+        changes
     }
 
     /// Forgets a stream that has ended.

@@ -22,6 +22,7 @@ mod log;
 mod need;
 mod pace;
 mod profile;
+mod shaping;
 mod table;
 
 use std::fmt;
@@ -41,7 +42,7 @@ pub use crate::frame::Join;
 use crate::frame::{self, Frame};
 use crate::mux::{Mux, Role, Violation};
 use crate::noise::Established;
-use crate::shape::Shape;
+use crate::shape::{Counters, Shape};
 
 /// Bytes sent and not acknowledged, at most: what a path of 100 Mbit/s and 300 ms holds.
 pub const MAX_UNACKED: usize = 4 << 20;
@@ -106,6 +107,9 @@ pub struct Session {
     finishing: bool,
     ended: Option<Ended>,
     end_to_send: bool,
+    shaped: Counters,
+    /// Somebody was told that the bridge follows another shape.
+    other_shape: bool,
 }
 
 impl Session {
@@ -128,6 +132,8 @@ impl Session {
             finishing: false,
             ended: None,
             end_to_send: false,
+            shaped: Counters::default(),
+            other_shape: false,
         }
     }
 

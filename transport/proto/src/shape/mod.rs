@@ -1,29 +1,52 @@
-//! The shape of what one side of a carrier sends, without I/O: a machine that is told of records and says how long they are to
-//! be, and what padding is to follow.
+//! The shape of what one side of a carrier sends, without I/O: a machine that is told what happens and says what to do next.
 //!
 //! # Call contract
 //!
-//! - [`Shaper::heard`] for each record of the peer's, [`Shaper::opened`] for each stream that is opened.
-//! - [`Shaper::room`] before a record is filled: how much should go into it.
-//! - [`Shaper::length`] for each record with data, before it is sealed: its length.
-//! - When nothing more is to be sent, [`Shaper::padding`] until it says `None`: a record of padding of that length.
+//! - [`Shaper::heard`] for each record of frames that came, [`Shaper::opened`] for each stream that is opened,
+//!   [`Shaper::streams`] where none is left, and where one is.
+//! - [`Shaper::next`] says what is to be done: after a [`Step::Send`] the record is filled, [`Shaper::length`] says how long it
+//!   is to be, and it goes out; after a [`Step::Pad`] a record of padding goes out. Then [`Shaper::next`] again, until it says
+//!   [`Step::Hold`] or [`Step::Rest`].
+//! - Records that may not wait go out whatever it says, and are told by [`Shaper::control`].
+//! - After each record [`Shaper::alone`]: whether it is to stand in a segment of its own.
+//! - [`Shaper::next`] again when [`Shaper::deadline`] has passed.
 //!
-//! What it adds in all never exceeds the profile's allowance and share; what is sent is never held back.
+//! What it adds never exceeds the profile's bytes, and no record at the head of the queue is held longer than the profile says
+//! and [`MAX_HOLD`], whatever the profile's machine wants.
 
+mod budget;
+mod bursts;
+mod counters;
+mod idle;
+mod machine;
+mod machines;
 mod models;
-mod profile;
+pub mod profile;
+mod segments;
+mod web;
+
+use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-pub use self::profile::{NONE, Profile, Shape, WEB};
+use self::budget::Budget;
+pub use self::budget::MAX_HOLD;
+use self::bursts::{LEAST_DATA, Turns};
+pub use self::counters::Counters;
+use self::idle::Idle;
+use self::machine::{Event, Machine};
+use self::profile::Plan;
+pub use self::profile::{Profile, ProfileError, Shape};
+use self::segments::Segments;
+use self::web::Web;
 use crate::mux::Role;
-use crate::sizes::below;
+use crate::sizes::{below, control_length};
 
 /// The inner type byte and the AEAD tag.
 const OVERHEAD: usize = 17;
-/// Fewer bytes are credit and acknowledgements: neither an answer nor a question.
-const LEAST_DATA: usize = 64;
+/// A record's header, which its length does not count.
+const RECORD_HEADER: usize = 5;
 /// Bytes that are worth cutting in two: more than a cell of Tor's in its TLS record.
 const LEAST_TO_CUT: usize = 540;
 /// Lengths are kept this much farther from a model than its limit: what an observer counts differs by headers.
@@ -34,24 +57,54 @@ const STEP: usize = 300;
 const MOST_TO_CLEAR: usize = 16_000;
 /// The shortest record that is worth sending as padding.
 const LEAST_PADDING: usize = 120;
+/// The shortest record: an empty PADDING frame.
+const LEAST_RECORD: usize = 4 + OVERHEAD;
+/// Records of padding that a machine may want in vain in one go: a machine without an end must not hang us.
+const MOST_REFUSED: u32 = 64;
+/// The least time between two looks at a machine that wants to be called at once and then has nothing to do: it must not spin.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send a record with at most so many bytes of what is queued.
+    Send {
+        /// Bytes of frames.
+        content: usize,
+    },
+    /// Send a record of padding of this length.
+    Pad(usize),
+    /// What is queued waits, until [`Shaper::deadline`] at the latest.
+    Hold,
+    /// Nothing.
+    Rest,
+}
 
 /// The machine of one direction of one carrier.
 #[derive(Debug)]
 pub struct Shaper {
     profile: &'static Profile,
-    role: Role,
     rng: ChaCha8Rng,
-    /// Answers still to be lengthened.
-    answers: u32,
-    /// The present burst's length so far, and the length it is to reach.
-    burst: usize,
+    budget: Budget,
+    turns: Turns,
+    /// The length that the present answer is to reach.
     target: usize,
-    /// The last bursts: the peer's, ours, the peer's present one.
-    window: [usize; 4],
-    /// The peer has spoken since our last record: the next begins a burst.
-    turn: bool,
-    carried: u64,
-    added: u64,
+    web: Option<Web>,
+    segments: Option<Segments>,
+    idle: Option<Idle>,
+    machine: Option<Box<dyn Machine>>,
+    role: Role,
+    /// What was queued when it was last asked.
+    queued: usize,
+    /// Since when the head of the queue is held, and until when.
+    held: Option<(Instant, Instant)>,
+    /// The next record's length, where a schedule fixes it.
+    fixed: Option<usize>,
+    last_heard: Option<Instant>,
+    /// When it last said that nothing is to be done.
+    looked: Option<Instant>,
+    /// Not yet told of.
+    counters: Counters,
 }
 
 impl Shaper {
@@ -59,131 +112,319 @@ impl Shaper {
     #[must_use]
     pub fn new(shape: Shape, role: Role, seed: [u8; 32]) -> Self {
         let profile = shape.profile();
+        let mut rng = ChaCha8Rng::from_seed(seed);
+        let mut inner = [0; 32];
+        rng.fill_bytes(&mut inner);
+        let web = if let Plan::Web(data) = &profile.plan { Some(Web::new(data, role)) } else { None };
+        let bursts = profile.bursts.as_ref().filter(|_| role == Role::Client);
         Self {
             profile,
-            role,
-            rng: ChaCha8Rng::from_seed(seed),
-            answers: u32::from(profile.first_answers),
-            burst: 0,
+            rng,
+            budget: Budget::new(profile.bounds),
+            turns: Turns::new(),
             target: 0,
-            window: [0; 4],
-            turn: true,
-            carried: 0,
-            added: 0,
+            web,
+            segments: bursts.map(Segments::new),
+            idle: profile.idle.as_ref().map(|data| Idle::new(data, role)),
+            machine: machine::build(profile, role, inner),
+            role,
+            queued: 0,
+            held: None,
+            fixed: None,
+            last_heard: None,
+            looked: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The path's round trip, once it is known.
+    pub fn set_round_trip(&mut self, round_trip: Duration) {
+        if let Some(web) = &mut self.web {
+            web.set_round_trip(round_trip);
         }
     }
 
     /// The peer sent a record of this length; `content`: its bytes without padding.
-    pub fn heard(&mut self, length: usize, content: usize) {
-        if !self.turn && content >= LEAST_DATA {
-            self.turn = true;
-            let [_, _, asked, _] = self.window;
-            self.window = [asked, self.burst, 0, 0];
+    pub fn heard(&mut self, length: usize, content: usize, now: Instant) {
+        self.turns.heard(length, content);
+        if let Some(idle) = &mut self.idle {
+            idle.heard(length, content, &mut self.rng);
         }
-        self.window[2] += length;
+        self.last_heard = Some(now);
+        if let Some(machine) = &mut self.machine {
+            let data = content >= LEAST_DATA;
+            let event =
+                if data { Event::DataHeard { bytes: length } } else { Event::PaddingHeard { bytes: length } };
+            machine.on(event, now);
+        }
+    }
+
+    /// Whether any stream is open.
+    pub fn streams(&mut self, open: bool) {
+        if let Some(idle) = &mut self.idle {
+            idle.open(open);
+        }
     }
 
     /// A stream was opened.
-    pub fn opened(&mut self) {
-        self.answers = self.answers.max(u32::from(self.profile.stream_answers));
-    }
-
-    /// Bytes added so far.
-    #[must_use]
-    pub fn added(&self) -> u64 {
-        self.added
-    }
-
-    /// Bytes that may still be added.
-    fn left(&self) -> usize {
-        let share = self.carried / 1_000 * u64::from(self.profile.per_mille);
-        let allowed = u64::from(self.profile.allowance) + share;
-        usize::try_from(allowed.saturating_sub(self.added)).unwrap_or(usize::MAX)
-    }
-
-    /// The length for a record with `content` bytes of data, at most `longest`; `last`: nothing is to follow at once. `None`:
-    /// its own.
-    pub fn length(&mut self, content: usize, longest: usize, last: bool) -> Option<usize> {
-        let own = content + OVERHEAD;
-        if self.turn && content >= LEAST_DATA {
-            self.turn = false;
-            self.begin_burst();
+    pub fn opened(&mut self, now: Instant) {
+        if let Some(web) = &mut self.web {
+            web.opened();
         }
-        self.carried += own as u64;
-        self.burst += own;
-        // A burst that is still to grow ends in padding anyway.
-        if !last || own >= longest || self.burst < self.target {
-            return None;
+        if let Some(segments) = &mut self.segments {
+            segments.opened();
         }
-        let most = usize::from(self.profile.tail).min(longest - own).min(self.left());
-        let extra = below(&mut self.rng, most + 1);
-        self.added += extra as u64;
-        self.burst += extra;
-        (extra > 0).then_some(own + extra)
+        self.tell(Event::Opened, now);
     }
 
-    /// How much of `queued` bytes should go into the next record, which has `room`. Where nothing may be added any more, the end
-    /// of a burst is cut in two instead, anywhere, so that its records tell nothing of cells either.
-    pub fn room(&mut self, queued: usize, room: usize) -> usize {
-        if self.profile.tail == 0
-            || queued >= room
-            || queued < LEAST_TO_CUT
-            || self.left() >= usize::from(self.profile.tail)
+    fn tell(&mut self, event: Event, now: Instant) {
+        if let Some(machine) = &mut self.machine {
+            machine.on(event, now);
+        }
+    }
+
+    /// What is to be done with `queued` bytes of data. A record has `room` for content, and is `longest` at most.
+    pub fn next(&mut self, queued: usize, room: usize, longest: usize, now: Instant) -> Step {
+        self.budget.began(now);
+        if queued > self.queued {
+            self.tell(Event::Queued, now);
+        }
+        self.queued = queued;
+        if let Some(length) = self.due(longest, now) {
+            return self.pad(length, now);
+        }
+        if queued == 0 {
+            self.held = None;
+            if let Some(length) = self.ending(longest) {
+                return self.pad(length, now);
+            }
+            let cover = self.idle.as_mut().and_then(|idle| idle.due(longest, now, &mut self.rng));
+            if let Some(length) = cover {
+                self.control(length);
+                self.counters.cover += length as u64;
+                return Step::Pad(length);
+            }
+            self.looked = Some(now);
+            return Step::Rest;
+        }
+        if self.holds(queued, now) {
+            self.looked = Some(now);
+            return Step::Hold;
+        }
+        Step::Send { content: self.content(queued, room, now) }
+    }
+
+    /// A record of padding goes out.
+    fn pad(&mut self, length: usize, now: Instant) -> Step {
+        self.budget.add(length);
+        self.turns.sent(length);
+        if let Some(segments) = &mut self.segments {
+            segments.sent(length);
+        }
+        self.counters.padding_records += 1;
+        self.counters.padding += length as u64;
+        self.tell(Event::PaddingSent { bytes: length }, now);
+        Step::Pad(length)
+    }
+
+    /// What the machine wants to add now, as far as the budget goes.
+    fn due(&mut self, longest: usize, now: Instant) -> Option<usize> {
+        for _ in 0..MOST_REFUSED {
+            let length = self.machine.as_mut()?.padding(now)?.clamp(LEAST_RECORD, longest);
+            if length <= self.budget.left() {
+                return Some(length);
+            }
+            // As if it had gone: a machine that waits for its own padding must not wait for ever.
+            self.tell(Event::PaddingSent { bytes: length }, now);
+            self.counters.over_budget += 1;
+        }
+        None
+    }
+
+    /// Whether the head of the queue has to wait.
+    fn holds(&mut self, queued: usize, now: Instant) -> bool {
+        if self.turns.begins(queued)
+            && self.held.is_none()
+            && let Some(web) = &mut self.web
         {
+            web.pause(self.last_heard, now, &mut self.rng);
+        }
+        let web = self.web.as_ref().and_then(Web::held_until);
+        let machine = self.machine.as_ref().and_then(|machine| machine.held_until(now));
+        let wanted = web.max(machine).filter(|until| *until > now);
+        if wanted.is_none() && self.held.is_none() {
+            return false;
+        }
+        let since = self.held.map_or(now, |(since, _)| since);
+        let most = since + self.budget.hold(now);
+        match wanted {
+            Some(until) if most > now => {
+                self.held = Some((since, until.min(most)));
+                true
+            }
+            _ => {
+                self.counters.off_schedule += u64::from(wanted.is_some());
+                let held = now.saturating_duration_since(since);
+                self.budget.held(held);
+                self.counters.held += held;
+                self.held = None;
+                false
+            }
+        }
+    }
+
+    /// How much of `queued` bytes goes into the next record.
+    fn content(&mut self, queued: usize, room: usize, now: Instant) -> usize {
+        if self.turns.begins(queued) {
+            self.turns.begin();
+            let target = self.web.as_mut().map_or(0, |web| web.begin_burst(&mut self.rng));
+            self.target = if target <= self.budget.spare() { target } else { 0 };
+            if let Some(segments) = &mut self.segments {
+                segments.begin_burst(queued, &mut self.rng);
+            }
+        }
+        self.fixed = self.machine.as_mut().and_then(|machine| machine.data_record(queued, now));
+        if let Some(length) = self.fixed {
+            return room.min(length.saturating_sub(OVERHEAD));
+        }
+        let cut = self.segments.as_mut().and_then(|segments| segments.content(queued, &mut self.rng));
+        cut.map_or_else(|| self.end_of_burst(queued, room), |content| content.min(room))
+    }
+
+    /// Where nothing may be added any more, the end of a burst is cut in two instead, anywhere, so that its records tell
+    /// nothing of cells either.
+    fn end_of_burst(&mut self, queued: usize, room: usize) -> usize {
+        let tail = usize::from(self.profile.records.tail);
+        if tail == 0 || queued >= room || queued < LEAST_TO_CUT || self.budget.spare() >= tail {
             return room;
         }
         queued / 4 + below(&mut self.rng, queued / 2)
     }
 
-    /// Only the bridge's bursts are answers.
-    fn begin_burst(&mut self) {
-        (self.burst, self.target) = (0, 0);
-        if self.role == Role::Bridge && self.answers > 0 {
-            self.answers -= 1;
-            self.target = self.draw_answer();
-        }
-    }
-
-    fn draw_answer(&mut self) -> usize {
-        let (low, high) = (f64::from(*self.profile.answer.start()), f64::from(*self.profile.answer.end()));
-        let part = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
-        let drawn = low * (high / low).powf(part);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two u32")]
-        let drawn = drawn as usize;
-        drawn
-    }
-
-    /// A burst that would complete what looks like a TLS handshake grows until it does not.
-    fn keep_clear(&mut self) {
-        let [asked, answered, asks, _] = self.window;
-        let near = |burst: usize| {
-            #[expect(clippy::cast_precision_loss, reason = "lengths of a few kilobytes")]
-            let window = [asked, answered, asks, burst].map(|length| length as f64);
-            models::matches(window, MARGIN)
+    /// The length for a record with `content` bytes of data, at most `longest`; `last`: nothing is to follow at once. `None`:
+    /// its own.
+    pub fn length(&mut self, content: usize, longest: usize, last: bool, now: Instant) -> Option<usize> {
+        let own = content + OVERHEAD;
+        // What comes to be queued from here on is told, however much there was before.
+        self.queued = self.queued.saturating_sub(content);
+        self.budget.carried(own);
+        let longest = self.segments.as_ref().map_or(longest, |segments| segments.most(longest));
+        let extra = match self.fixed.take() {
+            Some(length) => {
+                let wanted = length.min(longest).saturating_sub(own);
+                let extra = wanted.min(self.budget.left());
+                self.counters.over_budget += u64::from(extra < wanted);
+                extra
+            }
+            // Without data to speak of it is control, and costs what that costs.
+            None if let Some(length) = control_length(content) => return self.small(own, length, now),
+            // A burst that is still to grow ends in padding anyway.
+            None if !last || own >= longest || self.turns.answer() + own < self.target => 0,
+            None => {
+                let most = usize::from(self.profile.records.tail).min(longest - own);
+                let extra = below(&mut self.rng, most + 1);
+                extra.min(self.budget.spare())
+            }
         };
-        let mut wanted = self.burst.max(self.target);
-        while self.role == Role::Bridge && wanted < MOST_TO_CLEAR && near(wanted) {
-            wanted += STEP + below(&mut self.rng, STEP);
+        self.budget.add(extra);
+        self.turns.sent(own + extra);
+        if let Some(segments) = &mut self.segments {
+            segments.sent(own + extra);
         }
-        if wanted > self.burst {
-            self.target = wanted;
+        self.counters.records += 1;
+        self.counters.carried += own as u64;
+        self.counters.padding += extra as u64;
+        self.tell(Event::DataSent { bytes: own + extra }, now);
+        (extra > 0).then_some(own + extra)
+    }
+
+    /// A length for a record that may have any, instead of `length` where that would make one long segment too many.
+    pub fn fit(&mut self, length: usize) -> usize {
+        match &self.segments {
+            Some(segments) => segments.fit(length, &mut self.rng),
+            None => length,
         }
     }
 
-    /// The length of the next record of padding, at most `longest`, if the burst is still to grow.
-    pub fn padding(&mut self, longest: usize) -> Option<usize> {
-        if !self.turn && self.profile.allowance > 0 {
-            self.keep_clear();
+    /// A record of data that is as short as control.
+    fn small(&mut self, own: usize, length: usize, now: Instant) -> Option<usize> {
+        self.control(length);
+        self.counters.records += 1;
+        self.counters.carried += own as u64;
+        self.tell(Event::DataSent { bytes: length }, now);
+        Some(length)
+    }
+
+    /// A record of this length that may not wait went out.
+    pub fn control(&mut self, length: usize) {
+        self.turns.sent(length);
+        if let Some(segments) = &mut self.segments {
+            segments.sent(length);
         }
-        let missing = self.target.saturating_sub(self.burst);
-        let length = missing.max(LEAST_PADDING).min(longest).min(self.left());
-        if self.turn || missing == 0 || length < LEAST_PADDING {
+    }
+
+    /// Whether the record that went out last is to stand in a segment of its own.
+    #[must_use]
+    pub fn alone(&self) -> bool {
+        self.segments.as_ref().is_some_and(Segments::alone)
+    }
+
+    /// What a burst that has ended is still to grow by, one record of it.
+    fn ending(&mut self, longest: usize) -> Option<usize> {
+        if self.turns.is_peers() {
+            return None;
+        }
+        let mut missing = self.target.saturating_sub(self.turns.answer());
+        if self.profile.records.clear && self.role == Role::Bridge {
+            missing = missing.max(self.missing_to_clear(missing));
+        }
+        if missing == 0 {
             self.target = 0;
             return None;
         }
-        self.added += length as u64;
-        self.burst += length;
+        let length = missing.max(LEAST_PADDING).min(longest).min(self.budget.left());
+        if length < LEAST_PADDING {
+            self.target = 0;
+            self.counters.over_budget += 1;
+            return None;
+        }
         Some(length)
+    }
+
+    /// A burst that would complete what looks like a TLS handshake grows until it does not.
+    fn missing_to_clear(&mut self, missing: usize) -> usize {
+        let burst = self.turns.burst();
+        if burst == 0 {
+            return 0;
+        }
+        let near = |turns: &Turns, burst: usize| {
+            #[expect(clippy::cast_precision_loss, reason = "lengths of a few kilobytes")]
+            let window = turns.with(burst).map(|length| length as f64);
+            models::matches(window, MARGIN)
+        };
+        let mut wanted = burst + missing;
+        while wanted < MOST_TO_CLEAR && near(&self.turns, wanted) {
+            wanted += STEP + below(&mut self.rng, STEP);
+        }
+        wanted - burst
+    }
+
+    /// When to call [`Shaper::next`] again, if nothing happens before.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let machine = self.machine.as_ref().and_then(|machine| machine.deadline());
+        let held = self.held.map(|(_, until)| until);
+        let idle = self.idle.as_ref().and_then(Idle::deadline);
+        let woken = [machine, idle].into_iter().flatten().min();
+        let woken = woken.map(|at| self.looked.map_or(at, |looked| at.max(looked + LEAST_PAUSE)));
+        // The end of a hold lies ahead when it is set, and may not be put off.
+        [woken, held].into_iter().flatten().min()
+    }
+
+    /// What it did since it was last asked.
+    pub fn take_counters(&mut self) -> Counters {
+        self.counters.late += self.machine.as_mut().map_or(0, |machine| machine.take_late());
+        std::mem::take(&mut self.counters)
     }
 }
 

@@ -246,7 +246,7 @@ impl Talk {
                     }
                 }
                 FRAMES => {
-                    tunnel.heard(total, content.len());
+                    tunnel.heard(total, content.len(), now);
                     said(content, tunnel, phase, config, now).map_err(Some)?;
                 }
                 _ => return Err(Some(Ended::Violation)),
@@ -297,8 +297,9 @@ fn said(
     now: Instant,
 ) -> Result<(), Ended> {
     let mut rest = frames(content);
-    let mut first = matches!(phase, Phase::Asked);
-    if !first && !matches!(phase, Phase::Up) {
+    let opening = matches!(phase, Phase::Asked);
+    let mut first = opening;
+    if !opening && !matches!(phase, Phase::Up) {
         return Err(Ended::Violation);
     }
     while let Some(frame) = rest.next() {
@@ -310,6 +311,12 @@ fn said(
             if joins.is_some() {
                 continue;
             }
+        }
+        if let Frame::Shape { profile, version } = frame
+            && opening
+            && tunnel.follow(profile, version)
+        {
+            continue;
         }
         match tunnel.on_frame(&frame, false, now).map_err(|_| Ended::Violation)? {
             Meant::Done => {}

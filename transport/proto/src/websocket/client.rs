@@ -190,7 +190,10 @@ impl Client {
             talk.tunnel.tick(now);
             let heard = match kind {
                 NOISE => talk.noise(content, outgoing, rng, now),
-                FRAMES => talk.frames(content, now),
+                FRAMES => {
+                    talk.tunnel.heard(total, content.len(), now);
+                    talk.frames(content, now)
+                }
                 _ => Err(Ended::Violation),
             };
             self.incoming.consume(total);
@@ -200,6 +203,7 @@ impl Client {
             if std::mem::take(&mut self.talk.going_away) {
                 self.events.push_back(Event::GoingAway);
             }
+            self.events.extend(self.talk.tunnel.take_other_shape().map(Event::OtherShape));
             if let Err(why) = heard {
                 return self.end(why, now);
             }
@@ -216,7 +220,16 @@ impl Client {
             talk.tunnel.tick(now);
             talk.tunnel.pack(outgoing.tail(), channel.waiting(), now);
         }
-        if let Some(message) = outgoing.message(&mut talk.tunnel, rng) {
+        // A message that is too short by itself gets company and stays whole.
+        let alone = !outgoing.is_short();
+        let cuts: Vec<usize> = talk.tunnel.cuts().filter(|_| alone).collect();
+        if let Some(mut message) = outgoing.message(&mut talk.tunnel, rng) {
+            let mut sent = 0;
+            for at in cuts {
+                let Some((first, rest)) = message.split_at_checked(at - sent) else { break };
+                channel.send(first);
+                (message, sent) = (rest, at);
+            }
             channel.send(message);
             outgoing.taken();
         }
@@ -324,9 +337,11 @@ impl Talk {
         outgoing.noise(&mut self.tunnel, &third, rng);
         self.tunnel.establish(Role::Client, established, self.statics, now);
         // Without a JOIN the record says that this carrier begins a session.
-        let frame = self.tunnel.ask_to_join(self.mode, now).map_or(Frame::Padding, Frame::Join);
-        let length = frame.encoded_len() + below(rng, SPREAD);
-        self.tunnel.seal_frames(&[frame], Some(length), outgoing.tail());
+        let mut first: Vec<_> =
+            self.tunnel.ask_to_join(self.mode, now).map(Frame::Join).into_iter().collect();
+        first.push(self.tunnel.shape());
+        let length = first.iter().map(Frame::encoded_len).sum::<usize>() + below(rng, SPREAD);
+        self.tunnel.seal_frames(&first, Some(length), outgoing.tail());
         self.phase = Phase::Up;
         self.proved = true;
         Ok(())
@@ -347,6 +362,8 @@ impl Talk {
                 (Meant::Done | Meant::Over, _) => {}
                 (Meant::Role, Frame::Join(answer)) if self.tunnel.joined(answer, now) => {}
                 (Meant::Role, Frame::Refused) if self.tunnel.refused(now) => return Err(Ended::Forgotten),
+                (Meant::Role, Frame::Shape { profile, version })
+                    if self.tunnel.answered(*profile, *version) => {}
                 (Meant::Carrier(0), _) => {
                     self.going_away = true;
                     self.tunnel.going_away(now);

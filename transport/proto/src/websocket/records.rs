@@ -144,12 +144,17 @@ impl Outgoing {
         &mut self.sealed
     }
 
+    /// Whether what was sealed is too short to be a message by itself.
+    pub(super) fn is_short(&self) -> bool {
+        self.sealed.len() < SHORT
+    }
+
     /// What was sealed, as one message's content, until it is [taken](Self::taken); nothing where nothing was.
     pub(super) fn message(&mut self, tunnel: &mut Tunnel, rng: &mut impl Rng) -> Option<&[u8]> {
         if self.sealed.is_empty() {
             return None;
         }
-        if self.sealed.len() < SHORT {
+        if self.is_short() {
             let length = LEAST_PADDING + below(rng, SHORT);
             tunnel.seal_frames(&[Frame::Padding], Some(length), &mut self.sealed);
         }

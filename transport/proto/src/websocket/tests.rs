@@ -13,6 +13,7 @@ use crate::carrier::{Carrier as _, Close, Event, Side};
 use crate::chrome::CHROME_156;
 use crate::mux::{Read, Role, StreamId};
 use crate::session::{Mode, Profile, Session, SharedSession, SharedSessions, lock};
+use crate::shape::MAX_HOLD;
 
 #[allow(clippy::disallowed_methods, reason = "a starting point; the tests step time themselves")]
 fn start() -> Instant {
@@ -129,11 +130,23 @@ impl Pair {
             while let Some(event) = self.bridge.poll_event() {
                 self.heard.push((Way::Down, event));
             }
-            if !moved {
+            self.now += Duration::from_millis(1);
+            if !moved && !self.wait() {
                 return;
             }
-            self.now += Duration::from_millis(1);
         }
+    }
+
+    /// Lets what a shape holds back go. False: nothing is held.
+    fn wait(&mut self) -> bool {
+        let deadlines = [self.client.deadline(), self.bridge.deadline()];
+        let Some(at) = deadlines.into_iter().flatten().min().filter(|at| *at <= self.now + MAX_HOLD) else {
+            return false;
+        };
+        self.now = self.now.max(at);
+        self.client.on_timer(self.now);
+        self.bridge.on_timer(self.now);
+        true
     }
 
     fn quietly(&mut self) {

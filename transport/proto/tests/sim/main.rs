@@ -9,6 +9,7 @@ mod hellos;
 mod honest;
 mod options;
 mod records;
+mod shapes;
 mod strangers;
 mod user;
 mod world;

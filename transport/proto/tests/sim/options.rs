@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use qnet_proto::bridge::{BridgeConfig, DecoyFacts};
 use qnet_proto::knock::Field;
+use qnet_proto::session::Profile;
+use qnet_proto::shape::Shape;
 use qnet_wire::key::IdentityKey;
 
 use crate::decoy::Manner;
@@ -33,6 +35,15 @@ pub(crate) struct Options {
     pub(crate) knocked: Option<Arc<BridgeConfig>>,
     /// Bytes the client sent after its Finished and before the load.
     pub(crate) sent_before: usize,
+    /// The profile that both sides follow.
+    pub(crate) shape: Shape,
+}
+
+impl Options {
+    /// How both sides treat the session.
+    pub(crate) fn profile(&self) -> Profile {
+        Profile { shape: self.shape, ..Profile::default() }
+    }
 }
 
 impl Default for Options {
@@ -54,6 +65,7 @@ impl Default for Options {
             plans: vec![Plan { up: 5_000, down: 5_000 }],
             knocked: None,
             sent_before: 0,
+            shape: Shape::default(),
         }
     }
 }

@@ -10,7 +10,8 @@ use qnet_proto::carrier::{Carrier, Close, Event, Side};
 use qnet_proto::client::{Client, Handshake, Start};
 use qnet_proto::knock::KnockedTokens;
 use qnet_proto::mux::Role;
-use qnet_proto::session::{Mode, Profile, Session, SharedSession, SharedSessions};
+use qnet_proto::session::{Mode, Session, SharedSession, SharedSessions, lock};
+use qnet_proto::shape::Counters;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
@@ -107,7 +108,7 @@ impl World {
                 facts: RwLock::new(options.facts.clone()),
                 knocked: Mutex::new(KnockedTokens::new(100)),
                 sessions: SharedSessions::default(),
-                profile: Profile::default(),
+                profile: options.profile(),
             })
         });
         let mut seed = [0; 32];
@@ -124,7 +125,7 @@ impl World {
             bridge: Some(Box::new(bridge)),
             decoy: Decoy::new(options.manner.clone()),
             wires: Default::default(),
-            sessions: [Some(Arc::new(Mutex::new(Session::new(Role::Client, Profile::default(), now)))), None],
+            sessions: [Some(Arc::new(Mutex::new(Session::new(Role::Client, options.profile(), now)))), None],
             client_events: Vec::new(),
             bridge_events: Vec::new(),
             client_user: User::new(options.plans.clone(), true),
@@ -194,6 +195,11 @@ impl World {
     /// An end of nobody's.
     pub(crate) fn inject_end(&mut self, link: Link, how: Close) {
         self.enqueue(link, What::End(how));
+    }
+
+    /// What the shapers of both ends did.
+    pub(crate) fn shaping(&self) -> Vec<Counters> {
+        self.sessions.iter().flatten().map(|session| lock(session).shaping()).collect()
     }
 
     pub(crate) fn client(&self) -> Option<&Client> {

@@ -21,6 +21,7 @@ fn every_form_of_a_line_is_understood() {
         fingerprint: Some(FINGERPRINT.to_owned()),
         key,
         cover: Cover::Mirror(vec!["www.example.com".parse().unwrap()]),
+        profile: None,
     };
     let text = format!("Bridge qnet 192.0.2.7:443 {FINGERPRINT} key={key} sni=www.example.com");
     assert_eq!(line.to_string(), text);
@@ -40,6 +41,11 @@ fn every_form_of_a_line_is_understood() {
     let parsed = parse(&bare).unwrap();
     assert_eq!(parsed.to_string(), format!("Bridge {bare}"));
     assert_eq!(parsed.cover, Cover::Websocket("https://cdn.example/path?v=1".parse().unwrap()));
+    assert_eq!(parsed.profile, None);
+    let named = format!("{bare} profile=break-pad");
+    let parsed = parse(&named).unwrap();
+    assert_eq!(parsed.to_string(), format!("Bridge {named}"));
+    assert_eq!(parsed.profile.as_ref().map(ProfileName::as_str), Some("break-pad"));
 }
 
 #[test]
@@ -68,6 +74,22 @@ fn each_fault_has_its_own_message() {
             BridgeLineError::TwoUrls,
         ),
         (format!("qnet 192.0.2.7:443 key={key} url=a.b/x"), BridgeLineError::Url(UrlError::Scheme)),
+        (
+            format!("qnet 192.0.2.7:443 key={key} sni=a.b profile="),
+            BridgeLineError::Profile(ProfileNameError),
+        ),
+        (
+            format!("qnet 192.0.2.7:443 key={key} sni=a.b profile=Web"),
+            BridgeLineError::Profile(ProfileNameError),
+        ),
+        (
+            format!("qnet 192.0.2.7:443 key={key} sni=a.b profile={}", "a".repeat(MAX_PROFILE + 1)),
+            BridgeLineError::Profile(ProfileNameError),
+        ),
+        (
+            format!("qnet 192.0.2.7:443 key={key} sni=a.b profile=web profile=web"),
+            BridgeLineError::TwoProfiles,
+        ),
         (format!("qnet 192.0.2.7:443 key={key} sni=a.b iat=0"), BridgeLineError::Unknown("iat".to_owned())),
         (format!("qnet 192.0.2.7:443 key={key} sni=a.b word"), BridgeLineError::Unknown("word".to_owned())),
         (
@@ -111,6 +133,7 @@ proptest! {
     fn lines_survive_their_text(
         secret: [u8; 32], ip: std::net::IpAddr, port in 1_u16.., with_fingerprint: bool,
         names in proptest::collection::vec("[a-z]{1,12}\\.example", 1..4), path in "(/[a-zA-Z0-9._~-]{3,9}){0,3}",
+        profile in proptest::option::of("[a-z0-9-]{1,24}"),
     ) {
         let cover = if path.is_empty() {
             Cover::Mirror(names.iter().map(|name| name.parse().unwrap()).collect())
@@ -122,7 +145,9 @@ proptest! {
             fingerprint: with_fingerprint.then(|| FINGERPRINT.to_owned()),
             key: IdentityKey::from_bytes(secret).public(),
             cover,
+            profile: profile.map(|name| name.parse().unwrap()),
         };
+        prop_assume!(line.to_string().len() <= MAX_LEN);
         prop_assert_eq!(parse(&line.to_string()), Ok(line));
     }
 

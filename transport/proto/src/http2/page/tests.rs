@@ -102,6 +102,40 @@ fn a_visit_is_chromes() {
     assert_eq!(visit.load.requests(), 6);
 }
 
+/// As captured over paths of 20, 100 and 300 ms: the small picture last, the script as urgent as a picture until the parser is
+/// there, and then two PRIORITY frames, the second for the script.
+#[test]
+fn a_script_behind_pictures_becomes_urgent_while_it_is_awaited() {
+    const PAGE: &str = r#"<link rel="stylesheet" href="/style.css"><img src="/boat.png" width="96" height="96">
+        <img src="/map.png" width="160" height="160"><script src="/menu.js"></script>"#;
+    let mut visit = Visit::new("/", Field::Padding, 1);
+    let mut decoy = Decoy::new(site(PAGE));
+    let (mut sent, mut deaf) = (Vec::new(), false);
+    for _ in 0..100 {
+        while let Some(Output::Record(record)) = visit.load.poll(visit.now) {
+            decoy.take(&record);
+            sent.push(record);
+            // From the first of the files on nothing is answered.
+            deaf |= decoy.requests.len() > 1;
+        }
+        match decoy.out.pop_front() {
+            Some(record) if !deaf => visit.load.on_data(&record, visit.now).unwrap(),
+            _ => visit.now += Duration::from_millis(1),
+        }
+    }
+    assert_eq!(paths(&decoy.requests), ["/", "/style.css", "/map.png", "/menu.js", "/boat.png"]);
+    let weight = |record: &Vec<u8>| u16::from(record[13]) + 1;
+    let requests: Vec<_> =
+        sent.iter().filter(|record| record[3] == kind::HEADERS && record[4] != 0).collect();
+    assert_eq!(requests[1..].iter().map(|one| weight(one)).collect::<Vec<_>>(), [256, 183, 183, 147]);
+    let [.., first, second] = &sent[..] else { panic!("{} records", sent.len()) };
+    assert_eq!(first[..], [0, 0, 5, kind::PRIORITY, 0, 0, 0, 0, 9, 0x80, 0, 0, 5, 146]);
+    assert_eq!(second[..], [0, 0, 5, kind::PRIORITY, 0, 0, 0, 0, 7, 0x80, 0, 0, 3, 219]);
+    // One that is answered at once is never hurried.
+    let (visit, _) = self::visit(Field::Padding, site(PAGE));
+    assert!(visit.sent.iter().all(|(_, record, _)| record[3] != kind::PRIORITY));
+}
+
 #[test]
 fn nothing_follows_the_knock_until_given_up() {
     let (mut visit, _) = visit(Field::Padding, site(BASIC));

@@ -1,0 +1,176 @@
+//! Ends and times of a few probes, each played many times, compared as distributions.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use qnet_tests::support::decoy::NAME;
+use qnet_tests::support::link::Link;
+use qnet_tests::support::probe::{Observation, Probe, Step, play};
+use qnet_tests::support::visitor::Visitor;
+
+use super::WATCH;
+use crate::detector::{Figure, Role, Verdict};
+use crate::stats::{chi_squared, kolmogorov_smirnov, median};
+
+/// All tests of one server together; each gets its part of it (Bonferroni).
+pub(super) const CHANCE: f64 = 1e-3;
+
+/// Times count only where their medians differ by more: a bridge is one hop more, which detector 9 looks at, and a real path hides
+/// differences below its own jitter.
+pub(super) const NOTICEABLE: Duration = Duration::from_millis(5);
+
+/// By how much the positive control is later, each way.
+const FARTHER: Duration = Duration::from_millis(5);
+
+/// Rounds begin so far apart: what a server does by its own clock, such as looking at its timers once a second, is met at all phases.
+const APART: Duration = Duration::from_millis(730);
+
+/// Tests of one probe: its end's kind, when it ended, when its first byte came.
+const TESTS: usize = 3;
+
+/// What is played: a ladder of lengths, and what a server answers or waits for.
+fn probes() -> Result<Vec<Probe>> {
+    let hello = Visitor::new(NAME).hello()?;
+    let half = hello.get(..hello.len() / 2).unwrap_or_default().to_vec();
+    let ladder = [1, 5, 11, 100, 517, 1_460, 16_384].map(|length| {
+        // No TLS record begins so.
+        Probe::script(format!("{length} bytes of garbage"), vec![Step::Send(vec![0xff; length])])
+    });
+    let mut probes = vec![
+        Probe::script("silence", Vec::new()),
+        Probe::script("half-close at once", vec![Step::HalfClose]),
+        Probe::script("half a hello", vec![Step::Send(half)]),
+        Probe::script("a hello", vec![Step::Send(hello.clone())]),
+        Probe::script("a hello, then half-close", vec![Step::Send(hello.clone()), Step::HalfClose]),
+        Probe::script("a hello and garbage", vec![Step::Send([&hello[..], &[0xff; 64]].concat())]),
+        Probe::script("HTTP/1.1", vec![Step::Send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec())]),
+    ];
+    probes.extend(ladder);
+    Ok(probes)
+}
+
+/// What one probe drew from one address, each time.
+#[derive(Default)]
+struct Drawn {
+    ends: Vec<String>,
+    ended: Vec<f64>,
+    first: Vec<f64>,
+}
+
+impl Drawn {
+    fn add(&mut self, seen: &Observation) {
+        let alerts: Vec<_> = seen.records.iter().filter_map(|record| record.alert).collect();
+        self.ends.push(format!("{:?} {:?} {alerts:?}", seen.end, seen.then_resets));
+        let milliseconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1_000.0);
+        self.ended.extend(milliseconds(seen.ended_at));
+        self.first.extend(milliseconds(seen.first_at));
+    }
+}
+
+pub(super) fn verdicts(
+    server: &str,
+    decoy: SocketAddr,
+    qnet: SocketAddr,
+    rounds: usize,
+) -> Result<Vec<Verdict>> {
+    let probes = probes()?;
+    let (near, far) = (Link::start(decoy, Duration::ZERO)?, Link::start(decoy, FARTHER)?);
+    let judged = [
+        ("a wire 10 ms longer", Role::Positive, far.address()),
+        ("a plain wire", Role::Negative, near.address()),
+        ("QNet", Role::Subject, qnet),
+    ];
+    let addresses: Vec<SocketAddr> =
+        std::iter::once(decoy).chain(judged.iter().map(|(_, _, address)| *address)).collect();
+    let drawn = draw(&probes, &addresses, rounds)?;
+    let model = drawn.first().context("a model")?;
+    judged
+        .into_iter()
+        .zip(drawn.iter().skip(1))
+        .map(|((what, role, _), drawn)| {
+            judge(format!("times: {what}, {server}"), role, &probes, drawn, model, rounds)
+        })
+        .collect()
+}
+
+/// Plays every probe against every address so often; all of a round at once, and rounds one after the other.
+fn draw(probes: &[Probe], addresses: &[SocketAddr], rounds: usize) -> Result<Vec<Vec<Drawn>>> {
+    let seen: Result<Vec<_>> = thread::scope(|scope| {
+        let mut running = Vec::new();
+        for _ in 0..rounds {
+            for (place, address) in addresses.iter().enumerate() {
+                for (number, probe) in probes.iter().enumerate() {
+                    running.push((place, number, scope.spawn(move || play(probe, *address, WATCH))));
+                }
+            }
+            thread::sleep(APART);
+        }
+        let joined = running.into_iter().map(|(place, number, player)| {
+            let seen = player.join().unwrap_or_else(|_| Err(anyhow!("a player panicked")))?;
+            Ok((place, number, seen))
+        });
+        joined.collect()
+    });
+    let mut drawn: BTreeMap<(usize, usize), Drawn> = BTreeMap::new();
+    for (place, number, seen) in seen? {
+        drawn.entry((place, number)).or_default().add(&seen);
+    }
+    let mut all: Vec<Vec<Drawn>> = addresses.iter().map(|_| Vec::new()).collect();
+    for ((place, _), drawn) in drawn {
+        all.get_mut(place).context("an address")?.push(drawn);
+    }
+    Ok(all)
+}
+
+fn judge(
+    what: String,
+    role: Role,
+    probes: &[Probe],
+    drawn: &[Drawn],
+    model: &[Drawn],
+    rounds: usize,
+) -> Result<Verdict> {
+    let bound = CHANCE / (TESTS * probes.len()) as f64;
+    let (mut least, mut least_time, mut latest) = (1.0f64, 1.0f64, 0.0f64);
+    let mut told = Vec::new();
+    for ((probe, drawn), model) in probes.iter().zip(drawn).zip(model) {
+        let p = chi_squared(&drawn.ends, &model.ends)?;
+        least = least.min(p);
+        if p < bound {
+            told.push(format!("{}: another end, p {p:.1e}", probe.name));
+        }
+        for (which, times, theirs) in
+            [("end", &drawn.ended, &model.ended), ("first byte", &drawn.first, &model.first)]
+        {
+            if times.len().min(theirs.len()) < 2 {
+                continue;
+            }
+            let (_, p) = kolmogorov_smirnov(times, theirs)?;
+            let later = median(times) - median(theirs);
+            if later.abs() > latest.abs() {
+                latest = later;
+            }
+            least_time = least_time.min(p);
+            if p < bound && later.abs() > NOTICEABLE.as_secs_f64() * 1_000.0 {
+                told.push(format!("{}: {which} {later:.1} ms later, p {p:.1e}", probe.name));
+            }
+        }
+    }
+    Ok(Verdict {
+        what,
+        role,
+        flagged: !told.is_empty(),
+        figures: vec![
+            Figure::new("probes", probes.len() as f64),
+            Figure::new("times each", rounds as f64),
+            Figure::new("least p of ends", least),
+            Figure::new("least p of times", least_time),
+            Figure::new("greatest difference of medians, ms", latest),
+            Figure::new("bound of p", bound),
+        ],
+        note: told.into_iter().take(4).collect::<Vec<_>>().join("; "),
+    })
+}

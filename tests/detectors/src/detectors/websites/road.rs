@@ -1,0 +1,121 @@
+//! What pages are read through. QNet's ends are of this process: a tunnel carries all of a browser's connections as streams, as
+//! tor and a proxy would have it, where a plugin makes a tunnel for each connection.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use qnet_tests::support::decoy::Decoy;
+use qnet_tests::support::link::Link;
+use qnet_tests::support::tunnel::{dialer, runtime};
+use qnet_transport::bridge::{BridgeConfig, Listener, Sessions};
+use qnet_transport::client::{Dialer, Tunnel};
+use qnet_transport::connect::Connect;
+use qnet_wire::bridge_line::BridgeLine;
+use qnet_wire::key::IdentityKey;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+
+use super::visits::DELAY;
+use crate::transport::{Kind, Transport};
+
+/// Ends when dropped.
+pub(super) enum Road {
+    Transport(Transport),
+    Qnet { entry: SocketAddr, link: Link, runtime: Option<Runtime> },
+}
+
+impl Road {
+    /// Another transport than QNet.
+    pub(super) fn other(kind: Kind, decoy: &Decoy, qnet_pt: &Path, sites: SocketAddr) -> Result<Self> {
+        Transport::start(kind, decoy, qnet_pt, sites, DELAY).map(Self::Transport)
+    }
+
+    /// QNet before `decoy`, the line naming `profile` if there is one. The first connection makes the tunnel, or it is there before.
+    pub(super) fn qnet(decoy: &Decoy, profile: Option<&str>, sites: SocketAddr, ahead: bool) -> Result<Self> {
+        let runtime = runtime()?;
+        let entered = runtime.enter();
+        let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32]));
+        let key = identity.public();
+        let listener = Listener::bind(BridgeConfig {
+            listen: "127.0.0.1:0".parse()?,
+            identity,
+            decoy: decoy.address(),
+            names: vec![decoy.name().parse()?],
+            invited: Vec::new(),
+            connect: Connect::default(),
+            profile: qnet_transport::Profile::default(),
+            sessions: Sessions::default(),
+        })?;
+        let link = Link::start(listener.local_addr(), DELAY)?;
+        let profile = profile.map(|name| format!(" profile={name}")).unwrap_or_default();
+        let line: BridgeLine =
+            format!("qnet {} key={key} sni={}{profile}", link.address(), decoy.name()).parse()?;
+        tokio::spawn(serve(listener, sites));
+        let (dialer, tunnel) = (dialer(decoy)?, Arc::new(OnceCell::new()));
+        if ahead {
+            runtime.block_on(made(&tunnel, &dialer, &line)).context("no tunnel")?;
+        }
+        let door = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+        let entry = door.local_addr()?;
+        tokio::spawn(async move {
+            while let Ok((mut load, _)) = door.accept().await {
+                let (tunnel, dialer, line) = (Arc::clone(&tunnel), dialer.clone(), line.clone());
+                tokio::spawn(async move {
+                    load.set_nodelay(true)?;
+                    let mut stream = made(&tunnel, &dialer, &line).await?.open()?;
+                    copy_bidirectional(&mut load, &mut stream).await.map_err(anyhow::Error::from)
+                });
+            }
+        });
+        drop(entered);
+        Ok(Self::Qnet { entry, link, runtime: Some(runtime) })
+    }
+
+    /// Where a browser connects.
+    pub(super) fn entry(&self) -> SocketAddr {
+        match self {
+            Self::Transport(transport) => transport.entry(),
+            Self::Qnet { entry, .. } => *entry,
+        }
+    }
+
+    /// The censor's wire.
+    pub(super) fn link(&self) -> &Link {
+        match self {
+            Self::Transport(transport) => transport.link(),
+            Self::Qnet { link, .. } => link,
+        }
+    }
+}
+
+impl Drop for Road {
+    fn drop(&mut self) {
+        if let Self::Qnet { runtime, .. } = self
+            && let Some(runtime) = runtime.take()
+        {
+            // Nobody waits for connections that have lost their other end.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The one tunnel, made by whoever is first.
+async fn made<'a>(tunnel: &'a OnceCell<Tunnel>, dialer: &Dialer, line: &BridgeLine) -> Result<&'a Tunnel> {
+    tunnel.get_or_try_init(|| async { Ok(dialer.dial(line).await?) }).await
+}
+
+async fn serve(mut listener: Listener, sites: SocketAddr) {
+    while let Some(mut incoming) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut site = TcpStream::connect(sites).await?;
+            site.set_nodelay(true)?;
+            copy_bidirectional(&mut incoming.stream, &mut site).await
+        });
+    }
+}
