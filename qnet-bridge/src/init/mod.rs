@@ -63,7 +63,7 @@ pub(crate) struct Init {
     /// With --site: its name, which leads to this machine
     #[arg(long, value_name = "NAME", requires = "site")]
     domain: Option<ServerName>,
-    /// With --site: get its certificate from Let's Encrypt, and agree to the terms at https://letsencrypt.org/repository/
+    /// With --site: get its certificate from Let's Encrypt, and agree to the terms at <https://letsencrypt.org/repository/>
     #[arg(long, requires = "site")]
     acme_terms_agreed: bool,
     /// What is behind the bridge
