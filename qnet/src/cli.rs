@@ -18,7 +18,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Verb {
     /// Serve SOCKS5 and HTTP on this machine, through the bridges given
-    Proxy(Proxy),
+    Proxy(Box<Proxy>),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -66,6 +66,9 @@ pub struct Proxy {
     )]
     #[expect(missing_docs, reason = "the help says it")]
     pub upstream: Option<String>,
+    /// What the traffic is to look like, whatever the bridge lines say: web, none, … [default: what a line says, or web]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
     /// What is logged: error, warn, info, debug or trace; from debug on with addresses [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,

@@ -53,7 +53,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     match cli.verb {
         Verb::Proxy(flags) => match Settings::read(&flags) {
             Ok(settings) if flags.check => say(&format!("the settings are right: {settings}\n")),
-            Ok(settings) => run::main(flags, settings),
+            Ok(settings) => run::main(*flags, settings),
             Err(wrong) => complain(&wrong.to_string(), USAGE),
         },
         Verb::Completions { shell } => say(&pages::completions(shell)),

@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use qnet_pt_ipc::upstream as ipc;
+use qnet_transport::client::profiles;
 use qnet_transport::connect::{Login, LoginError, Upstream};
-use qnet_wire::bridge_line::BridgeLine;
+use qnet_wire::bridge_line::{BridgeLine, ProfileName};
 use qnet_wire::target::Target;
 use serde::Deserialize;
 use toml::Spanned;
@@ -67,6 +68,7 @@ struct File {
     forward: Vec<Spanned<String>>,
     probe: Option<Spanned<String>>,
     upstream: Option<Spanned<String>>,
+    profile: Option<Spanned<String>>,
     log_level: Option<Spanned<String>>,
 }
 
@@ -99,7 +101,7 @@ impl Settings {
             Wrong(vec![format!("{}{at}: {}", path.display(), error.message())])
         })?;
         let mut reader = Reader { path, text, wrong: Vec::new() };
-        let settings = Self {
+        let mut settings = Self {
             bridges: reader.many("bridge", &flags.bridge, file.bridge, MAX_BRIDGES, |text| {
                 text.parse::<BridgeLine>().map_err(|error| error.to_string())
             }),
@@ -114,6 +116,9 @@ impl Settings {
                 .unwrap_or(if flags.stdio.is_some() { LevelFilter::WARN } else { LevelFilter::INFO }),
             stdio: reader.one("stdio", &flags.stdio, None, target),
         };
+        if let Some(profile) = reader.one("profile", &flags.profile, file.profile, profile) {
+            settings.bridges.iter_mut().for_each(|line| line.profile = Some(profile.clone()));
+        }
         if settings.bridges.is_empty() && reader.wrong.is_empty() {
             reader.wrong.push(
                 "bridge: there is none; give --bridge 'qnet 192.0.2.7:443 key=… sni=…', or `bridge = [\"qnet …\"]` in the \
@@ -259,6 +264,13 @@ fn level(text: &str) -> Result<LevelFilter, String> {
         "trace" => Ok(LevelFilter::TRACE),
         _ => Err(format!("`{}` is no level; error, warn, info, debug or trace is expected", shown(text))),
     }
+}
+
+/// A traffic profile that this program knows.
+fn profile(text: &str) -> Result<ProfileName, String> {
+    let known = profiles();
+    let name = text.parse().ok().filter(|_| known.split(", ").any(|name| name == text));
+    name.ok_or_else(|| format!("`{}` is no traffic profile; one of {known} is expected", shown(text)))
 }
 
 fn proxy(text: &str) -> Result<Upstream, String> {

@@ -35,6 +35,22 @@ fn flags_go_before_the_file() {
 }
 
 #[test]
+fn a_profile_goes_before_the_lines() {
+    let given = |profile: &str| Proxy {
+        bridge: vec![format!("{LINE} profile=web"), LINE.to_owned()],
+        profile: Some(profile.to_owned()),
+        ..Proxy::default()
+    };
+    let settings = Settings::from(&given("none"), "").unwrap();
+    let names = settings.bridges.iter().map(|line| line.profile.as_ref().map(ProfileName::as_str));
+    assert!(names.eq([Some("none"), Some("none")]));
+    for wrong_one in ["", "nothing", "None", "web, none"] {
+        let lines = wrong(&given(wrong_one), "");
+        assert!(lines[0].contains("is no traffic profile; one of ") && lines[0].contains("web"), "{lines:?}");
+    }
+}
+
+#[test]
 fn the_example_names_every_key_and_is_right() {
     let example = include_str!("../../qnet.example.toml");
     let bare: String = example

@@ -76,7 +76,7 @@ impl BridgeReport {
                 Some(Cover::Websocket(_)) => "websocket",
                 Some(Cover::Mirror(_)) | None => "mirror",
             },
-            profile: qnet_transport::Profile::default().shape.profile().name.to_string(),
+            profile: profile(bridge),
             state: Overall::Offline,
             round_trip_ms: None,
             proved_seconds_ago: None,
@@ -96,5 +96,13 @@ impl BridgeReport {
             }
         }
         report
+    }
+}
+
+/// What its traffic is to look like: what its line or the user asks for, or the usual.
+fn profile(bridge: &Bridge) -> String {
+    match bridge.lines.first().and_then(|line| line.profile.as_ref()) {
+        Some(name) => name.as_str().to_owned(),
+        None => qnet_transport::Profile::default().shape.profile().name.clone(),
     }
 }
