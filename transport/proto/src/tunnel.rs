@@ -458,6 +458,10 @@ impl Tunnel {
 
     /// Gives spare memory back.
     pub(crate) fn trim(&mut self) {
+        self.shaper.rest();
+        self.control.shrink_to_fit();
+        self.pongs.shrink_to_fit();
+        self.cuts.shrink_to_fit();
         lock(&self.session).trim();
     }
 

@@ -17,6 +17,7 @@
 mod budget;
 mod bursts;
 mod counters;
+mod draws;
 mod idle;
 mod machine;
 mod machines;
@@ -27,13 +28,13 @@ mod web;
 
 use std::time::{Duration, Instant};
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::Rng as _;
 
 use self::budget::Budget;
 pub use self::budget::MAX_HOLD;
 use self::bursts::{LEAST_DATA, Turns};
 pub use self::counters::Counters;
+use self::draws::Draws;
 use self::idle::Idle;
 use self::machine::{Event, Machine};
 use self::profile::Plan;
@@ -84,7 +85,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Shaper {
     profile: &'static Profile,
-    rng: ChaCha8Rng,
+    draws: Draws,
     budget: Budget,
     turns: Turns,
     /// The length that the present answer is to reach.
@@ -112,14 +113,14 @@ impl Shaper {
     #[must_use]
     pub fn new(shape: Shape, role: Role, seed: [u8; 32]) -> Self {
         let profile = shape.profile();
-        let mut rng = ChaCha8Rng::from_seed(seed);
+        let mut draws = Draws::new(seed);
         let mut inner = [0; 32];
-        rng.fill_bytes(&mut inner);
+        draws.rng().fill_bytes(&mut inner);
         let web = if let Plan::Web(data) = &profile.plan { Some(Web::new(data, role)) } else { None };
         let bursts = profile.bursts.as_ref().filter(|_| role == Role::Client);
         Self {
             profile,
-            rng,
+            draws,
             budget: Budget::new(profile.bounds),
             turns: Turns::new(),
             target: 0,
@@ -148,7 +149,7 @@ impl Shaper {
     pub fn heard(&mut self, length: usize, content: usize, now: Instant) {
         self.turns.heard(length, content);
         if let Some(idle) = &mut self.idle {
-            idle.heard(length, content, &mut self.rng);
+            idle.heard(length, content, self.draws.rng());
         }
         self.last_heard = Some(now);
         if let Some(machine) = &mut self.machine {
@@ -198,7 +199,7 @@ impl Shaper {
             if let Some(length) = self.ending(longest) {
                 return self.pad(length, now);
             }
-            let cover = self.idle.as_mut().and_then(|idle| idle.due(longest, now, &mut self.rng));
+            let cover = self.idle.as_mut().and_then(|idle| idle.due(longest, now, self.draws.rng()));
             if let Some(length) = cover {
                 self.control(length);
                 self.counters.cover += length as u64;
@@ -247,7 +248,7 @@ impl Shaper {
             && self.held.is_none()
             && let Some(web) = &mut self.web
         {
-            web.pause(self.last_heard, now, &mut self.rng);
+            web.pause(self.last_heard, now, self.draws.rng());
         }
         let web = self.web.as_ref().and_then(Web::held_until);
         let machine = self.machine.as_ref().and_then(|machine| machine.held_until(now));
@@ -277,17 +278,17 @@ impl Shaper {
     fn content(&mut self, queued: usize, room: usize, now: Instant) -> usize {
         if self.turns.begins(queued) {
             self.turns.begin();
-            let target = self.web.as_mut().map_or(0, |web| web.begin_burst(&mut self.rng));
+            let target = self.web.as_mut().map_or(0, |web| web.begin_burst(self.draws.rng()));
             self.target = if target <= self.budget.spare() { target } else { 0 };
             if let Some(segments) = &mut self.segments {
-                segments.begin_burst(queued, &mut self.rng);
+                segments.begin_burst(queued, self.draws.rng());
             }
         }
         self.fixed = self.machine.as_mut().and_then(|machine| machine.data_record(queued, now));
         if let Some(length) = self.fixed {
             return room.min(length.saturating_sub(OVERHEAD));
         }
-        let cut = self.segments.as_mut().and_then(|segments| segments.content(queued, &mut self.rng));
+        let cut = self.segments.as_mut().and_then(|segments| segments.content(queued, self.draws.rng()));
         cut.map_or_else(|| self.end_of_burst(queued, room), |content| content.min(room))
     }
 
@@ -298,7 +299,7 @@ impl Shaper {
         if tail == 0 || queued >= room || queued < LEAST_TO_CUT || self.budget.spare() >= tail {
             return room;
         }
-        queued / 4 + below(&mut self.rng, queued / 2)
+        queued / 4 + below(self.draws.rng(), queued / 2)
     }
 
     /// The length for a record with `content` bytes of data, at most `longest`; `last`: nothing is to follow at once. `None`:
@@ -322,7 +323,7 @@ impl Shaper {
             None if !last || own >= longest || self.turns.answer() + own < self.target => 0,
             None => {
                 let most = usize::from(self.profile.records.tail).min(longest - own);
-                let extra = below(&mut self.rng, most + 1);
+                let extra = below(self.draws.rng(), most + 1);
                 extra.min(self.budget.spare())
             }
         };
@@ -341,7 +342,7 @@ impl Shaper {
     /// A length for a record that may have any, instead of `length` where that would make one long segment too many.
     pub fn fit(&mut self, length: usize) -> usize {
         match &self.segments {
-            Some(segments) => segments.fit(length, &mut self.rng),
+            Some(segments) => segments.fit(length, self.draws.rng()),
             None => length,
         }
     }
@@ -404,7 +405,7 @@ impl Shaper {
         };
         let mut wanted = burst + missing;
         while wanted < MOST_TO_CLEAR && near(&self.turns, wanted) {
-            wanted += STEP + below(&mut self.rng, STEP);
+            wanted += STEP + below(self.draws.rng(), STEP);
         }
         wanted - burst
     }
@@ -419,6 +420,11 @@ impl Shaper {
         let woken = woken.map(|at| self.looked.map_or(at, |looked| at.max(looked + LEAST_PAUSE)));
         // The end of a hold lies ahead when it is set, and may not be put off.
         [woken, held].into_iter().flatten().min()
+    }
+
+    /// Gives spare memory back.
+    pub fn rest(&mut self) {
+        self.draws.rest();
     }
 
     /// What it did since it was last asked.

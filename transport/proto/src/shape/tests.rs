@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::models::matches;
 use super::*;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng as _;
 
 mod pair;
 
