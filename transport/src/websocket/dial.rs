@@ -1,7 +1,7 @@
 //! From a bridge line to an open websocket, as a browser comes to it: the page first.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use qnet_proto::chrome::CHROME_156;
@@ -37,20 +37,20 @@ pub(crate) enum Occasion {
     Beside,
 }
 
-/// What one session's carriers keep for each other of a site: what a browser has of a page that is open.
+/// What one session's carriers keep for each other of a site: what a browser has of a page that is open. A bridge may have
+/// several lines, each with a site of its own: what one gave is never shown to another.
 #[derive(Default)]
-pub(crate) struct Known(Mutex<Site>);
+pub(crate) struct Known(Mutex<Option<Site>>);
 
-#[derive(Default)]
+/// The site that was visited last.
 struct Site {
+    url: WebsocketUrl,
     tickets: Vec<Ticket>,
     page: Option<Page>,
 }
 
 /// A page that was loaded.
 struct Page {
-    /// Where it came from: a bridge may have several lines, each with a site of its own.
-    url: WebsocketUrl,
     /// What its websocket's request says of cookies.
     cookies: Vec<String>,
     /// Its connection, where the websocket has one of its own: it stays for as long as this is there.
@@ -60,35 +60,42 @@ struct Page {
 }
 
 impl Known {
-    fn site(&self) -> MutexGuard<'_, Site> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Does something with what is known of this site; what was known of another is forgotten.
+    fn site<T>(&self, url: &WebsocketUrl, with: impl FnOnce(&mut Site) -> T) -> T {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_some_and(|site| site.url != *url) {
+            *known = None;
+        }
+        with(known.get_or_insert_with(|| Site { url: url.clone(), tickets: Vec::new(), page: None }))
     }
 
     /// The newest ticket: it serves once.
-    fn ticket(&self) -> Option<Ticket> {
-        self.site().tickets.pop()
+    fn ticket(&self, url: &WebsocketUrl) -> Option<Ticket> {
+        self.site(url, |site| site.tickets.pop())
     }
 
     /// Keeps what a connection was given, in place of what was known before.
-    fn learn(&self, tls: &Tls) {
+    fn learn(&self, url: &WebsocketUrl, tls: &Tls) {
         let mut new: Vec<_> = std::iter::from_fn(|| tls.ticket()).collect();
         if !new.is_empty() {
             new.reverse();
-            self.site().tickets = new;
+            self.site(url, |site| site.tickets = new);
         }
     }
 
-    /// The cookies of the page from there, if it was loaded and a browser would have its script open another websocket over a
-    /// connection of its own.
+    /// The cookies of the page, if it was loaded and a browser would have its script open another websocket over a connection of
+    /// its own.
     fn cookies(&self, url: &WebsocketUrl, occasion: Occasion) -> Option<Vec<String>> {
-        let mut site = self.site();
-        let page = site.page.as_mut().filter(|page| page.url == *url)?;
-        page.carries &= occasion == Occasion::Beside;
-        (!page.carries).then(|| page.cookies.clone())
+        self.site(url, |site| {
+            let page = site.page.as_mut()?;
+            page.carries &= occasion == Occasion::Beside;
+            (!page.carries).then(|| page.cookies.clone())
+        })
     }
 
-    fn loaded(&self, page: Page) {
-        self.site().page = Some(page);
+    /// The page is loaded, or, with `None`, to be loaded anew.
+    fn set_page(&self, url: &WebsocketUrl, page: Option<Page>) {
+        self.site(url, |site| site.page = page);
     }
 }
 
@@ -105,28 +112,28 @@ pub(crate) async fn open(
         let opened = alone(config, address, url, known, &cookies, rng).await;
         if matches!(opened, Err(DialError::Websocket(_))) {
             // The site has changed its mind: the page is opened anew.
-            known.site().page = None;
+            known.set_page(url, None);
         }
         return opened;
     }
     let mut tcp = config.connect.connect_within(address, CONNECT_LIMIT).await?;
-    let connected = connect(&mut tcp, Purpose::Page(known.ticket()), url.host(), &config.roots).await?;
+    let connected = connect(&mut tcp, Purpose::Page(known.ticket(url)), url.host(), &config.roots).await?;
     let round_trip = connected.round_trip;
     let mut link = Link::new(tcp, connected);
     let mut page =
         PageLoad::new(&CHROME_156, url.host(), &config.path, Field::Padding, seed(rng)).without_knock();
     load(&mut link, &mut page).await?;
-    known.learn(&link.tls);
+    known.learn(url, &link.tls);
     let cookies = page.cookies(url.path());
     if page.takes_websockets() {
-        known.loaded(Page { url: url.clone(), cookies, _stays: None, carries: true });
+        known.set_page(url, Some(Page { cookies, _stays: None, carries: true }));
         let channel = Channel::http2(page, &CHROME_156, url.host(), url.path(), seed(rng), now());
         return opened(link, channel, round_trip).await;
     }
     let (stays, stay) = oneshot::channel();
     tokio::spawn(keep_open(link, page, stay));
     let opened = alone(config, address, url, known, &cookies, rng).await?;
-    known.loaded(Page { url: url.clone(), cookies, _stays: Some(stays), carries: false });
+    known.set_page(url, Some(Page { cookies, _stays: Some(stays), carries: false }));
     Ok(opened)
 }
 
@@ -141,11 +148,12 @@ async fn alone(
     rng: &mut ChaCha20Rng,
 ) -> Result<Opened, DialError> {
     let mut tcp = config.connect.connect_within(address, CONNECT_LIMIT).await?;
-    let connected = connect(&mut tcp, Purpose::Websocket(known.ticket()), url.host(), &config.roots).await?;
+    let connected =
+        connect(&mut tcp, Purpose::Websocket(known.ticket(url)), url.host(), &config.roots).await?;
     let round_trip = connected.round_trip;
     let channel = Channel::http1(&CHROME_156, url.host(), url.path(), cookies, seed(rng));
     let opened = opened(Link::new(tcp, connected), channel, round_trip).await?;
-    known.learn(&opened.tls);
+    known.learn(url, &opened.tls);
     Ok(opened)
 }
 
@@ -227,4 +235,23 @@ async fn opened(mut link: Link, mut channel: Channel, round_trip: Duration) -> R
         return Err(WebsocketError::Answer("a message before the first one").into());
     }
     Ok(Opened { tcp: link.tcp, tls: link.tls, channel, round_trip })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_site_gave_is_never_shown_to_another() {
+        let [one, other] = ["https://one.example/a", "https://other.example/a"]
+            .map(|url| url.parse::<WebsocketUrl>().unwrap());
+        let known = Known::default();
+        let page = || Page { cookies: vec!["a=b".to_owned()], _stays: None, carries: true };
+        known.set_page(&one, Some(page()));
+        // Its connection may still carry the websocket: nothing is opened beside it.
+        assert_eq!(known.cookies(&one, Occasion::Beside), None);
+        assert_eq!(known.cookies(&one, Occasion::Alone), Some(vec!["a=b".to_owned()]));
+        assert_eq!(known.cookies(&other, Occasion::Alone), None);
+        assert_eq!(known.cookies(&one, Occasion::Alone), None, "a visit elsewhere forgets it");
+    }
 }
