@@ -6,7 +6,7 @@
 //! | `serve` | HTTP over the connections that the bridge passes on |
 //! | `tls` | the certificate of the moment, and the one that answers a certificate authority's question |
 //!
-//! TLS is BoringSSL's, which is here already for the client's side (docs/decisions/0010). A stranger meets this TLS stack and this HTTP
+//! TLS is BoringSSL's, which is here already for the client's side (docs/decisions/0013). A stranger meets this TLS stack and this HTTP
 //! server, as he would meet nginx's: fewer sites have them, which is a reason for nginx where there is a choice.
 
 pub mod files;
