@@ -13,7 +13,7 @@ use clap::Args;
 use qnet_transport::{
     bridge::{BridgeConfig, Listener, Sessions},
     connect::Connect,
-    decoy, identity, memory,
+    decoy, identity,
     tls::Roots,
 };
 use qnet_wire::bridge_line::{BridgeLine, Cover};
@@ -96,7 +96,6 @@ async fn run(plan: Plan, invocation: &Run) -> Result<()> {
         () = signals.end.recv() => return Ok(()),
     }
     announce(&listener, &plan).await?;
-    tokio::spawn(memory::give_back_when_idle());
     tokio::spawn(watch_decoy(listener.trouble()));
     let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone()));
     let _metrics = match plan.metrics {
