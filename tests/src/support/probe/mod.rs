@@ -27,8 +27,10 @@
 pub mod catalogue;
 mod compare;
 pub mod hello;
+mod inside;
 mod play;
 mod pool;
+pub mod web;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +41,7 @@ use anyhow::Result;
 
 use super::flow::End;
 use super::link::Rule;
+use super::visitor::Visitor;
 pub use compare::{Feature, Tolerance, compare};
 pub use play::play;
 use pool::Round;
@@ -75,6 +78,8 @@ impl std::fmt::Debug for Probe {
 pub enum Driver {
     /// Bytes and pauses. The connection stays open afterwards until the far side ends it.
     Script(Vec<Step>),
+    /// The same inside TLS, which this visitor begins. What comes back is looked at in the clear.
+    Inside(Visitor, Vec<Step>),
     /// A real client, with a censor's wire between it and the address.
     Client(Client, Vec<Rule>),
 }
@@ -104,6 +109,12 @@ impl Probe {
         Self { name: name.into(), driver: Driver::Script(steps) }
     }
 
+    /// A probe of what is said inside TLS.
+    #[must_use]
+    pub fn inside(name: impl Into<String>, visitor: Visitor, steps: Vec<Step>) -> Self {
+        Self { name: name.into(), driver: Driver::Inside(visitor, steps) }
+    }
+
     /// A probe by a client whose records are treated by rules.
     #[must_use]
     pub fn client(name: impl Into<String>, client: Client, rules: Vec<Rule>) -> Self {
@@ -116,7 +127,7 @@ impl Probe {
 pub struct Observation {
     /// The TLS records that came.
     pub records: Vec<Seen>,
-    /// What came that is not TLS.
+    /// What came that is not TLS, or was inside it where the probe looks there; then the only record is a `close_notify`.
     pub plain: Vec<u8>,
     /// How it ended; `None` if it was open when the time was up.
     pub end: Option<End>,
