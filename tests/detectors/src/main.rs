@@ -1,6 +1,7 @@
 //! `./dev detect`: what a censor would run against QNet, run by ourselves.
 #![forbid(unsafe_code)]
 
+use std::fmt::Debug;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,14 +13,16 @@ use qnet_detectors::detectors;
 use qnet_detectors::report::Report;
 use qnet_detectors::stage::{Field, Plan};
 use qnet_tests::support::decoy::Server;
+use qnet_tests::support::front;
 use qnet_tests::support::isolate::{Isolated, isolated_program};
 
 const HELP: &str = "\
-qnet-detectors [--full] [--server NAME,NAME] [--paths MS,MS] [--world PAGESxVISITS] [--only N,N] [--out FOLDER]
+qnet-detectors [--full] [--server NAME,NAME] [--front NAME,NAME] [--paths MS,MS] [--world PAGESxVISITS] [--only N,N] [--out FOLDER]
   --full   six web servers, paths of 20, 100 and 300 ms, a real Tor, 20 pages with 60 visits each (hours; visits are
            kept in target/detect/visits, and a run that was cut short goes on there)
   --server the web servers before which the bridge stands: nginx (unless told otherwise), apache, lighttpd, haproxy,
            caddy, rustls
+  --front  the web servers behind which it stands under its websocket cover: nginx, haproxy, haproxyhttp1
   --paths  these round trips alone, milliseconds
   --world  for detector 10: so many pages, so many visits of each by each transport, 5 at least
   --only   these detectors alone, by number
@@ -29,9 +32,14 @@ qnet-detectors [--full] [--server NAME,NAME] [--paths MS,MS] [--world PAGESxVISI
 /// Where the report goes unless told otherwise.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/detect");
 
+/// What may stand in front.
+const FRONTS: [front::Server; 3] =
+    [front::Server::Nginx, front::Server::Haproxy, front::Server::HaproxyHttp1];
+
 struct Options {
     full: bool,
     servers: Vec<Server>,
+    fronts: Vec<front::Server>,
     paths: Vec<u64>,
     world: Option<(usize, usize)>,
     only: Vec<u8>,
@@ -44,6 +52,7 @@ impl Options {
         let mut options = Self {
             full: false,
             servers: Vec::new(),
+            fronts: Vec::new(),
             paths: Vec::new(),
             world: None,
             only: Vec::new(),
@@ -54,7 +63,13 @@ impl Options {
                 "--full" => options.full = true,
                 "--server" => {
                     let names = arguments.next().context("--server needs names")?;
-                    options.servers = names.split(',').map(server).collect::<Result<_>>()?;
+                    options.servers =
+                        names.split(',').map(|name| named(&Server::ALL, name)).collect::<Result<_>>()?;
+                }
+                "--front" => {
+                    let names = arguments.next().context("--front needs names")?;
+                    options.fronts =
+                        names.split(',').map(|name| named(&FRONTS, name)).collect::<Result<_>>()?;
                 }
                 "--paths" => {
                     let paths = arguments.next().context("--paths needs round trips")?;
@@ -97,8 +112,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn server(name: &str) -> Result<Server> {
-    let found = Server::ALL.into_iter().find(|server| format!("{server:?}").eq_ignore_ascii_case(name));
+fn named<T: Copy + Debug>(all: &[T], name: &str) -> Result<T> {
+    let found = all.iter().copied().find(|server| format!("{server:?}").eq_ignore_ascii_case(name));
     found.with_context(|| format!("no web server is called {name}"))
 }
 
@@ -110,6 +125,9 @@ fn run(options: &Options) -> Result<bool> {
     let mut plan = if options.full { Plan::full() } else { Plan::quick() };
     if !options.servers.is_empty() {
         plan.servers.clone_from(&options.servers);
+    }
+    if !options.fronts.is_empty() {
+        plan.fronts.clone_from(&options.fronts);
     }
     if !options.paths.is_empty() {
         plan.round_trips.clone_from(&options.paths);
