@@ -12,6 +12,7 @@ const PRIORITY: u8 = 2;
 const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 const WITH_PRIORITY: u8 = 0x20;
 
@@ -69,7 +70,16 @@ pub fn akamai(frames: &[Frame]) -> Option<String> {
 /// How the first request is framed: HEADERS' flags, and weight, exclusiveness and parent of its stream where they are there.
 #[must_use]
 pub fn first_request(frames: &[Frame]) -> Option<String> {
-    let request = frames.iter().find(|frame| frame.kind == HEADERS)?;
+    framing(frames.iter().find(|frame| frame.kind == HEADERS)?)
+}
+
+/// The same of the first request that leaves its stream open, as an extended CONNECT does (RFC 8441, section 4).
+#[must_use]
+pub fn first_connect(frames: &[Frame]) -> Option<String> {
+    framing(frames.iter().find(|frame| frame.kind == HEADERS && frame.flags & END_STREAM == 0)?)
+}
+
+fn framing(request: &Frame) -> Option<String> {
     let flags = request.flags;
     let Some((parent, weight)) = parts(request)?.0 else {
         return Some(format!("flags {flags:02x}, no priority"));
@@ -190,6 +200,10 @@ mod tests {
         let frames = frames(&said()).unwrap();
         assert_eq!(akamai(&frames).unwrap(), "1:65536;4:6291456|15663105|3:0:0:201|m,a,s,p");
         assert_eq!(first_request(&frames).unwrap(), "flags 2d, parent 0, exclusive 1, weight 256");
+        assert_eq!(first_connect(&frames), None);
+        let open = [said(), frame(HEADERS, 0x24, 3, &[0x80, 0, 0, 0, 146, 0x82])].concat();
+        let connect = first_connect(&super::frames(&open).unwrap());
+        assert_eq!(connect.unwrap(), "flags 24, parent 0, exclusive 1, weight 147");
     }
 
     #[test]
