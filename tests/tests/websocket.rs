@@ -14,6 +14,7 @@ use qnet_tests::support::censor::{Censor, Manner};
 use qnet_tests::support::decoy::NAME;
 use qnet_tests::support::front::{Front, Server};
 use qnet_tests::support::isolate::isolated;
+use qnet_tests::support::link::Link;
 use qnet_tests::support::tap::{Tap, Tapped, Way};
 use qnet_tests::support::tunnel::{EchoWebsocket, echo_websocket, runtime};
 use qnet_transport::Stream;
@@ -253,16 +254,25 @@ fn transfers_go_on_while_carriers_freeze_and_are_cut() -> Result<()> {
 }
 
 #[test]
-fn refusals_say_what_is_wrong() -> Result<()> {
-    isolated("refusals_say_what_is_wrong", || {
+fn refusals_say_what_is_wrong_and_leave_the_page_open() -> Result<()> {
+    isolated("refusals_say_what_is_wrong_and_leave_the_page_open", || {
         runtime()?.block_on(async {
             for server in [Server::Nginx, Server::Haproxy] {
                 let EchoWebsocket { front, line, dialer } = echo_websocket(server, PATH, IDLE)?;
                 let wrong: BridgeLine = line.to_string().replace("/secret/path", "/other").parse()?;
+                let link = Link::start(front.address(), Duration::ZERO)?;
+                let wrong = BridgeLine { address: link.address(), ..wrong };
                 let refused = dialer.dial(&wrong).await.err().context("another path was taken")?;
                 ensure!(
                     matches!(refused, DialError::Websocket(WebsocketError::Refused(404))),
                     "{server:?}: {refused}"
+                );
+                sleep(Duration::from_secs(1)).await;
+                // A browser whose page finds no websocket still shows the page.
+                let page = link.traces().into_iter().next().context("no page")?;
+                ensure!(
+                    page.up.end().is_none() && page.down.end().is_none(),
+                    "{server:?}: the page was closed"
                 );
                 drop(front);
             }

@@ -217,6 +217,14 @@ impl Channel {
         Ok(())
     }
 
+    /// The load whose connection was to carry it, where it came to nothing: the page stays.
+    pub fn into_load(self) -> Option<PageLoad> {
+        match self.over {
+            Over::Http2(http2) => Some(http2.load),
+            Over::Request(..) | Over::Answer(..) | Over::Http1 => None,
+        }
+    }
+
     /// The stream that the server does not end after a close, dropped as Chrome drops it: the content of one record. Over
     /// HTTP/1.1 the connection's end says it.
     pub fn cancel(&mut self) -> Option<Vec<u8>> {
