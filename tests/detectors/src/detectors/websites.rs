@@ -84,6 +84,7 @@ impl Detector for Websites {
         all.extend([true, false].into_iter().flat_map(|fresh| {
             known.iter().map(move |profile| means(Kind::Qnet, *profile, fresh)).collect::<Vec<_>>()
         }));
+        all.extend([true, false].map(|fresh| means(Kind::QnetWebsocket, None, fresh)));
         ensure!(known.contains(&None), "QNet carries nothing");
         let mut verdicts = Vec::new();
         let mut direct: Option<Cost> = None;
@@ -93,7 +94,7 @@ impl Detector for Websites {
             let scores = classify(Path::new(PYTHON), &visits)?;
             let role = match means.kind {
                 Kind::Plain => Role::Positive,
-                Kind::Qnet => Role::Subject,
+                Kind::Qnet | Kind::QnetWebsocket => Role::Subject,
                 _ => Role::Beside,
             };
             let base = direct.get_or_insert(cost);

@@ -16,7 +16,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use super::pages::{self, Sites};
-use super::road::Road;
+use super::road::{Behind, Road};
 use crate::capture::{Connection, Way};
 use crate::devtools::{Browser, Page};
 use crate::transport::Kind;
@@ -60,18 +60,11 @@ impl Means {
             name.push_str(&format!(" {profile}"));
         }
         match (self.kind, self.fresh) {
-            (Kind::Qnet, true) => name.push_str(", a carrier for each visit"),
-            (Kind::Qnet, false) => name.push_str(", one carrier for many visits"),
+            (Kind::Qnet | Kind::QnetWebsocket, true) => name.push_str(", a carrier for each visit"),
+            (Kind::Qnet | Kind::QnetWebsocket, false) => name.push_str(", one carrier for many visits"),
             _ => {}
         }
         name
-    }
-
-    fn start(&self, decoy: &Decoy, qnet_pt: &Path, sites: &Sites) -> Result<Road> {
-        match self.kind {
-            Kind::Qnet => Road::qnet(decoy, self.profile, sites.address(), !self.fresh),
-            other => Road::other(other, decoy, qnet_pt, sites.address()),
-        }
     }
 }
 
@@ -91,6 +84,7 @@ pub(super) struct Visitor {
     sites: Sites,
     pages: usize,
     decoy: Decoy,
+    behind: Behind,
     browser: Browser,
     qnet_pt: PathBuf,
     kept: PathBuf,
@@ -99,8 +93,10 @@ pub(super) struct Visitor {
 impl Visitor {
     /// Starts the sites, a decoy and the browser; rounds are kept in `kept`.
     pub(super) fn start(pages: usize, qnet_pt: &Path, kept: &Path) -> Result<Self> {
+        let sites = Sites::start(pages)?;
         Ok(Self {
-            sites: Sites::start(pages)?,
+            behind: Behind::start(sites.address())?,
+            sites,
             pages,
             decoy: Decoy::start(Server::Nginx, Options { idle: LIMIT * 10, ..Options::default() })?,
             browser: Browser::start(&format!("MAP *.{} 127.0.0.1", pages::DOMAIN))?,
@@ -163,7 +159,7 @@ impl Visitor {
         (pages::VERSION, self.pages, DELAY, SILENT).hash(&mut hasher);
         let mut programs = vec![PathBuf::from("/usr/lib/chromium/chromium")];
         match means.kind {
-            Kind::Qnet => hash_sources(Path::new(TRANSPORT), &mut hasher)?,
+            Kind::Qnet | Kind::QnetWebsocket => hash_sources(Path::new(TRANSPORT), &mut hasher)?,
             Kind::Obfs4 => programs.extend(qnet_bench::measure::find("obfs4proxy")),
             _ => {}
         }
@@ -193,7 +189,7 @@ impl Visitor {
                 loop {
                     let road = match running.take() {
                         Some(road) => road,
-                        None => means.start(&self.decoy, &self.qnet_pt, &self.sites)?,
+                        None => self.road(means)?,
                     };
                     tries += 1;
                     match self.visit(&road, page) {
@@ -208,6 +204,15 @@ impl Visitor {
                 }
             })
             .collect()
+    }
+
+    fn road(&self, means: &Means) -> Result<Road> {
+        let sites = self.sites.address();
+        match means.kind {
+            Kind::Qnet => Road::qnet(&self.decoy, means.profile, sites, !means.fresh),
+            Kind::QnetWebsocket => Road::websocket(&self.behind, !means.fresh),
+            other => Road::other(other, &self.decoy, &self.qnet_pt, sites),
+        }
     }
 
     fn visit(&mut self, road: &Road, page: usize) -> Result<Visit> {
