@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use qnet_tests::support::decoy::Decoy;
 use qnet_tests::support::link::Link;
 use qnet_tests::support::tunnel::{dialer, runtime};
+use qnet_transport::Shape;
 use qnet_transport::bridge::{BridgeConfig, Listener, Sessions};
 use qnet_transport::client::{Dialer, Tunnel};
 use qnet_transport::connect::Connect;
@@ -37,7 +38,12 @@ impl Road {
     }
 
     /// QNet before `decoy`, the line naming `profile` if there is one. The first connection makes the tunnel, or it is there before.
-    pub(super) fn qnet(decoy: &Decoy, profile: Option<&str>, sites: SocketAddr, ahead: bool) -> Result<Self> {
+    pub(super) fn qnet(
+        decoy: &Decoy,
+        profile: Option<Shape>,
+        sites: SocketAddr,
+        ahead: bool,
+    ) -> Result<Self> {
         let runtime = runtime()?;
         let entered = runtime.enter();
         let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32]));
@@ -52,8 +58,8 @@ impl Road {
             profile: qnet_transport::Profile::default(),
             sessions: Sessions::default(),
         })?;
-        let link = Link::start(listener.local_addr(), DELAY)?;
-        let profile = profile.map(|name| format!(" profile={name}")).unwrap_or_default();
+        let link = Link::watched(listener.local_addr(), DELAY)?;
+        let profile = profile.map(|shape| format!(" profile={}", shape.profile().name)).unwrap_or_default();
         let line: BridgeLine =
             format!("qnet {} key={key} sni={}{profile}", link.address(), decoy.name()).parse()?;
         tokio::spawn(serve(listener, sites));
