@@ -141,6 +141,21 @@ impl Transport {
         target: SocketAddr,
         delay: Duration,
     ) -> Result<Self> {
+        Self::start_with(kind, None, decoy, qnet_pt, target, delay)
+    }
+
+    /// The same with the profile that QNet's bridge line names; no other transport has any.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        kind: Kind,
+        profile: Option<&str>,
+        decoy: &Decoy,
+        qnet_pt: &Path,
+        target: SocketAddr,
+        delay: Duration,
+    ) -> Result<Self> {
         match kind {
             Kind::Plain => {
                 let link = Link::watched(target, delay)?;
@@ -154,7 +169,7 @@ impl Transport {
                     server_options: format!("qnet:decoy={address};qnet:sni={}", decoy.name()),
                     environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
                 };
-                Self::plugins(&kind, (target, LOOPBACK), None, delay)
+                Self::plugins(&kind, profile, (target, LOOPBACK), None, delay)
             }
             Kind::QnetWebsocket => bail!("it stands behind a site, not before one"),
             Kind::Obfs4 => {
@@ -165,7 +180,7 @@ impl Transport {
                     server_options: String::new(),
                     environment: Vec::new(),
                 };
-                Self::plugins(&kind, (target, LOOPBACK), None, delay)
+                Self::plugins(&kind, None, (target, LOOPBACK), None, delay)
             }
             Kind::Tunnel => {
                 let tunnel = Tunnel::start(decoy.certificates(), target)?;
@@ -177,11 +192,17 @@ impl Transport {
         }
     }
 
-    /// QNet under its websocket cover behind a site.
+    /// QNet under its websocket cover behind a site, with the profile that the bridge line names.
     ///
     /// # Errors
     /// The program does not start.
-    pub fn behind(site: &TalkingSite, qnet_pt: &Path, target: SocketAddr, delay: Duration) -> Result<Self> {
+    pub fn behind(
+        site: &TalkingSite,
+        profile: Option<&str>,
+        qnet_pt: &Path,
+        target: SocketAddr,
+        delay: Duration,
+    ) -> Result<Self> {
         let origin = site.front.site().to_string().replace(':', r"\:");
         let url = format!("https://{NAME}{}", TalkingSite::PATH).replace(':', r"\:");
         let kind = plugin::Kind {
@@ -190,7 +211,7 @@ impl Transport {
             server_options: format!("qnet:url={url};qnet:site={origin}"),
             environment: vec![("SSL_CERT_FILE".into(), site.front.certificates().ca.clone())],
         };
-        Self::plugins(&kind, (target, site.bridge), Some(site.address), delay)
+        Self::plugins(&kind, profile, (target, site.bridge), Some(site.address), delay)
     }
 
     /// No transport: a browser's way to a site that answers what its pages say.
@@ -205,16 +226,18 @@ impl Transport {
     }
 
     /// A pluggable transport as tor starts it, with a door in front that gives it the bridge's arguments. Its server passes on to
-    /// `target` and listens at `bind`; clients go to `front` where there is one.
+    /// `target` and listens at `bind`; clients go to `front` where there is one. A profile is one more argument of the line.
     fn plugins(
         kind: &plugin::Kind,
+        profile: Option<&str>,
         (target, bind): (SocketAddr, SocketAddr),
         front: Option<SocketAddr>,
         delay: Duration,
     ) -> Result<Self> {
         let state = TempDir::new()?;
         let (server, method) = Plugin::server_at(kind, &state.path().join("server"), target, bind)?;
-        let method = Method { address: front.unwrap_or(method.address), ..method };
+        let mut method = Method { address: front.unwrap_or(method.address), ..method };
+        method.args.extend(profile.map(|name| ("profile".to_owned(), name.to_owned())));
         let (client, socks) = Plugin::client(kind, &state.path().join("client"))?;
         let link = Link::watched(method.address, delay)?;
         let args: String = method.args.iter().map(|(key, value)| format!(" {key}={value}")).collect();

@@ -105,7 +105,7 @@ fn behind(server: front::Server, field: &Field) -> Result<Vec<Verdict>> {
     let sink = TcpListener::bind("127.0.0.1:0")?;
     let mut verdicts = Vec::new();
     for (place, led) in [("a talking server", &talking), ("nobody", &nobody)] {
-        let transport = Transport::behind(&bridge, &field.qnet_pt, sink.local_addr()?, Duration::ZERO)?;
+        let transport = Transport::behind(&bridge, None, &field.qnet_pt, sink.local_addr()?, Duration::ZERO)?;
         let before = site.access_log()?.len();
         transport.link().set_target(led.address());
         let load = TcpStream::connect(transport.entry())?;

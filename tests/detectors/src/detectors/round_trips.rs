@@ -149,8 +149,10 @@ fn before(server: Server, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
 fn behind(server: front::Server, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
     let [bridge, talking, again] = TalkingSite::several(server, [TalkingSite::PATH; 3])?;
     let sink = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let _running =
-        (Transport::behind(&bridge, &field.qnet_pt, sink, Duration::ZERO)?, [talking.talk()?, again.talk()?]);
+    let _running = (
+        Transport::behind(&bridge, None, &field.qnet_pt, sink, Duration::ZERO)?,
+        [talking.talk()?, again.talk()?],
+    );
     let farther = Link::start(talking.address(), FARTHER)?;
     Scene {
         server: format!("behind {server:?}"),

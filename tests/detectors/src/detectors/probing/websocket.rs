@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow};
 use qnet_tests::support::decoy::NAME;
 use qnet_tests::support::flow::End;
 use qnet_tests::support::front;
+use qnet_tests::support::link::Link;
 use qnet_tests::support::probe::web::{Documented, neighbourhood, of_the_path, openings};
 use qnet_tests::support::probe::{Observation, Probe, play};
 use qnet_tests::support::talk::TalkServer;
@@ -55,7 +56,7 @@ impl Stage {
             front::Server::Haproxy | front::Server::HaproxyHttp1 => front::Server::Nginx,
         })?;
         let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let qnet = Transport::behind(&bridge, &field.qnet_pt, sink, Duration::ZERO)?;
+        let qnet = Transport::behind(&bridge, None, &field.qnet_pt, sink, Duration::ZERO)?;
         let talks = vec![talking.talk()?, more.talk()?, other.talk()?];
         let (talking, pathless) = ([talking, more], [pathless, again]);
         Ok(Self { talking, bridge, nobody, pathless, other, _running: (talks, qnet) })
@@ -84,6 +85,11 @@ pub(super) fn verdicts(server: front::Server, outside: &[Probe], field: &Field) 
 
 /// One after the other: TLS handshakes are work, and a machine that has much of it lets some wait.
 fn one_by_one(judged: &[Judged<'_>]) -> Result<Vec<Verdict>> {
+    let judge = |one: &Judged<'_>| {
+        // What it is compared with is met behind a wire, where a bridge is one program more. Here both are the web server.
+        let wire = Link::start(one.address, Duration::ZERO)?;
+        judge(&Judged { what: one.what.clone(), address: wire.address(), ..*one })
+    };
     judged.iter().map(judge).collect()
 }
 

@@ -12,6 +12,7 @@ use qnet_tests::support::front::{self, Front};
 use qnet_tests::support::link::Link;
 use qnet_tests::support::process::free_address;
 use qnet_tests::support::tunnel::{dialer, dialer_with, runtime};
+use qnet_transport::Shape;
 use qnet_transport::bridge::{BridgeConfig, Listener, Sessions, WebsocketBridgeConfig};
 use qnet_transport::client::{Dialer, Tunnel};
 use qnet_transport::connect::Connect;
@@ -40,7 +41,12 @@ impl Road {
     }
 
     /// QNet before `decoy`, the line naming `profile` if there is one. The first connection makes the tunnel, or it is there before.
-    pub(super) fn qnet(decoy: &Decoy, profile: Option<&str>, sites: SocketAddr, ahead: bool) -> Result<Self> {
+    pub(super) fn qnet(
+        decoy: &Decoy,
+        profile: Option<Shape>,
+        sites: SocketAddr,
+        ahead: bool,
+    ) -> Result<Self> {
         let runtime = runtime()?;
         let entered = runtime.enter();
         let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32]));
@@ -55,8 +61,8 @@ impl Road {
             profile: qnet_transport::Profile::default(),
             sessions: Sessions::default(),
         })?;
-        let link = Link::start(listener.local_addr(), DELAY)?;
-        let profile = profile.map(|name| format!(" profile={name}")).unwrap_or_default();
+        let link = Link::watched(listener.local_addr(), DELAY)?;
+        let profile = profile.map(|shape| format!(" profile={}", shape.profile().name)).unwrap_or_default();
         let line = format!("qnet {} key={key} sni={}{profile}", link.address(), decoy.name()).parse()?;
         tokio::spawn(serve(listener, sites));
         drop(entered);
@@ -65,7 +71,7 @@ impl Road {
 
     /// QNet behind a web server, likewise.
     pub(super) fn websocket(behind: &Behind, ahead: bool) -> Result<Self> {
-        let link = Link::start(behind.front.address(), DELAY)?;
+        let link = Link::watched(behind.front.address(), DELAY)?;
         let line = BridgeLine { address: link.address(), ..behind.line.clone() };
         Self::by(link, line, dialer_with(&behind.front.certificates().ca)?, runtime()?, ahead)
     }
