@@ -7,7 +7,9 @@
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Frame types (section 6), and HEADERS' flags.
-const HEADERS: u8 = 1;
+pub const DATA: u8 = 0;
+/// A request's or an answer's fields.
+pub const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
@@ -32,7 +34,13 @@ pub struct Frame {
 /// The whole frames of what a client said, after the preface. `None` where it does not begin with one.
 #[must_use]
 pub fn frames(said: &[u8]) -> Option<Vec<Frame>> {
-    let mut rest = said.strip_prefix(PREFACE)?;
+    Some(bare_frames(said.strip_prefix(PREFACE)?))
+}
+
+/// The same of what a server said, who begins with a frame.
+#[must_use]
+pub fn bare_frames(said: &[u8]) -> Vec<Frame> {
+    let mut rest = said;
     let mut frames = Vec::new();
     while let Some(([a, b, c, kind, flags, s, t, u, v], after)) = rest.split_first_chunk() {
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
@@ -41,7 +49,7 @@ pub fn frames(said: &[u8]) -> Option<Vec<Frame>> {
         frames.push(Frame { kind: *kind, flags: *flags, stream, payload: payload.to_vec() });
         rest = next;
     }
-    Some(frames)
+    frames
 }
 
 /// Akamai's fingerprint: SETTINGS, the connection's WINDOW_UPDATE, PRIORITY frames, and the order of the first request's

@@ -171,6 +171,26 @@ pub fn openings(name: &str, path: &str) -> Vec<(Probe, Documented)> {
     ]
 }
 
+/// The same over HTTP/2, for servers that take websockets there: what is said goes in DATA frames of its stream.
+#[must_use]
+pub fn openings_over_http2(name: &str, path: &str) -> Vec<(Probe, Documented)> {
+    let said = [
+        ("silence", Vec::new(), Documented::Silence),
+        ("1,500 bytes", websocket_frame(0x80 | BINARY, &noise("message", 1_500)), Documented::Silence),
+        ("a ping", websocket_frame(0x80 | PING, b"?"), Documented::Answer(pong(b"?"))),
+    ];
+    let then = |(what, bytes, documented): (&str, Vec<u8>, Documented)| {
+        let connect = [PREFACE.to_vec(), extended_connect(name, path)].concat();
+        let steps = vec![
+            Step::Send(connect),
+            Step::Wait(Duration::from_millis(300)),
+            Step::Send(if bytes.is_empty() { bytes } else { frame(0, 0, 1, &bytes) }),
+        ];
+        (Probe::inside(format!("opened over HTTP/2: {what}"), over(name, "h2"), steps), documented)
+    };
+    said.map(then).into()
+}
+
 /// A server's answer to a ping.
 fn pong(payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap_or(0);

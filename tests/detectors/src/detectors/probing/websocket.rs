@@ -8,8 +8,11 @@ use anyhow::{Result, anyhow};
 use qnet_tests::support::decoy::NAME;
 use qnet_tests::support::flow::End;
 use qnet_tests::support::front;
+use qnet_tests::support::http2::{DATA, HEADERS, bare_frames};
 use qnet_tests::support::link::Link;
-use qnet_tests::support::probe::web::{Documented, neighbourhood, of_the_path, openings};
+use qnet_tests::support::probe::web::{
+    Documented, neighbourhood, of_the_path, openings, openings_over_http2,
+};
 use qnet_tests::support::probe::{Observation, Probe, play};
 use qnet_tests::support::talk::TalkServer;
 
@@ -127,7 +130,10 @@ fn who_know_the_path(stage: &Stage, server: front::Server, probes: &[Probe]) -> 
 
 /// Who open the websocket, as a CDN or somebody who ends TLS can, and have no key.
 fn who_open_it(stage: &Stage, server: front::Server, watch: Duration) -> Result<Vec<Verdict>> {
-    let openings = openings(NAME, TalkingSite::PATH);
+    let mut openings = openings(NAME, TalkingSite::PATH);
+    if server == front::Server::Haproxy {
+        openings.extend(openings_over_http2(NAME, TalkingSite::PATH));
+    }
     let of = |site: &TalkingSite| play_all(&openings, site.address(), watch);
     let (ours, theirs) = (of(&stage.bridge)?, of(&stage.talking[0])?);
     let title = |what: &str| format!("an open websocket: {what}, behind {server:?}");
@@ -188,31 +194,42 @@ fn play_all(
     })
 }
 
-/// The answer's head, and what was said over the websocket.
-fn parts(seen: &Observation) -> Option<(&[u8], &[u8])> {
-    let end = seen.plain.windows(4).position(|four| four == b"\r\n\r\n")?;
-    seen.plain.split_at_checked(end + 4)
+/// What an answer to an opening that takes it begins with, over either HTTP: `:status` 200 is one byte (RFC 7541, appendix A).
+const TAKEN: [&[u8]; 2] = [b"http/1.1 101", &[0x88]];
+
+/// The answer's head, letters small, and what was said over the websocket.
+fn parts(seen: &Observation) -> Option<(Vec<u8>, Vec<u8>)> {
+    if seen.plain.starts_with(b"HTTP/1.1 ") {
+        let end = seen.plain.windows(4).position(|four| four == b"\r\n\r\n")?;
+        let (head, said) = seen.plain.split_at_checked(end + 4)?;
+        return Some((head.to_ascii_lowercase(), said.to_vec()));
+    }
+    let frames = bare_frames(&seen.plain);
+    let head = frames.iter().find(|frame| frame.kind == HEADERS)?.payload.clone();
+    let data = frames.into_iter().filter(|frame| frame.kind == DATA);
+    Some((head, data.flat_map(|frame| frame.payload).collect()))
 }
 
 /// In what somebody was met otherwise than documented, if in anything.
 fn departs(wanted: &Documented, seen: &Observation) -> Option<String> {
     let Some((head, said)) = parts(seen) else { return Some("no answer".into()) };
-    let head = String::from_utf8_lossy(head).to_lowercase();
-    if !head.starts_with("http/1.1 101") || head.contains("sec-websocket-extensions") {
-        return Some(format!("the answer was {head:?}"));
+    let extension = b"sec-websocket-extensions";
+    let taken = TAKEN.iter().any(|taken| head.starts_with(taken));
+    if !taken || head.windows(extension.len()).any(|part| part == extension) {
+        return Some(format!("the answer was {:?}", String::from_utf8_lossy(&head)));
     }
     let (answer, lasting) = match wanted {
         Documented::Silence => (&[][..], true),
         Documented::Answer(answer) => (answer.as_slice(), true),
         Documented::Last(answer) => (answer.as_slice(), false),
     };
-    let Some(rest) = said.strip_prefix(answer) else { return Some(format!("it said {}", shown(said))) };
+    let Some(rest) = said.strip_prefix(answer) else { return Some(format!("it said {}", shown(&said))) };
     match (seen.ended_at, lasting) {
         (None, false) => Some("it did not end".into()),
         (Some(at), true) if at < SILENT[0] || at > SILENT[1] + LATE => Some(format!("it ended after {at:?}")),
         // Its end may begin with a close.
         _ if rest.is_empty() || lasting && rest == [0x88, 0] => None,
-        _ => Some(format!("it said {}", shown(said))),
+        _ => Some(format!("it said {}", shown(&said))),
     }
 }
 
@@ -224,8 +241,9 @@ fn shown(said: &[u8]) -> String {
 /// What somebody can go by who does not look into messages, which are random on both sides: whether it opened, which kinds of
 /// frames came, with what a control frame holds, and how it ended.
 fn told(seen: &Observation) -> (bool, Vec<Vec<u8>>, Option<End>) {
-    let (opened, mut rest) =
-        parts(seen).map_or((false, &[][..]), |(head, said)| (head.starts_with(b"HTTP/1.1 101"), said));
+    let (head, said) = parts(seen).unwrap_or_default();
+    let opened = TAKEN.iter().any(|taken| head.starts_with(taken));
+    let mut rest = &said[..];
     let mut frames = Vec::new();
     while let Some((frame, after)) = frame(rest) {
         frames.push(frame);
@@ -294,6 +312,14 @@ mod tests {
             let found = departs(&wanted, &seen(said, ended));
             assert_eq!(found.is_some(), departed, "{wanted:?} {said:?} {ended:?}: {found:?}");
         }
+        let over_http2 = |said: &[u8]| {
+            let length = u8::try_from(said.len()).unwrap();
+            let data = [&[0, 0, length, 0, 0, 0, 0, 0, 1][..], said].concat();
+            let plain = [&[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88][..], &data].concat();
+            Observation { plain, ..seen(&[], None) }
+        };
+        assert!(departs(&Answer(vec![0x8a, 0]), &over_http2(&[0x8a, 0])).is_none());
+        assert!(departs(&Silence, &over_http2(&[0x82, 1, 7])).is_some());
         let refused = Observation { plain: b"HTTP/1.1 404 Not Found\r\n\r\n".to_vec(), ..seen(&[], None) };
         assert!(departs(&Silence, &refused).is_some());
     }
