@@ -101,6 +101,7 @@ impl Detector for Probing {
                 probes: &probes,
                 address,
                 decoy: decoy.address(),
+                watch: WATCH,
             });
             verdicts.extend(judge_all(&judged)?);
             let name = format!("{server:?}");
@@ -139,6 +140,7 @@ struct Judged<'a> {
     probes: &'a [Probe],
     address: SocketAddr,
     decoy: SocketAddr,
+    watch: Duration,
 }
 
 /// All of them at once.
@@ -153,9 +155,9 @@ fn judge_all(judged: &[Judged<'_>]) -> Result<Vec<Verdict>> {
 }
 
 fn judge(judged: &Judged<'_>) -> Result<Verdict> {
-    let Judged { what, role, probes, address, decoy } = judged;
+    let Judged { what, role, probes, address, decoy, watch } = judged;
     let probes = probes.get(..FEW).filter(|_| *role == Role::Positive).unwrap_or(probes);
-    let found = differences(probes, &|| *address, *decoy, WATCH, Tolerance::default())?;
+    let found = differences(probes, &|| *address, *decoy, *watch, Tolerance::default())?;
     let figure = |name: &str, value: usize| Figure { name: name.to_owned(), value: value as f64 };
     let told: Vec<String> = found
         .iter()

@@ -26,7 +26,10 @@ use crate::transport::{TalkingSite, Transport};
 const SILENT: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(90)];
 
 /// Of one in so many of the probes of the path times are compared.
-const TIMED: usize = 4;
+const TIMED: usize = 2;
+
+/// How long the others are watched: a web server answers at once, and its own limits are minutes.
+const BRIEFLY: Duration = Duration::from_secs(2);
 
 /// To see all of that, and the end behind it.
 const LONG_WATCH: Duration = Duration::from_secs(100);
@@ -104,7 +107,7 @@ fn strangers(stage: &Stage, server: front::Server, outside: &[Probe]) -> Result<
     let bridge = stage.bridge.address();
     let one = |what: &str, role, probes, address, decoy| {
         let what = format!("strangers: {what}, behind {server:?}");
-        Judged { what, role, probes, address, decoy }
+        Judged { what, role, probes, address, decoy, watch: BRIEFLY }
     };
     one_by_one(&[
         one("QNet's websocket beside a talking server", Role::Subject, &all, bridge, talking),
@@ -119,7 +122,7 @@ fn who_know_the_path(stage: &Stage, server: front::Server, probes: &[Probe]) -> 
     let [pathless, again] = stage.pathless.each_ref().map(TalkingSite::address);
     let one = |what: &str, role, address| {
         let what = format!("its path: {what}, behind {server:?}");
-        Judged { what, role, probes, address, decoy: pathless }
+        Judged { what, role, probes, address, decoy: pathless, watch: BRIEFLY }
     };
     one_by_one(&[
         one("QNet's websocket", Role::Subject, stage.bridge.address()),
