@@ -96,6 +96,11 @@ impl Channel {
         }
     }
 
+    /// Whether it is a stream of the connection that the page was loaded over.
+    pub fn is_the_pages(&self) -> bool {
+        matches!(self.over, Over::Http2(_))
+    }
+
     /// Nothing more will come: the server closed it.
     pub fn is_over(&self) -> bool {
         let ended = match &self.over {
