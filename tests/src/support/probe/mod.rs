@@ -61,6 +61,9 @@ const MOST: usize = 5;
 /// How many probes are played again at once: what they are played again for is mostly a time, and so few hardly load a machine.
 const AGAIN_AT_ONCE: usize = 6;
 
+/// Rounds begin this far from each other: where dozens begin together, whoever is served last answers tenths of a second later.
+const APART: Duration = Duration::from_millis(30);
+
 /// A time that differs counts where it differs by more than so many times what two plays of the decoy at once differ by, in the
 /// median of the rounds: on a quiet machine that is a millisecond, and the tolerance decides.
 const SPREADS: u32 = 3;
@@ -221,8 +224,9 @@ pub fn differences(
     limit: Duration,
     tolerance: Tolerance,
 ) -> Result<Vec<Difference>> {
-    let wire = Link::start(decoy, Duration::ZERO)?;
-    let scene = Scene { bridge, decoy: wire.address(), limit, tolerance };
+    let wires = [Link::start(decoy, Duration::ZERO)?, Link::start(decoy, Duration::ZERO)?];
+    let decoys = wires.each_ref().map(Link::address);
+    let scene = Scene { bridge, decoys, limit, tolerance, begin: Mutex::new(()) };
     let rounds = at_once(AT_ONCE, probes, |probe| Ok((probe, scene.round(probe)?)))?;
     let again: Vec<(&Probe, &Round)> = rounds
         .iter()
@@ -271,9 +275,12 @@ fn next<'a, T>(queue: &Mutex<std::slice::Iter<'a, T>>) -> Option<&'a T> {
 /// Whom the probes test.
 struct Scene<'a> {
     bridge: Address<'a>,
-    decoy: SocketAddr,
+    /// The decoy, behind a wire for each play of a round.
+    decoys: [SocketAddr; 2],
     limit: Duration,
     tolerance: Tolerance,
+    /// Held by the round that begins.
+    begin: Mutex<()>,
 }
 
 impl Scene<'_> {
@@ -297,11 +304,14 @@ impl Scene<'_> {
 
     /// All three at once: what a server does by its own clock it then does to all of them.
     fn round(&self, probe: &Probe) -> Result<Round> {
-        let bridge = (self.bridge)();
+        let ([one, other], bridge) = (self.decoys, (self.bridge)());
         let [one, other, bridge] = thread::scope(|scope| {
-            [self.decoy, self.decoy, bridge]
-                .map(|address| scope.spawn(move || play(probe, address, self.limit)))
-                .map(|player| player.join().unwrap_or_else(|_| anyhow::bail!("a player panicked")))
+            let begin = lock(&self.begin);
+            let players =
+                [one, other, bridge].map(|address| scope.spawn(move || play(probe, address, self.limit)));
+            thread::sleep(APART);
+            drop(begin);
+            players.map(|player| player.join().unwrap_or_else(|_| anyhow::bail!("a player panicked")))
         });
         Ok(Round { probe: probe.name.clone(), decoy: [one?, other?], bridge: bridge? })
     }
