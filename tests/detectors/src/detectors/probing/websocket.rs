@@ -61,9 +61,9 @@ impl Stage {
             front::Server::Nginx => front::Server::Haproxy,
             front::Server::Haproxy | front::Server::HaproxyHttp1 => front::Server::Nginx,
         })?;
+        let talks = vec![talking.talk()?, more.talk()?, other.talk()?];
         let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let qnet = Transport::behind(&bridge, None, &field.qnet_pt, sink, Duration::ZERO)?;
-        let talks = vec![talking.talk()?, more.talk()?, other.talk()?];
         let (talking, pathless) = ([talking, more], [pathless, again]);
         Ok(Self { talking, bridge, nobody, pathless, other, _running: (talks, qnet) })
     }
