@@ -133,6 +133,7 @@ async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
         key,
         cover: Cover::Mirror(plan.names.clone()),
         profile: None,
+        invitation: None,
     };
     check(&Subject { line, end: End::Unknown, idle, own: true }, roots, findings).await;
     if let Destination::Upstream(upstream) = &plan.destination {

@@ -117,6 +117,7 @@ pub(crate) fn own(
         key: key.public(),
         cover: Cover::Mirror(plan.names.clone()),
         profile: None,
+        invitation: None,
     };
     ensure!(
         line.to_string().len() <= MAX_LEN,

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use qnet_transport::{
+    admission::Admission,
     bridge::{BridgeConfig, Listener, Sessions},
     connect::Connect,
     decoy, identity, memory,
@@ -191,7 +192,7 @@ fn bind(plan: &Plan, decoy: SocketAddr) -> Result<Listener> {
         identity: identity::load_or_create(&plan.state)?,
         decoy,
         names: plan.names.clone(),
-        invited: Vec::new(),
+        admission: Admission::Open,
         connect: Connect::default(),
         profile: qnet_transport::Profile::default(),
         sessions: Sessions::default(),
@@ -213,6 +214,7 @@ async fn announce(listener: &Listener, plan: &Plan) -> Result<()> {
         key,
         cover: Cover::Mirror(plan.names.clone()),
         profile: None,
+        invitation: None,
     };
     tracing::info!("listening; the line for users, with this machine's public address in it: {line}");
     Ok(())

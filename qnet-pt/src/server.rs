@@ -96,7 +96,8 @@ async fn mirror(
     let listener = carriers::listen(bind, identity, decoy, &options, settings)?;
     let address = listener.local_addr();
     let cover = Cover::Mirror(options.names);
-    let line = BridgeLine { address, fingerprint: None, key, cover, profile: options.profile };
+    let line =
+        BridgeLine { address, fingerprint: None, key, cover, profile: options.profile, invitation: None };
     if line.to_string().len() + FINGERPRINT > MAX_LEN {
         return Err(format!(
             "the bridge line would be longer than {MAX_LEN} bytes: give fewer or shorter sni= names"
@@ -135,7 +136,8 @@ async fn websocket(
     let listener = carriers::listen_websocket(bind, identity, &options, settings)?;
     let cover = Cover::Websocket(options.url);
     let address = listener.local_addr();
-    let line = BridgeLine { address, fingerprint: None, key, cover, profile: options.profile };
+    let line =
+        BridgeLine { address, fingerprint: None, key, cover, profile: options.profile, invitation: None };
     // The web server's address may be an IPv6 one, in full.
     if line.to_string().len() + FINGERPRINT + ADDRESS > MAX_LEN {
         return Err(format!("the bridge line would be longer than {MAX_LEN} bytes: give a shorter url="));

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Result;
 use qnet_tests::support::decoy::Decoy;
 use qnet_transport::Stream;
+use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Listener, Sessions};
 use qnet_transport::connect::Connect;
 use qnet_transport::relay::relay;
@@ -50,7 +51,7 @@ impl Exit {
             identity,
             decoy: decoy.address(),
             names: vec![decoy.name().parse()?],
-            invited: Vec::new(),
+            admission: Admission::Open,
             connect: Connect::default(),
             profile: qnet_transport::Profile::default(),
             sessions: Sessions::default(),

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
+use qnet_proto::admission::{Admission, Door};
 use qnet_proto::bridge::{Bridge, BridgeConfig, DecoyFacts};
 use qnet_proto::carrier::{Carrier, Close, Event, Side};
 use qnet_proto::client::{Client, Handshake, Start};
@@ -163,7 +164,7 @@ pub fn bridge(data: &[u8]) {
     let config = BridgeConfig {
         identity: hello::identity(),
         names: hello::names(),
-        invited: Vec::new(),
+        door: Door::new(&hello::identity(), &Admission::Open),
         facts: RwLock::new(DecoyFacts::default()),
         knocked: Mutex::new(KnockedTokens::new(16)),
         sessions: SharedSessions::default(),

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use qnet_tests::support::decoy::{Decoy, Options, Server};
 use qnet_tests::support::flow::{End, Flow};
 use qnet_tests::support::link::{Link, Trace};
+use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Listener};
 use qnet_transport::client::{Dialer, DialerConfig, Tunnel};
 use qnet_transport::connect::Connect;
@@ -91,7 +92,7 @@ impl Stage {
             identity,
             decoy: back.address(),
             names: vec![decoy.name().parse()?],
-            invited: Vec::new(),
+            admission: Admission::Open,
             connect: Connect::default(),
             profile: Profile::default(),
             sessions: qnet_transport::bridge::Sessions::default(),

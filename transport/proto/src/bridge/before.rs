@@ -3,9 +3,10 @@
 use qnet_wire::name::ServerName;
 
 use crate::{
+    admission::Candidate,
     bridge::BridgeConfig,
     hello::{Assembler, ClientHello, Progress, ServerHello},
-    knock::{KnockKey, UpHash, check},
+    knock::{self, KnockKey, Suspect, UpHash},
     scan::{self, APPLICATION_DATA, Head, Walk},
     sizes::Lengths,
     token::{self, Token},
@@ -33,13 +34,8 @@ pub(super) struct Knock {
     pub(super) key: KnockKey,
     pub(super) token: Token,
     /// The static key message 3 must show, on a bridge by invitation.
-    pub(super) invited: Option<[u8; 32]>,
+    pub(super) client: Option<[u8; 32]>,
     pub(super) record: Vec<u8>,
-}
-
-struct Candidate {
-    key: KnockKey,
-    invited: Option<[u8; 32]>,
 }
 
 /// Reads the hellos, then tests client records for the knock.
@@ -146,19 +142,7 @@ impl Before {
         let (Some(token), Some(hello), Some(server)) = (&self.token, &self.hello, &self.server_hello) else {
             return true;
         };
-        let derive =
-            |invitation: Option<&[u8; 32]>| KnockKey::derive(token, invitation, hello.raw(), server.raw());
-        if config.invited.is_empty() {
-            self.candidates = vec![Candidate { key: derive(None), invited: None }];
-        } else {
-            let invited = config.invited.iter();
-            self.candidates = invited
-                .filter_map(|client| {
-                    let shared = config.identity.diffie_hellman(client)?;
-                    Some(Candidate { key: derive(Some(&shared)), invited: Some(*client) })
-                })
-                .collect();
-        }
+        self.candidates = config.door.candidates(token, knock::salt(hello.raw(), server.raw()));
         !self.candidates.is_empty()
     }
 
@@ -197,14 +181,13 @@ impl Before {
         if outer == APPLICATION_DATA {
             self.up_protected += 1;
             self.up_lengths.note(record.len() - scan::HEADER_LEN);
-            found = self
-                .candidates
-                .iter()
-                .position(|candidate| check(&self.up, &candidate.key, &record).is_some());
+            found = Suspect::new(&self.up, &record).and_then(|suspect| {
+                self.candidates.iter().position(|candidate| suspect.check(&candidate.key).is_some())
+            });
         }
         self.up.update(&record);
-        let Candidate { key, invited } = self.candidates.swap_remove(found?);
-        Some(Knock { key, token: self.token.clone()?, invited, record })
+        let Candidate { key, client } = self.candidates.swap_remove(found?);
+        Some(Knock { key, token: self.token.clone()?, client, record })
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use qnet_tests::support::decoy::Decoy;
 use qnet_tests::support::link::Link;
 use qnet_tests::support::tunnel::{dialer, runtime};
+use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Listener, Sessions};
 use qnet_transport::client::{Dialer, Tunnel};
 use qnet_transport::connect::Connect;
@@ -47,7 +48,7 @@ impl Road {
             identity,
             decoy: decoy.address(),
             names: vec![decoy.name().parse()?],
-            invited: Vec::new(),
+            admission: Admission::Open,
             connect: Connect::default(),
             profile: qnet_transport::Profile::default(),
             sessions: Sessions::default(),
