@@ -20,8 +20,9 @@ use zeroize::Zeroizing;
 use crate::error::{Kind, Retry};
 use crate::key::{BridgeKey, IdentityKey, KEY_LETTERS, KeyError, decode_32};
 
-/// Clients that a bridge may invite. Each costs it a key derivation for every hello that holds a token and one or two MACs for
-/// every record that follows, about 3 µs in all for a record of usual size: a millisecond or so in all for a list of this length.
+/// Clients that a bridge may invite. Each costs it a key derivation for every hello that holds a token and two MACs for every
+/// record that follows, measured at 0.5 and 0.4 µs on a processor with SHA instructions: a full list doubles what such a hello
+/// costs, and a page load of twenty records costs 2 ms.
 pub const MAX_INVITED: usize = 256;
 /// Most letters of an invited client's name: enough to know somebody by.
 pub const MAX_CLIENT_NAME: usize = 32;

@@ -14,6 +14,10 @@ use crate::{
 
 /// Client bytes after the ClientHello in which a knock may lie: a page load's requests are a few kilobytes.
 const WATCHED: usize = 64 * 1024;
+/// Tests of one record with one key that a connection may cost, at 0.4 µs or so each. The smallest records that may hold a knock,
+/// close together, stay within it where up to 33 clients are invited; a page load's few hundred at most, where as many are as a
+/// list takes.
+const MAX_TESTS: usize = 65_536;
 /// A decoy record shorter than this is no answer to the knock's request: alert, GOAWAY, PING (docs/protocol.md, section 4).
 const SHORTEST_ANSWER: usize = 64;
 
@@ -50,6 +54,7 @@ pub(super) struct Before {
     up: UpHash,
     record: Vec<u8>,
     watched: usize,
+    tests: usize,
     pub(super) up_protected: u64,
     pub(super) down: Walk,
     pub(super) up_lengths: Lengths,
@@ -69,6 +74,7 @@ impl Before {
             up: UpHash::new(),
             record: Vec::new(),
             watched: 0,
+            tests: 0,
             up_protected: 0,
             down: Walk::default(),
             up_lengths: Lengths::default(),
@@ -158,7 +164,7 @@ impl Before {
             self.record.extend_from_slice(&bytes[..n]);
             bytes = &bytes[n..];
             self.watched += n;
-            if self.watched > WATCHED {
+            if self.watched > WATCHED || self.tests > MAX_TESTS {
                 return Seen::Visitor;
             }
             match scan::head(&self.record) {
@@ -182,6 +188,7 @@ impl Before {
             self.up_protected += 1;
             self.up_lengths.note(record.len() - scan::HEADER_LEN);
             found = Suspect::new(&self.up, &record).and_then(|suspect| {
+                self.tests += self.candidates.len();
                 self.candidates.iter().position(|candidate| suspect.check(&candidate.key).is_some())
             });
         }
@@ -228,5 +235,33 @@ impl Knocked {
             self.before.down_lengths.note(length);
         }
         if piece.ends && self.answer_began { Answer::Whole(piece.len) } else { Answer::Pass(piece.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of the smallest records that may hold a knock are tested with so many keys.
+    fn tested(clients: u8) -> usize {
+        let token = Token::from_inner_name("EAAAAAAAAAAAAAAAAAAAAAAAAAA").expect("a token");
+        let mut before = Before::new();
+        before.candidates = (0..clients)
+            .map(|client| Candidate {
+                key: KnockKey::with_salt(&token, Some(&[client; 32]), [0; 32]),
+                client: Some([client; 32]),
+            })
+            .collect();
+        let record = [&[23, 3, 3, 0, 28][..], &[0; 28]].concat();
+        (0..).take_while(|_| matches!(before.watch(&record), Seen::Nothing)).count()
+    }
+
+    #[test]
+    fn what_a_strangers_records_cost_is_bounded() {
+        // Where few are invited the bytes are the bound.
+        assert_eq!(tested(1), WATCHED / 33);
+        assert_eq!(tested(33), WATCHED / 33);
+        let most = tested(255);
+        assert!((256..=258).contains(&most), "{most}");
     }
 }
