@@ -133,6 +133,7 @@ pub(crate) fn listen(
     identity: IdentityKey,
     decoy: SocketAddr,
     options: &Mirror,
+    admission: Admission,
     settings: &Settings,
 ) -> Result<Listener, String> {
     let config = BridgeConfig {
@@ -140,7 +141,7 @@ pub(crate) fn listen(
         identity,
         decoy,
         names: options.names.clone(),
-        admission: Admission::Open,
+        admission,
         connect: directly(settings),
         profile: qnet_transport::Profile::default(),
         sessions: qnet_transport::bridge::Sessions::default(),
