@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use boring::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use clap::Args;
 use qnet_transport::{
-    Stream,
+    Stream, admission,
     bridge::client_network,
     client::{Dialer, DialerConfig, Tunnel},
     connect::Connect,
@@ -74,7 +74,8 @@ impl Check {
                 (Some(_), None) => End::Tor,
                 (None, None) => End::Unknown,
             };
-            check(&Subject { line, end, idle: self.idle, own: false }, &roots, &mut findings).await;
+            check(&Subject { line, end, idle: self.idle, own: false, opens: true }, &roots, &mut findings)
+                .await;
         }
         crate::say(&if self.json { findings.json() } else { findings.to_string() })?;
         Ok(findings.good())
@@ -99,6 +100,8 @@ pub(crate) struct Subject {
     pub(crate) idle: bool,
     /// It is this machine's.
     pub(crate) own: bool,
+    /// Whether its line opens it: not where others are invited.
+    pub(crate) opens: bool,
 }
 
 /// Checks this machine's bridge.
@@ -121,6 +124,7 @@ async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
         "key",
         format!("{} is whole, and nobody else may read it", plan.state.join(identity::FILE).display()),
     );
+    let opens = invited(plan, findings);
     let mut address = plan.listen;
     if address.ip().is_unspecified() {
         let loopback =
@@ -133,11 +137,24 @@ async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
         key,
         cover: Cover::Mirror(plan.names.clone()),
         profile: None,
+        invitation: None,
     };
-    check(&Subject { line, end: End::Unknown, idle, own: true }, roots, findings).await;
+    check(&Subject { line, end: End::Unknown, idle, own: true, opens }, roots, findings).await;
     if let Destination::Upstream(upstream) = &plan.destination {
         behind(upstream, findings).await;
     }
+}
+
+/// Whether the bridge lets in whoever has its line; where not, says how many are invited.
+fn invited(plan: &Plan, findings: &mut Findings) -> bool {
+    let Some(path) = &plan.invited else { return true };
+    match admission::read(path) {
+        Ok(list) => {
+            findings.ok("invited", format!("{} clients, in {}", list.clients().len(), path.display()));
+        }
+        Err(error) => findings.fail("invited", chain(&error)),
+    }
+    false
 }
 
 /// What stands behind the bridge: tor, or something else.
@@ -178,6 +195,10 @@ pub(crate) async fn check(subject: &Subject, roots: &Roots, findings: &mut Findi
         for name in names {
             dns(name, line.address.ip(), subject.own, findings).await;
         }
+    }
+    if !subject.opens {
+        let words = "not tried: the bridge is by invitation; check it with an invited client's line, as in `qnet-bridge check LINE`";
+        return findings.warn("knock", words);
     }
     let dialer = Dialer::new(DialerConfig::new(roots.clone()));
     let begun = Instant::now();

@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -105,6 +105,18 @@ pub(crate) fn private_folder(path: &Path) -> Result<()> {
 
 /// Puts a whole file in its place in one step: a crash leaves the old one or the new one.
 pub(crate) fn place(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    place_for(path, content, mode, None)
+}
+
+/// Whom a file belongs to.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner {
+    pub(crate) user: u32,
+    pub(crate) group: u32,
+}
+
+/// The same for a file that belongs to somebody else than who runs this.
+pub(crate) fn place_for(path: &Path, content: &[u8], mode: u32, owner: Option<Owner>) -> Result<()> {
     let folder = path.parent().context("a file has a folder")?;
     let beside = beside(path, "new");
     let work = || -> io::Result<()> {
@@ -119,6 +131,9 @@ pub(crate) fn place(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         file.write_all(content)?;
         // Not what the umask made of it.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
+        if let Some(Owner { user, group }) = owner {
+            fchown(&file, Some(user), Some(group))?;
+        }
         file.sync_all()?;
         fs::rename(&beside, path)?;
         fs::File::open(folder)?.sync_all()

@@ -9,6 +9,7 @@
 //! | `metrics` | numbers for Prometheus |
 //! | `check` | does a bridge work, from either side? |
 //! | `line` | the line for users |
+//! | `invite` | who may use a bridge by invitation |
 //! | `decoys` | which of several sites is the best decoy? |
 //! | [`acme`] | a certificate for it |
 //! | [`site`] | the built-in decoy: a static site |
@@ -22,6 +23,7 @@ pub mod exit;
 mod files;
 pub mod findings;
 mod init;
+mod invite;
 mod line;
 mod metrics;
 mod run;
@@ -57,6 +59,8 @@ enum Verb {
     Run(Box<run::Run>),
     Check(check::Check),
     Line(line::Line),
+    Invite(invite::Invite),
+    Revoke(invite::Revoke),
     Decoys(decoys::Decoys),
     /// Print completions for a shell
     Completions {
@@ -108,6 +112,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Run(run) => run.start().map(|()| true),
         Verb::Check(check) => run::wait(check.start()),
         Verb::Line(line) => line.start().map(|()| true),
+        Verb::Invite(invite) => invite.start().map(|()| true),
+        Verb::Revoke(revoke) => revoke.start().map(|()| true),
         Verb::Decoys(decoys) => run::wait(decoys.start()),
         Verb::Completions { shell } => completions(shell).map(|()| true),
         Verb::Man { folder } => man(&folder).map(|()| true),

@@ -92,8 +92,21 @@ impl Fingerprints {
     }
 }
 
-/// The line of a bridge that `run` runs.
+/// The line of a bridge that `run` runs, for whoever may have it.
 pub(crate) fn own(
+    plan: &Plan,
+    fingerprints: Option<&Fingerprints>,
+    address: Option<SocketAddr>,
+) -> Result<BridgeLine> {
+    ensure!(
+        plan.invited.is_none(),
+        "this bridge is by invitation, so each client has a line of its own: `qnet-bridge invite NAME` makes one"
+    );
+    plain(plan, fingerprints, address)
+}
+
+/// The same on a bridge by invitation, without the invitation.
+pub(crate) fn plain(
     plan: &Plan,
     fingerprints: Option<&Fingerprints>,
     address: Option<SocketAddr>,
@@ -117,6 +130,7 @@ pub(crate) fn own(
         key: key.public(),
         cover: Cover::Mirror(plan.names.clone()),
         profile: None,
+        invitation: None,
     };
     ensure!(
         line.to_string().len() <= MAX_LEN,
@@ -126,7 +140,7 @@ pub(crate) fn own(
 }
 
 /// The lines of bridges that tor starts itself, from its file `bridgelines`.
-fn tors(
+pub(crate) fn tors(
     folder: &Path,
     fingerprints: Option<&Fingerprints>,
     address: Option<SocketAddr>,

@@ -11,12 +11,16 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use qnet_transport::{
+    admission::{self, Admission, Follower},
     bridge::{BridgeConfig, Listener, Sessions},
     connect::Connect,
     decoy, identity,
     tls::Roots,
 };
-use qnet_wire::bridge_line::{BridgeLine, Cover};
+use qnet_wire::{
+    bridge_line::{BridgeLine, Cover},
+    invitation::InvitedList,
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
@@ -59,6 +63,7 @@ impl Run {
     pub(crate) fn start(self) -> Result<()> {
         let plan = self.plan()?;
         if self.check_config {
+            read_invited(&plan)?;
             return crate::say("the settings are right\n");
         }
         raise_file_limit();
@@ -89,7 +94,8 @@ fn raise_file_limit() {
 async fn run(plan: Plan, invocation: &Run) -> Result<()> {
     let mut signals = Signals::watch()?;
     let decoy = Decoy::start(&plan).await?;
-    let listener = bind(&plan, decoy.address)?;
+    let invited = read_invited(&plan)?;
+    let listener = bind(&plan, decoy.address, invited.as_ref())?;
     // The authority comes through the bridge's own port, so the certificate is got when that is open.
     tokio::select! {
         () = decoy.certify() => {}
@@ -97,12 +103,19 @@ async fn run(plan: Plan, invocation: &Run) -> Result<()> {
     }
     announce(&listener, &plan).await?;
     tokio::spawn(watch_decoy(listener.trouble()));
+    let guests = follow_invited(&listener, &plan, invited);
     let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone()));
     let _metrics = match plan.metrics {
         Some(address) => Some(Metrics::start(address, listener.counter(), Arc::clone(&exit)).await?),
         None => None,
     };
-    serve(listener, exit, plan, invocation, &decoy, &mut signals).await;
+    let read_again = |plan: &Plan| {
+        decoy.reload(plan);
+        if let Some(guests) = &guests {
+            guests.read_again();
+        }
+    };
+    serve(listener, exit, plan, invocation, &read_again, &mut signals).await;
     // Sessions that have just ended tell their clients, which would wait otherwise.
     tokio::time::sleep(GOODBYE).await;
     Ok(())
@@ -183,14 +196,27 @@ fn read_pair(certificate: &Path, key: &Path) -> Result<Pair> {
         .with_context(|| format!("in {} and {}", certificate.display(), key.display()))
 }
 
+/// The list of invited clients, on a bridge by invitation.
+fn read_invited(plan: &Plan) -> Result<Option<InvitedList>> {
+    Ok(plan.invited.as_deref().map(admission::read).transpose()?)
+}
+
+/// Keeps to the list of invited clients as it changes, on a bridge by invitation.
+fn follow_invited(listener: &Listener, plan: &Plan, list: Option<InvitedList>) -> Option<Arc<Follower>> {
+    let guests = Arc::new(Follower::new(plan.invited.clone()?, list?, listener.doorkeeper()?));
+    let follower = Arc::clone(&guests);
+    tokio::spawn(async move { follower.follow().await });
+    Some(guests)
+}
+
 /// A bridge that listens before its decoy.
-fn bind(plan: &Plan, decoy: SocketAddr) -> Result<Listener> {
+fn bind(plan: &Plan, decoy: SocketAddr, invited: Option<&InvitedList>) -> Result<Listener> {
     Listener::bind(BridgeConfig {
         listen: plan.listen,
         identity: identity::load_or_create(&plan.state)?,
         decoy,
         names: plan.names.clone(),
-        invited: Vec::new(),
+        admission: invited.map_or(Admission::Open, admission::admission),
         connect: Connect::default(),
         profile: qnet_transport::Profile::default(),
         sessions: Sessions::default(),
@@ -205,6 +231,12 @@ async fn announce(listener: &Listener, plan: &Plan) -> Result<()> {
         decoy::watch(examiner, roots, |_| ()).await.map_err(|why| anyhow!(why))?;
     }
     let address = listener.local_addr();
+    if plan.invited.is_some() {
+        tracing::info!(
+            "listening on {address} for invited clients; `qnet-bridge invite NAME` makes a line for one"
+        );
+        return Ok(());
+    }
     let key = identity::load(&plan.state)?.context("the key is gone")?.public();
     let line = BridgeLine {
         address,
@@ -212,6 +244,7 @@ async fn announce(listener: &Listener, plan: &Plan) -> Result<()> {
         key,
         cover: Cover::Mirror(plan.names.clone()),
         profile: None,
+        invitation: None,
     };
     tracing::info!("listening; the line for users, with this machine's public address in it: {line}");
     Ok(())
@@ -236,7 +269,7 @@ async fn serve(
     exit: Arc<Exit>,
     mut plan: Plan,
     invocation: &Run,
-    decoy: &Decoy,
+    read_again: &impl Fn(&Plan),
     signals: &mut Signals,
 ) {
     let (alive, mut gone) = mpsc::channel::<()>(1);
@@ -252,7 +285,7 @@ async fn serve(
             }
             _ = signals.hangup.recv() => {
                 reload(&exit, &mut plan, invocation);
-                decoy.reload(&plan);
+                read_again(&plan);
             }
             () = signals.end.recv() => break,
         }
@@ -289,7 +322,7 @@ fn reload(exit: &Exit, plan: &mut Plan, invocation: &Run) {
         tracing::info!("the settings were read again");
     } else {
         tracing::warn!(
-            "the settings were read again, but listen, state, metrics and which site answers strangers stay until a restart"
+            "the settings were read again, but listen, state, invited, metrics and which site answers strangers stay until a restart"
         );
     }
 }

@@ -76,6 +76,10 @@ pub struct Settings {
     #[arg(long, value_name = "URL")]
     pub acme_directory: Option<String>,
 
+    /// Serve the clients of this list alone, whom `qnet-bridge invite` adds [default: whoever has the bridge's line]
+    #[arg(long, value_name = "FILE")]
+    pub invited: Option<PathBuf>,
+
     /// Where clients may connect to, in Tor's syntax; several are joined [default: accept *:80, accept *:443, reject *:*]
     #[arg(long, value_name = "RULES")]
     #[serde(default)]
@@ -182,6 +186,8 @@ pub struct Plan {
     pub decoy: Decoy,
     /// Its names, at least one.
     pub names: Vec<ServerName>,
+    /// The list of those who alone may use the bridge; `None`: whoever has its line.
+    pub invited: Option<PathBuf>,
     /// Where streams go.
     pub destination: Destination,
     /// What clients may use.
@@ -234,6 +240,7 @@ impl Settings {
             acme_terms_agreed: self.acme_terms_agreed.or(file.acme_terms_agreed),
             acme_contact: self.acme_contact.or(file.acme_contact),
             acme_directory: self.acme_directory.or(file.acme_directory),
+            invited: self.invited.or(file.invited),
             exit_policy: list(self.exit_policy, file.exit_policy),
             allow_special: self.allow_special.or(file.allow_special),
             udp: self.udp.or(file.udp),
@@ -270,6 +277,7 @@ impl Settings {
             state: self.state(),
             decoy,
             names,
+            invited: self.invited,
             destination,
             limits,
             metrics: self.metrics,

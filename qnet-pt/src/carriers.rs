@@ -5,6 +5,7 @@ use qnet_pt_ipc::env::Settings;
 use qnet_pt_ipc::socks::Reply;
 use qnet_pt_ipc::upstream as env;
 use qnet_transport::Stream;
+use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Listener, WebsocketBridgeConfig};
 use qnet_transport::client::{self, DialerConfig};
 use qnet_transport::connect::{Connect, ConnectError, Login, LoginError, Upstream};
@@ -132,6 +133,7 @@ pub(crate) fn listen(
     identity: IdentityKey,
     decoy: SocketAddr,
     options: &Mirror,
+    admission: Admission,
     settings: &Settings,
 ) -> Result<Listener, String> {
     let config = BridgeConfig {
@@ -139,7 +141,7 @@ pub(crate) fn listen(
         identity,
         decoy,
         names: options.names.clone(),
-        invited: Vec::new(),
+        admission,
         connect: directly(settings),
         profile: qnet_transport::Profile::default(),
         sessions: qnet_transport::bridge::Sessions::default(),

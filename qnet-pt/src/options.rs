@@ -8,6 +8,7 @@ use qnet_wire::bridge_line::ProfileName;
 use qnet_wire::name::{NameError, ServerName};
 use qnet_wire::url::{UrlError, WebsocketUrl};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 /// The torrc line shown wherever options are wrong.
 const EXAMPLE: &str = "ServerTransportOptions qnet decoy=127.0.0.1:8443 sni=www.example.com";
@@ -34,6 +35,8 @@ pub struct Mirror {
     pub names: Vec<ServerName>,
     /// The operator knows that the decoy is not on this machine.
     pub third_party: bool,
+    /// The list of those who alone may use the bridge; `None`: whoever has its line.
+    pub invited: Option<PathBuf>,
     /// The traffic profile that clients are to follow.
     pub profile: Option<ProfileName>,
 }
@@ -60,7 +63,7 @@ pub enum OptionsError {
     Twice(&'static str),
     /// Options of both kinds.
     #[error(
-        "decoy=, sni= and third-party-decoy= are for a bridge before a web site, url= and site= for one behind a web \
+        "decoy=, sni=, third-party-decoy= and invited= are for a bridge before a web site, url= and site= for one behind a web \
          server; a bridge is one of them: {EXAMPLE}, or {WEBSOCKET_EXAMPLE}"
     )]
     Both,
@@ -90,12 +93,17 @@ pub enum OptionsError {
     /// Not 0 or 1.
     #[error("third-party-decoy={0}: it is 1 or 0")]
     ThirdParty(String),
+    /// Not a path from the root on.
+    #[error(
+        "invited={0}: it is the whole path of the list of invited clients, as in invited=/var/lib/tor/pt_state/invited"
+    )]
+    Invited(String),
     /// Not a known traffic profile.
     #[error("profile={0} is none of those that this version knows: {known}", known = profiles())]
     Profile(String),
     /// Something else.
     #[error(
-        "unknown option {0}; known are decoy, sni and third-party-decoy, or url and site, and profile; an example: {EXAMPLE}"
+        "unknown option {0}; known are decoy, sni, third-party-decoy and invited, or url and site, and profile; an example: {EXAMPLE}"
     )]
     Unknown(String),
 }
@@ -107,6 +115,7 @@ impl Options {
     /// [`OptionsError`]
     pub fn parse(args: &Args) -> Result<Self, OptionsError> {
         let (mut decoy, mut third_party, mut url, mut site, mut profile) = (None, None, None, None, None);
+        let mut invited = None;
         let mut names: Vec<ServerName> = Vec::new();
         for (key, value) in args.iter() {
             match key {
@@ -135,15 +144,17 @@ impl Options {
                     let parsed = value.parse().ok().filter(|address| is_usable(*address));
                     once("site", &mut site, parsed.ok_or_else(|| OptionsError::Site(value.to_owned()))?)?;
                 }
+                "invited" => once("invited", &mut invited, parse_path(value)?)?,
                 "profile" => once("profile", &mut profile, parse_profile(value)?)?,
                 _ => return Err(OptionsError::Unknown(key.to_owned())),
             }
         }
-        let mirror = decoy.is_some() || !names.is_empty() || third_party.is_some();
+        let mirror = decoy.is_some() || !names.is_empty() || third_party.is_some() || invited.is_some();
         match (url, site) {
             (None, None) => {
                 let third_party = third_party.unwrap_or(false);
-                mirror_of(decoy, names, third_party, profile).map(Self::Mirror)
+                let mirror = mirror_of(decoy, names)?;
+                Ok(Self::Mirror(Mirror { third_party, invited, profile, ..mirror }))
             }
             _ if mirror => Err(OptionsError::Both),
             (Some(url), Some(site)) => Ok(Self::Websocket(Websocket { url, site, profile })),
@@ -151,6 +162,12 @@ impl Options {
             (None, Some(_)) => Err(OptionsError::NoUrl),
         }
     }
+}
+
+fn parse_path(text: &str) -> Result<PathBuf, OptionsError> {
+    // tor starts this program in a folder that nobody thinks of.
+    let path = Path::new(text);
+    if path.is_absolute() { Ok(path.to_owned()) } else { Err(OptionsError::Invited(text.to_owned())) }
 }
 
 fn parse_profile(text: &str) -> Result<ProfileName, OptionsError> {
@@ -162,12 +179,7 @@ fn once<T>(name: &'static str, place: &mut Option<T>, value: T) -> Result<(), Op
     if place.replace(value).is_some() { Err(OptionsError::Twice(name)) } else { Ok(()) }
 }
 
-fn mirror_of(
-    decoy: Option<Place>,
-    mut names: Vec<ServerName>,
-    third_party: bool,
-    profile: Option<ProfileName>,
-) -> Result<Mirror, OptionsError> {
+fn mirror_of(decoy: Option<Place>, mut names: Vec<ServerName>) -> Result<Mirror, OptionsError> {
     let decoy = decoy.ok_or(OptionsError::NoDecoy)?;
     if names.is_empty() {
         match &decoy {
@@ -175,7 +187,7 @@ fn mirror_of(
             Place::Address(_) => return Err(OptionsError::NoName),
         }
     }
-    Ok(Mirror { decoy, names, third_party, profile })
+    Ok(Mirror { decoy, names, third_party: false, invited: None, profile: None })
 }
 
 #[cfg(test)]
@@ -202,6 +214,7 @@ mod tests {
             decoy: Place::Address("127.0.0.1:8443".parse().unwrap()),
             names: vec![name("a.example"), name("b.example")],
             third_party: false,
+            invited: None,
             profile: None,
         };
         assert_eq!(options, Ok(Options::Mirror(expected)));
@@ -234,6 +247,14 @@ mod tests {
             assert_eq!(error, OptionsError::Profile(bad.to_owned()));
             assert!(error.to_string().contains("none, web"), "{error}");
         }
+        let invited = |value| parse(&[("decoy", "www.example.com:443"), ("invited", value)]);
+        let Ok(Options::Mirror(options)) = invited("/var/lib/tor/invited") else { panic!("refused") };
+        assert_eq!(options.invited.as_deref(), Some(Path::new("/var/lib/tor/invited")));
+        for bad in ["", "invited", "../invited"] {
+            assert_eq!(invited(bad), Err(OptionsError::Invited(bad.to_owned())));
+        }
+        let twice = [("invited", "/a"), ("invited", "/a"), ("decoy", "www.example.com:443")];
+        assert_eq!(parse(&twice), Err(OptionsError::Twice("invited")));
         let twice = [("profile", "web"), ("profile", "none"), ("decoy", "www.example.com:443")];
         assert_eq!(parse(&twice), Err(OptionsError::Twice("profile")));
         assert!(matches!(parse(&[("decoi", "127.0.0.1:1")]), Err(OptionsError::Unknown(_))));
@@ -249,7 +270,9 @@ mod tests {
         assert_eq!(parse(&[site]), Err(OptionsError::NoUrl));
         assert_eq!(parse(&[url, site, url]), Err(OptionsError::Twice("url")));
         assert_eq!(parse(&[site, site, url]), Err(OptionsError::Twice("site")));
-        for mirrors in [("decoy", "127.0.0.1:1"), ("sni", "a.example"), ("third-party-decoy", "0")] {
+        for mirrors in
+            [("decoy", "127.0.0.1:1"), ("sni", "a.example"), ("third-party-decoy", "0"), ("invited", "/a")]
+        {
             assert_eq!(parse(&[url, site, mirrors]), Err(OptionsError::Both));
         }
         for bad in ["", "127.0.0.1", "localhost:80", "0.0.0.0:80", "127.0.0.1:0"] {

@@ -9,13 +9,16 @@ use crate::output::Output;
 use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::env::{OrPort, Server, ServerTransport, Settings};
 use qnet_pt_ipc::line::Line;
+use qnet_transport::admission::{self, Admission, Follower, InvitedFileError};
 use qnet_transport::bridge::{Incoming, Listener};
 use qnet_transport::decoy::{self, is_local};
 use qnet_transport::identity::{self, IdentityError};
 use qnet_transport::relay::relay;
 use qnet_wire::bridge_line::{BridgeLine, Cover, MAX_LEN};
-use qnet_wire::key::IdentityKey;
+use qnet_wire::invitation::InvitedList;
+use qnet_wire::key::{IdentityKey, KEY_LETTERS};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
@@ -28,6 +31,8 @@ const DEFAULT_BIND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::
 const REACH: Duration = Duration::from_secs(10);
 /// Room for a relay's fingerprint and the space before it, which join the bridge line later.
 const FINGERPRINT: usize = 41;
+/// Room for what `qnet-bridge invite` adds to the line for one client.
+const INVITATION: usize = " invite=".len() + KEY_LETTERS;
 /// What the longest public address, with its port, may be longer than a loopback one.
 const ADDRESS: usize = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".len() - "127.0.0.1:1".len();
 
@@ -80,6 +85,13 @@ fn identity(settings: &Settings) -> Result<IdentityKey, String> {
     })
 }
 
+fn read_invited(path: &Path) -> Result<InvitedList, String> {
+    admission::read(path).map_err(|error| match error {
+        InvitedFileError::Read { .. } => format!("{error}; may tor's user read it?"),
+        error => error.to_string(),
+    })
+}
+
 /// A bridge before a web site.
 async fn mirror(
     options: Mirror,
@@ -92,11 +104,15 @@ async fn mirror(
     let key = identity.public();
     let bind = transport.bind.unwrap_or(DEFAULT_BIND);
     let roots = carriers::roots()?;
-    let listener = carriers::listen(bind, identity, decoy, &options, settings)?;
+    let invited = options.invited.as_deref().map(read_invited).transpose()?;
+    let admission = invited.as_ref().map_or(Admission::Open, admission::admission);
+    let listener = carriers::listen(bind, identity, decoy, &options, admission, settings)?;
     let address = listener.local_addr();
     let cover = Cover::Mirror(options.names);
-    let line = BridgeLine { address, fingerprint: None, key, cover, profile: options.profile };
-    if line.to_string().len() + FINGERPRINT > MAX_LEN {
+    let line =
+        BridgeLine { address, fingerprint: None, key, cover, profile: options.profile, invitation: None };
+    let invitation = if invited.is_some() { INVITATION } else { 0 };
+    if line.to_string().len() + FINGERPRINT + invitation > MAX_LEN {
         return Err(format!(
             "the bridge line would be longer than {MAX_LEN} bytes: give fewer or shorter sni= names"
         ));
@@ -107,6 +123,9 @@ async fn mirror(
             output.status(&[("TRANSPORT", TRANSPORT), ("DECOY", "Refused"), ("REASON", why)]);
         };
         decoy::watch(examiner, roots, refused).await?;
+    }
+    if let (Some(path), Some(list), Some(door)) = (options.invited, invited, listener.doorkeeper()) {
+        tokio::spawn(async move { Follower::new(path, list, door).follow().await });
     }
     Ok((listener, line))
 }
@@ -134,7 +153,8 @@ async fn websocket(
     let listener = carriers::listen_websocket(bind, identity, &options, settings)?;
     let cover = Cover::Websocket(options.url);
     let address = listener.local_addr();
-    let line = BridgeLine { address, fingerprint: None, key, cover, profile: options.profile };
+    let line =
+        BridgeLine { address, fingerprint: None, key, cover, profile: options.profile, invitation: None };
     // The web server's address may be an IPv6 one, in full.
     if line.to_string().len() + FINGERPRINT + ADDRESS > MAX_LEN {
         return Err(format!("the bridge line would be longer than {MAX_LEN} bytes: give a shorter url="));

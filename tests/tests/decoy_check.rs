@@ -15,6 +15,7 @@ use qnet_tests::support::{
     process::free_address,
 };
 use qnet_transport::{
+    admission::Admission,
     bridge::{BridgeConfig, Listener},
     connect::{Connect, Upstream},
     decoy::{self, DecoyError, Examined, Idle, Pace, Resolver, Warning},
@@ -323,7 +324,7 @@ fn a_bridge_tells_its_carriers_what_was_measured() -> Result<()> {
                 identity: IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32])),
                 decoy: decoy.address(),
                 names: names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,
-                invited: Vec::new(),
+                admission: Admission::Open,
                 connect: Connect::default(),
                 profile: qnet_transport::Profile::default(),
                 sessions: qnet_transport::bridge::Sessions::default(),

@@ -10,6 +10,7 @@ use qnet_tests::support::censor::{Censor, Manner};
 use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
 use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::tunnel::runtime;
+use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Listener, Sessions};
 use qnet_transport::client::{Dialer, DialerConfig};
 use qnet_transport::connect::Connect;
@@ -49,7 +50,7 @@ async fn serve(decoy: &Decoy, sessions: Sessions) -> Result<SocketAddr> {
         identity: identity(),
         decoy: decoy.address(),
         names: vec![decoy.name().parse()?],
-        invited: Vec::new(),
+        admission: Admission::Open,
         connect: Connect::default(),
         profile: Profile::default(),
         sessions,
@@ -369,7 +370,7 @@ fn the_bridge_hears_of_a_users_end_at_once() -> Result<()> {
             identity: identity(),
             decoy: decoy.address(),
             names: vec![NAME.parse()?],
-            invited: Vec::new(),
+            admission: Admission::Open,
             connect: Connect::default(),
             profile: Profile::default(),
             sessions: Sessions::default(),

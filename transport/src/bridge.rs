@@ -9,6 +9,7 @@ use std::{
 };
 
 use qnet_proto::{
+    admission::Door,
     bridge::{Bridge, BridgeConfig as Core, DecoyFacts},
     carrier::Close,
     knock::KnockedTokens,
@@ -23,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    admission::{Admission, Doorkeeper},
     budget::Budget,
     connect::{Connect, Hop},
     decoy::{self, Examined, Idle, Lifetime, Pace, Refusal, Resolver},
@@ -61,8 +63,8 @@ pub struct BridgeConfig {
     pub decoy: SocketAddr,
     /// Names the decoy serves and clients may ask for; at least one.
     pub names: Vec<ServerName>,
-    /// Public keys of invited clients; empty: an open bridge.
-    pub invited: Vec<[u8; 32]>,
+    /// Who may use it.
+    pub admission: Admission,
     /// From which address the decoy is reached; never through a proxy.
     pub connect: Connect,
     /// How sessions behave.
@@ -151,6 +153,19 @@ impl Sessions {
     /// Ends those that were without a carrier for too long.
     fn expire(&self) {
         let ended = lock_sessions(&self.known).expire(now());
+        self.tell(ended);
+    }
+
+    /// Ends at once the sessions of the clients for whose static key `whose` says so. How many.
+    pub(crate) fn cut(&self, whose: impl Fn(&[u8; 32]) -> bool) -> usize {
+        let ended = lock_sessions(&self.known).cut(whose);
+        let count = ended.len();
+        self.tell(ended);
+        count
+    }
+
+    /// Wakes the users and carriers of sessions that have ended.
+    fn tell(&self, ended: Vec<SessionId>) {
         for id in ended {
             let shared = self.users().remove(&id).and_then(|shared| shared.upgrade());
             if let Some(shared) = shared {
@@ -206,9 +221,9 @@ impl Listener {
     /// The address cannot be listened on.
     pub fn bind(config: BridgeConfig) -> io::Result<Self> {
         let core = Core {
+            door: Door::new(&config.identity, &config.admission),
             identity: config.identity,
             names: config.names,
-            invited: config.invited,
             facts: RwLock::new(DecoyFacts::default()),
             knocked: Mutex::new(KnockedTokens::new(REMEMBERED)),
             sessions: Arc::clone(&config.sessions.known),
@@ -279,6 +294,17 @@ impl Listener {
     #[must_use]
     pub fn facts(&self) -> Option<DecoyFacts> {
         self.examiner().map(|examiner| examiner.facts().clone())
+    }
+
+    /// Who changes whom a mirror bridge admits.
+    #[must_use]
+    pub fn doorkeeper(&self) -> Option<Doorkeeper> {
+        match &self.common.cover {
+            Cover::Mirror { core, .. } => {
+                Some(Doorkeeper { core: Arc::clone(core), sessions: self.common.sessions.clone() })
+            }
+            Cover::Websocket { .. } => None,
+        }
     }
 
     /// What examines a mirror bridge's decoy, before the bridge is announced and after.

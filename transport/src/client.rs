@@ -119,7 +119,7 @@ pub enum DialError {
     #[error(transparent)]
     Websocket(#[from] WebsocketError),
     /// No line, or lines of several bridges.
-    #[error("one bridge's lines are needed, all with the same key")]
+    #[error("one bridge's lines are needed, all with the same key and the same invitation, if any")]
     Lines,
     /// The line names a traffic profile that is not known here.
     #[error("the bridge line's profile= is none of those that this version knows: {}", profiles())]
@@ -141,7 +141,9 @@ pub fn profiles() -> String {
 
 fn hint(why: &Ended) -> &'static str {
     match why {
-        Ended::NoProof => ": check the key and the name in the bridge line, and whether the bridge runs",
+        Ended::NoProof => {
+            ": check the key and the name in the bridge line, whether the bridge runs and, if it is by invitation, whether yours still holds"
+        }
         Ended::Load => ": its operator should check the site",
         _ => "",
     }
@@ -203,13 +205,13 @@ impl Dialer {
     ///
     /// See [`DialError`]; of the last line, if all fail.
     pub async fn dial_any(&self, lines: &[BridgeLine]) -> Result<Tunnel, DialError> {
-        let key = lines.first().map(|line| line.key).filter(|key| lines.iter().all(|line| line.key == *key));
-        if key.is_none() {
+        let Some(first) = lines.first() else { return Err(DialError::Lines) };
+        if lines.iter().any(|line| line.key != first.key || line.invitation != first.invitation) {
             return Err(DialError::Lines);
         }
         let mut rng = ChaCha20Rng::from_seed(seed()?);
         let mut profile = self.config.profile.clone();
-        if let Some(name) = lines.first().and_then(|line| line.profile.as_ref()) {
+        if let Some(name) = &first.profile {
             profile.shape = Shape::named(name.as_str()).ok_or(DialError::Profile)?;
         }
         let session = Session::new(Role::Client, profile, now());
@@ -217,7 +219,10 @@ impl Dialer {
             dialer: self.clone(),
             lines: lines.to_vec(),
             present: AtomicUsize::new(0),
-            key: IdentityKey::generate(&mut rng),
+            key: match &first.invitation {
+                Some(invitation) => invitation.key().clone(),
+                None => IdentityKey::generate(&mut rng),
+            },
             shared: Shared::new(Arc::new(Mutex::new(session))),
             known: websocket::Known::default(),
         };
@@ -264,7 +269,7 @@ struct Keeper {
     lines: Vec<BridgeLine>,
     /// Which of them is used.
     present: AtomicUsize,
-    /// The client's static key in this session.
+    /// The client's static key on all carriers of this session: fresh, or the invitation's.
     key: IdentityKey,
     shared: Arc<Shared>,
     /// Of the site in front of a bridge under the websocket cover.
@@ -398,7 +403,7 @@ impl Keeper {
         Start {
             bridge: self.line().key,
             client_key: self.key.clone(),
-            invited: false,
+            invited: self.line().invitation.is_some(),
             session: Arc::clone(self.shared.handle()),
             mode,
             token,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`client`] | dial a bridge, open streams |
 //! | [`bridge`] | listen, join clients to the decoy, accept streams |
+//! | [`admission`] | who may use a bridge by invitation, in a file |
 //! | [`decoy`] | can the site behind a bridge be its decoy? |
 //! | [`connect`] | the TCP connection to a bridge, direct or through an upstream proxy |
 //! | [`relay`] | copy between a stream and a connection |
@@ -12,6 +13,7 @@
 //! | `websocket` | the websocket cover: from the page load to an open websocket, clients and visitors told apart |
 #![deny(unsafe_code)] // forbidden in every module but `tls::ffi`, which calls BoringSSL's C API
 
+pub mod admission;
 pub mod bridge;
 mod budget;
 pub mod client;

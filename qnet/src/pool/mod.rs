@@ -87,6 +87,11 @@ pub(crate) enum OpenError {
     NoBridge(Arc<str>),
 }
 
+/// Whether a session's carriers may go by either line: those of one bridge, for the same client.
+fn same_way(one: &BridgeLine, other: &BridgeLine) -> bool {
+    one.key == other.key && one.invitation == other.invitation
+}
+
 impl Pool {
     /// Connects to all bridges.
     pub(crate) fn start(dialer: Dialer, lines: &[BridgeLine], probe: Probe) -> Arc<Self> {
@@ -105,7 +110,7 @@ impl Pool {
     pub(crate) fn change(&self, lines: &[BridgeLine]) {
         let mut groups: Vec<Vec<BridgeLine>> = Vec::new();
         for line in lines {
-            match groups.iter_mut().find(|group| group.first().is_some_and(|first| first.key == line.key)) {
+            match groups.iter_mut().find(|group| group.first().is_some_and(|first| same_way(first, line))) {
                 Some(group) => group.push(line.clone()),
                 None => groups.push(vec![line.clone()]),
             }

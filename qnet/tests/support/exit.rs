@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Result;
 use qnet_tests::support::decoy::Decoy;
 use qnet_transport::Stream;
+use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Listener, Sessions};
 use qnet_transport::connect::Connect;
 use qnet_transport::relay::relay;
@@ -43,6 +44,11 @@ pub struct Exit {
 impl Exit {
     /// Starts one before `decoy`; `seed` makes its key.
     pub fn start(decoy: &Decoy, seed: u8, behind: Behind) -> Result<Self> {
+        Self::admitting(Admission::Open, decoy, seed, behind)
+    }
+
+    /// The same for these clients.
+    pub fn admitting(admission: Admission, decoy: &Decoy, seed: u8, behind: Behind) -> Result<Self> {
         let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([seed; 32]));
         let key = identity.public().to_string();
         let mut listener = Listener::bind(BridgeConfig {
@@ -50,7 +56,7 @@ impl Exit {
             identity,
             decoy: decoy.address(),
             names: vec![decoy.name().parse()?],
-            invited: Vec::new(),
+            admission,
             connect: Connect::default(),
             profile: qnet_transport::Profile::default(),
             sessions: Sessions::default(),

@@ -15,6 +15,7 @@ pub mod http2;
 pub mod htx;
 pub mod insider;
 pub mod mux;
+pub mod proxy;
 pub mod pt;
 pub mod puppet;
 pub mod session;
@@ -45,12 +46,15 @@ pub const TARGETS: &[Target] = &[
     Target { name: "env", body: pt::env },
     Target { name: "ext_or", body: pt::ext_or },
     Target { name: "frames", body: htx::frames },
+    Target { name: "invited_list", body: pt::invited_list },
     Target { name: "keeper", body: http2::keeper },
     Target { name: "mux_pair", body: mux::pair },
     Target { name: "mux_peer", body: mux::peer },
     Target { name: "noise", body: htx::noise },
     Target { name: "page_load", body: http2::page_load },
     Target { name: "pt_args", body: pt::args },
+    Target { name: "proxy_datagram", body: proxy::datagram },
+    Target { name: "proxy_http_head", body: proxy::http_head },
     Target { name: "record", body: htx::record },
     Target { name: "server_hello", body: hello::server },
     Target { name: "session_pair", body: session::pair },

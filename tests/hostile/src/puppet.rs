@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use qnet_proto::admission::{Admission, Door};
 use qnet_proto::bridge::{Bridge, BridgeConfig, DecoyFacts};
 use qnet_proto::carrier::{Carrier, Event, Side};
 use qnet_proto::client::{Client, Handshake, Start};
@@ -163,8 +164,8 @@ impl Stage {
 /// What differs between puppet clients.
 #[derive(Default)]
 pub struct Script {
-    /// Static keys that the bridge invites.
-    pub invited: Vec<[u8; 32]>,
+    /// Whom the bridge admits; everybody, if nothing is said.
+    pub admission: Option<Admission>,
     /// The key by which the client is invited.
     pub invitation: Option<IdentityKey>,
     /// The key it shows in message 3, if another.
@@ -233,7 +234,7 @@ impl PuppetClient {
         let config = BridgeConfig {
             identity: identity(),
             names: vec![NAME.parse().expect("a name")],
-            invited: script.invited.clone(),
+            door: Door::new(&identity(), script.admission.as_ref().unwrap_or(&Admission::Open)),
             facts: RwLock::new(DecoyFacts::default()),
             knocked: Mutex::new(KnockedTokens::new(10)),
             sessions: SharedSessions::default(),

@@ -5,6 +5,7 @@ use qnet_hostile::puppet::{
     ALERT, FRAMES, NOISE, PuppetBridge, PuppetClient, Script, Stage, Voice, drain, start,
 };
 use qnet_proto::Ended;
+use qnet_proto::admission::Admission;
 use qnet_proto::carrier::{Carrier, Event, Side};
 use qnet_proto::frame::Frame;
 use qnet_proto::session::lock;
@@ -37,7 +38,7 @@ fn a_puppet_bridge_gives_a_tunnel() {
 fn message_3_must_show_the_invited_key() {
     let (invited, other) = (IdentityKey::from_bytes([21; 32]), IdentityKey::from_bytes([22; 32]));
     let script = |shown| Script {
-        invited: vec![other.public().0, invited.public().0],
+        admission: Some(Admission::Invited(vec![other.public().0, invited.public().0])),
         invitation: Some(invited.clone()),
         shown,
         ..Script::default()

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Listener, WebsocketBridgeConfig};
 use qnet_transport::client::{Dialer, DialerConfig};
 use qnet_transport::connect::Connect;
@@ -39,7 +40,7 @@ pub async fn echo_bridge_before(decoy: SocketAddr, name: &str) -> Result<(Socket
         identity,
         decoy,
         names: vec![name.parse()?],
-        invited: Vec::new(),
+        admission: Admission::Open,
         connect: Connect::default(),
         profile: qnet_transport::Profile::default(),
         sessions: qnet_transport::bridge::Sessions::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use qnet_tests::support::decoy::Decoy;
 use qnet_tests::support::probe::Client;
+use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Counts, Listener};
 use qnet_transport::client::{Dialer, DialerConfig};
 use qnet_transport::connect::Connect;
@@ -34,7 +35,7 @@ impl Bridge {
             identity,
             decoy: decoy.address(),
             names: vec![decoy.name().parse()?],
-            invited: Vec::new(),
+            admission: Admission::Open,
             connect: Connect::default(),
             profile: qnet_transport::Profile::default(),
             sessions: qnet_transport::bridge::Sessions::default(),
@@ -63,6 +64,7 @@ impl Bridge {
             key,
             cover: Cover::Mirror(vec![name]),
             profile: None,
+            invitation: None,
         };
         Ok(Arc::new(move |address, limit| {
             let line = BridgeLine { address, ..line.clone() };

@@ -29,6 +29,11 @@ pub struct KnockKey {
     salt: [u8; 32],
 }
 
+/// SHA-256(ClientHello ‖ ServerHello), what a connection's keys are salted with (section 3).
+pub fn salt(client_hello: &[u8], server_hello: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update(client_hello).chain_update(server_hello).finalize().into()
+}
+
 /// The handshake keys of one direction (section 5), for ChaCha20-Poly1305.
 pub struct DirectionKeys {
     /// The key.
@@ -46,7 +51,11 @@ impl KnockKey {
         client_hello: &[u8],
         server_hello: &[u8],
     ) -> Self {
-        let salt = Sha256::new().chain_update(client_hello).chain_update(server_hello).finalize().into();
+        Self::with_salt(token, invitation, salt(client_hello, server_hello))
+    }
+
+    /// The same where the [`salt`] of the two hellos is known.
+    pub fn with_salt(token: &Token, invitation: Option<&[u8; 32]>, salt: [u8; 32]) -> Self {
         let invitation = invitation.map_or(&[][..], |secret| &secret[..]);
         let ikm = Zeroizing::new([token.as_bytes(), invitation].concat());
         let prk = kdf::extract(&salt, &ikm);
@@ -66,8 +75,9 @@ impl KnockKey {
         (DirectionKeys::expand(&prk, b"up"), DirectionKeys::expand(&prk, b"down"))
     }
 
-    fn knock(&self, up: Sha256) -> Zeroizing<[u8; KNOCK_LEN]> {
-        let mac = kdf::hmac(&self.key, &[b"knock", &up.finalize()]);
+    /// `up`: the hash of every byte up to the field.
+    fn knock(&self, up: &[u8; 32]) -> Zeroizing<[u8; KNOCK_LEN]> {
+        let mac = kdf::hmac(&self.key, &[b"knock", up]);
         let mut knock = Zeroizing::new([0; KNOCK_LEN]);
         knock.copy_from_slice(&mac[..KNOCK_LEN]);
         knock
@@ -117,7 +127,7 @@ impl UpHash {
     /// The knock of the next record, whose bytes up to the field, header included, are given. The hash itself does not
     /// advance.
     pub fn knock(&self, key: &KnockKey, record_up_to_field: &[u8]) -> [u8; KNOCK_LEN] {
-        *key.knock(self.0.clone().chain_update(record_up_to_field))
+        *key.knock(&self.0.clone().chain_update(record_up_to_field).finalize().into())
     }
 }
 
@@ -198,25 +208,47 @@ fn cookie_letter(bits: u8) -> u8 {
 /// Tests one complete client record, header included, for a knock in either form. `up` is the hash of everything
 /// before it. Takes the same time whether it matches, and where not.
 pub fn check(up: &UpHash, key: &KnockKey, record: &[u8]) -> Option<Field> {
-    let (header, content) = record.split_at_checked(RECORD_HEADER)?;
-    let (kind, length) = header.split_at(PROTECTED.len());
-    if kind != PROTECTED || usize::from(u16::from_be_bytes(length.try_into().ok()?)) != content.len() {
-        return None;
-    }
-    let room = content.len().checked_sub(Field::Cookie.from_end())?;
-    let (before, rest) = record.split_at(RECORD_HEADER + room);
-    let (cookie, _) = rest.split_at(COOKIE_LEN);
-    let (between, padding) = cookie.split_at(COOKIE_LEN - KNOCK_LEN);
+    Suspect::new(up, record)?.check(key)
+}
 
-    let at_cookie = up.0.clone().chain_update(before);
-    let at_padding = at_cookie.clone().chain_update(between);
-    let is_padding = padding.ct_eq(&key.knock(at_padding)[..]);
-    let low_bits: [u8; COOKIE_LEN] = std::array::from_fn(|at| cookie[at] & 0x3f);
-    let is_cookie = low_bits.ct_eq(&sixes(&key.knock(at_cookie)));
-    match (is_padding.into(), is_cookie.into()) {
-        (true, _) => Some(Field::Padding),
-        (false, true) => Some(Field::Cookie),
-        (false, false) => None,
+/// A complete client record that may hold a knock, hashed once for all the keys that it is tested with.
+pub struct Suspect {
+    at_padding: [u8; 32],
+    padding: [u8; KNOCK_LEN],
+    at_cookie: [u8; 32],
+    low_bits: [u8; COOKIE_LEN],
+}
+
+impl Suspect {
+    /// Of a record, header included, that has room for a knock in either form. `up` is the hash of everything before it.
+    pub fn new(up: &UpHash, record: &[u8]) -> Option<Self> {
+        let (header, content) = record.split_at_checked(RECORD_HEADER)?;
+        let (kind, length) = header.split_at(PROTECTED.len());
+        if kind != PROTECTED || usize::from(u16::from_be_bytes(length.try_into().ok()?)) != content.len() {
+            return None;
+        }
+        let room = content.len().checked_sub(Field::Cookie.from_end())?;
+        let (before, rest) = record.split_at(RECORD_HEADER + room);
+        let (cookie, _) = rest.split_at(COOKIE_LEN);
+        let (between, padding) = cookie.split_at(COOKIE_LEN - KNOCK_LEN);
+        let at_cookie = up.0.clone().chain_update(before);
+        Some(Self {
+            at_padding: at_cookie.clone().chain_update(between).finalize().into(),
+            padding: padding.try_into().ok()?,
+            at_cookie: at_cookie.finalize().into(),
+            low_bits: std::array::from_fn(|at| cookie[at] & 0x3f),
+        })
+    }
+
+    /// Whether it holds the knock that this key makes. Takes the same time whether it does, and where not.
+    pub fn check(&self, key: &KnockKey) -> Option<Field> {
+        let is_padding = self.padding.ct_eq(&*key.knock(&self.at_padding));
+        let is_cookie = self.low_bits.ct_eq(&sixes(&key.knock(&self.at_cookie)));
+        match (is_padding.into(), is_cookie.into()) {
+            (true, _) => Some(Field::Padding),
+            (false, true) => Some(Field::Cookie),
+            (false, false) => None,
+        }
     }
 }
 

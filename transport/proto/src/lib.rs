@@ -20,11 +20,13 @@
 //! | [`session`] | what outlives carriers: positions, acknowledgements, who carries what |
 //! | [`shape`] | what a carrier's traffic looks like |
 //! | [`client`] | the client's carrier |
+//! | [`admission`] | who may use a bridge |
 //! | [`bridge`] | the bridge's carrier |
 //! | [`websocket`] | websockets as Chrome opens them, and as a bridge takes them |
 //! | [`carrier`] | the contract both carriers keep with their shell |
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod aead;
 pub mod bridge;
 mod buffer;

@@ -216,9 +216,17 @@ impl Tunnel {
 
     /// Bridge: the client has ended the session.
     pub(crate) fn forget(&self, sessions: &SharedSessions) {
-        if let Some(id) = lock(&self.session).id() {
+        // In a statement of its own: a session is not locked while the table is waited for.
+        let id = lock(&self.session).id();
+        if let Some(id) = id {
             lock_sessions(sessions).remove(id);
         }
+    }
+
+    /// Bridge: the client may not use the bridge any more: its session ends at once.
+    pub(crate) fn cut(&self, sessions: &SharedSessions) {
+        lock(&self.session).cut();
+        self.forget(sessions);
     }
 
     /// Bridge: this carrier asks to carry `session`, if there is one, instead of a session of its own. Answers it.

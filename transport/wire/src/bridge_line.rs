@@ -7,7 +7,8 @@
 //!
 //! `Bridge` and the relay's fingerprint may be missing. A line has one cover: `sni` is the mirror's and may come several
 //! times, each a name the bridge knows; `url` is the websocket's and comes once. `profile=` may name what the traffic is to look
-//! like; which names there are is not this floor's to know. Commas are not used, because tor's own
+//! like; which names there are is not this floor's to know. `invite=` is one client's secret, on a bridge by invitation under the
+//! mirror cover: such a line is for that client alone. Commas are not used, because tor's own
 //! record of bridge lines takes them for spaces.
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use crate::error::{Kind, Retry};
+use crate::invitation::{Invitation, InvitationError};
 use crate::key::{BridgeKey, KeyError};
 use crate::name::{NameError, ServerName};
 use crate::url::{UrlError, WebsocketUrl};
@@ -40,6 +42,8 @@ pub struct BridgeLine {
     pub cover: Cover,
     /// The traffic profile that its operator suggests, by name; unknown ones among them.
     pub profile: Option<ProfileName>,
+    /// What one client proves itself by to a bridge by invitation. Under the mirror cover alone.
+    pub invitation: Option<Invitation>,
 }
 
 /// Most letters of a traffic profile's name: few, as the line has room for few.
@@ -119,7 +123,8 @@ impl BridgeLine {
         if address.port() == 0 {
             return Err(BridgeLineError::Address);
         }
-        let (mut key, mut sni, mut url, mut profile, mut length) = (None, Vec::new(), None, None, 0_usize);
+        let (mut key, mut sni, mut url, mut profile) = (None, Vec::new(), None, None);
+        let (mut invitation, mut length) = (None, 0_usize);
         for (name, value) in args {
             length = length.saturating_add(name.len()).saturating_add(value.len()).saturating_add(2);
             if length > MAX_LEN {
@@ -133,6 +138,8 @@ impl BridgeLine {
                 "url" => url = Some(value.parse().map_err(BridgeLineError::Url)?),
                 "profile" if profile.is_some() => return Err(BridgeLineError::TwoProfiles),
                 "profile" => profile = Some(value.parse().map_err(BridgeLineError::Profile)?),
+                "invite" if invitation.is_some() => return Err(BridgeLineError::TwoInvitations),
+                "invite" => invitation = Some(value.parse().map_err(BridgeLineError::Invitation)?),
                 _ => return Err(BridgeLineError::Unknown(name.to_owned())),
             }
         }
@@ -140,13 +147,15 @@ impl BridgeLine {
         let cover = match url {
             None if sni.is_empty() => return Err(BridgeLineError::NoCover),
             None => Cover::Mirror(sni),
-            Some(url) if sni.is_empty() => Cover::Websocket(url),
+            Some(url) if sni.is_empty() && invitation.is_none() => Cover::Websocket(url),
+            Some(_) if sni.is_empty() => return Err(BridgeLineError::InvitedByUrl),
             Some(_) => return Err(BridgeLineError::TwoCovers),
         };
-        Ok(Self { address, fingerprint: None, key, cover, profile })
+        Ok(Self { address, fingerprint: None, key, cover, profile, invitation })
     }
 
-    /// The arguments as they stand in the line and in a PT's `SMETHOD … ARGS`, before any escaping.
+    /// The arguments as they stand in the line and in a PT's `SMETHOD … ARGS`, before any escaping. The invitation is not among
+    /// them: what a bridge announces is for all its clients.
     pub fn pt_args(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
         let names = self.names().iter().map(|name| ("sni", name.to_string()));
         let url = match &self.cover {
@@ -158,13 +167,18 @@ impl BridgeLine {
     }
 }
 
+/// The whole line, which is what its user pastes: a secret where it has an invitation, and never for logs.
 impl fmt::Display for BridgeLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Bridge {TRANSPORT} {}", self.address)?;
         if let Some(fingerprint) = &self.fingerprint {
             write!(f, " {fingerprint}")?;
         }
-        self.pt_args().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+        self.pt_args().try_for_each(|(name, value)| write!(f, " {name}={value}"))?;
+        match &self.invitation {
+            Some(invitation) => write!(f, " invite={}", *invitation.expose_text()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -249,6 +263,17 @@ pub enum BridgeLineError {
     /// More than one `profile=`.
     #[error("the bridge line has two `profile=`; one is allowed")]
     TwoProfiles,
+    /// The value of `invite=` is not an invitation.
+    #[error("in `invite=`: {0}")]
+    Invitation(InvitationError),
+    /// More than one `invite=`.
+    #[error("the bridge line has two `invite=`; paste one line at a time")]
+    TwoInvitations,
+    /// `invite=` beside `url=`.
+    #[error(
+        "the bridge line has both `url=` and `invite=`: bridges with `url=` invite nobody; copy the line again"
+    )]
+    InvitedByUrl,
     /// Something that this version does not know.
     #[error("{} is unknown to this version of qnet; is there a newer one?", shown(.0))]
     Unknown(String),
@@ -274,9 +299,11 @@ impl BridgeLineError {
             Self::Name(error) => error.kind(),
             Self::Url(error) => error.kind(),
             Self::Profile(error) => error.kind(),
+            Self::Invitation(error) => error.kind(),
             Self::TooLong | Self::Transport | Self::Address | Self::Fingerprint => Kind::Misuse,
             Self::NoKey | Self::TwoKeys | Self::Unknown(_) => Kind::Misuse,
             Self::NoCover | Self::TwoCovers | Self::TwoUrls | Self::TwoProfiles => Kind::Misuse,
+            Self::TwoInvitations | Self::InvitedByUrl => Kind::Misuse,
         }
     }
 
@@ -287,9 +314,11 @@ impl BridgeLineError {
             Self::Name(error) => error.retry(),
             Self::Url(error) => error.retry(),
             Self::Profile(error) => error.retry(),
+            Self::Invitation(error) => error.retry(),
             Self::TooLong | Self::Transport | Self::Address | Self::Fingerprint => Retry::Never,
             Self::NoKey | Self::TwoKeys | Self::Unknown(_) => Retry::Never,
             Self::NoCover | Self::TwoCovers | Self::TwoUrls | Self::TwoProfiles => Retry::Never,
+            Self::TwoInvitations | Self::InvitedByUrl => Retry::Never,
         }
     }
 }

@@ -124,7 +124,8 @@ fn file_check(secret: &[u8; 32]) -> [u8; CHECK_LEN] {
     check
 }
 
-fn decode_32(letters: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+/// 32 bytes from [`KEY_LETTERS`] letters.
+pub(crate) fn decode_32(letters: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeyError> {
     if letters.len() != KEY_LETTERS {
         return Err(KeyError::Length(letters.len()));
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`bridge_line`] | the line a bridge operator gives to a user |
 //! | [`error`] | who is at fault, and whether trying again helps |
+//! | [`invitation`] | what invited clients prove themselves by, and the bridge's list of them |
 //! | [`key`] | a bridge's identity: the secret half, the public half, the file it is kept in |
 //! | [`name`] | host names that may stand in a TLS server name |
 //! | [`redact`] | values that must not reach a log |
@@ -13,6 +14,7 @@
 
 pub mod bridge_line;
 pub mod error;
+pub mod invitation;
 pub mod key;
 pub mod name;
 pub mod redact;

@@ -15,6 +15,7 @@ use crate::support::decoy::{Decoy, Options, Server};
 use crate::support::flow::{End, Flow};
 use crate::support::link::{Link, Trace};
 use anyhow::{Context, Result, bail};
+use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Listener};
 use qnet_transport::client::{Dialer, DialerConfig, Tunnel};
 use qnet_transport::connect::Connect;
@@ -100,7 +101,7 @@ impl Stage {
             identity,
             decoy: back.address(),
             names: vec![decoy.name().parse()?],
-            invited: Vec::new(),
+            admission: Admission::Open,
             connect: Connect::default(),
             profile: Profile::default(),
             sessions: qnet_transport::bridge::Sessions::default(),

@@ -3,9 +3,10 @@
 use qnet_wire::name::ServerName;
 
 use crate::{
+    admission::Candidate,
     bridge::BridgeConfig,
     hello::{Assembler, ClientHello, Progress, ServerHello},
-    knock::{KnockKey, UpHash, check},
+    knock::{self, KnockKey, Suspect, UpHash},
     scan::{self, APPLICATION_DATA, Head, Walk},
     sizes::Lengths,
     token::{self, Token},
@@ -13,6 +14,10 @@ use crate::{
 
 /// Client bytes after the ClientHello in which a knock may lie: a page load's requests are a few kilobytes.
 const WATCHED: usize = 64 * 1024;
+/// Tests of one record with one key that a connection may cost, at 0.4 µs or so each. The smallest records that may hold a knock,
+/// close together, stay within it where up to 33 clients are invited; a page load's few hundred at most, where as many are as a
+/// list takes.
+const MAX_TESTS: usize = 65_536;
 /// A decoy record shorter than this is no answer to the knock's request: alert, GOAWAY, PING (docs/protocol.md, section 4).
 const SHORTEST_ANSWER: usize = 64;
 
@@ -33,13 +38,8 @@ pub(super) struct Knock {
     pub(super) key: KnockKey,
     pub(super) token: Token,
     /// The static key message 3 must show, on a bridge by invitation.
-    pub(super) invited: Option<[u8; 32]>,
+    pub(super) client: Option<[u8; 32]>,
     pub(super) record: Vec<u8>,
-}
-
-struct Candidate {
-    key: KnockKey,
-    invited: Option<[u8; 32]>,
 }
 
 /// Reads the hellos, then tests client records for the knock.
@@ -54,6 +54,7 @@ pub(super) struct Before {
     up: UpHash,
     record: Vec<u8>,
     watched: usize,
+    tests: usize,
     pub(super) up_protected: u64,
     pub(super) down: Walk,
     pub(super) up_lengths: Lengths,
@@ -73,6 +74,7 @@ impl Before {
             up: UpHash::new(),
             record: Vec::new(),
             watched: 0,
+            tests: 0,
             up_protected: 0,
             down: Walk::default(),
             up_lengths: Lengths::default(),
@@ -146,19 +148,7 @@ impl Before {
         let (Some(token), Some(hello), Some(server)) = (&self.token, &self.hello, &self.server_hello) else {
             return true;
         };
-        let derive =
-            |invitation: Option<&[u8; 32]>| KnockKey::derive(token, invitation, hello.raw(), server.raw());
-        if config.invited.is_empty() {
-            self.candidates = vec![Candidate { key: derive(None), invited: None }];
-        } else {
-            let invited = config.invited.iter();
-            self.candidates = invited
-                .filter_map(|client| {
-                    let shared = config.identity.diffie_hellman(client)?;
-                    Some(Candidate { key: derive(Some(&shared)), invited: Some(*client) })
-                })
-                .collect();
-        }
+        self.candidates = config.door.candidates(token, knock::salt(hello.raw(), server.raw()));
         !self.candidates.is_empty()
     }
 
@@ -174,7 +164,7 @@ impl Before {
             self.record.extend_from_slice(&bytes[..n]);
             bytes = &bytes[n..];
             self.watched += n;
-            if self.watched > WATCHED {
+            if self.watched > WATCHED || self.tests > MAX_TESTS {
                 return Seen::Visitor;
             }
             match scan::head(&self.record) {
@@ -197,14 +187,14 @@ impl Before {
         if outer == APPLICATION_DATA {
             self.up_protected += 1;
             self.up_lengths.note(record.len() - scan::HEADER_LEN);
-            found = self
-                .candidates
-                .iter()
-                .position(|candidate| check(&self.up, &candidate.key, &record).is_some());
+            found = Suspect::new(&self.up, &record).and_then(|suspect| {
+                self.tests += self.candidates.len();
+                self.candidates.iter().position(|candidate| suspect.check(&candidate.key).is_some())
+            });
         }
         self.up.update(&record);
-        let Candidate { key, invited } = self.candidates.swap_remove(found?);
-        Some(Knock { key, token: self.token.clone()?, invited, record })
+        let Candidate { key, client } = self.candidates.swap_remove(found?);
+        Some(Knock { key, token: self.token.clone()?, client, record })
     }
 }
 
@@ -245,5 +235,33 @@ impl Knocked {
             self.before.down_lengths.note(length);
         }
         if piece.ends && self.answer_began { Answer::Whole(piece.len) } else { Answer::Pass(piece.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of the smallest records that may hold a knock are tested with so many keys.
+    fn tested(clients: u8) -> usize {
+        let token = Token::from_inner_name("EAAAAAAAAAAAAAAAAAAAAAAAAAA").expect("a token");
+        let mut before = Before::new();
+        before.candidates = (0..clients)
+            .map(|client| Candidate {
+                key: KnockKey::with_salt(&token, Some(&[client; 32]), [0; 32]),
+                client: Some([client; 32]),
+            })
+            .collect();
+        let record = [&[23, 3, 3, 0, 28][..], &[0; 28]].concat();
+        (0..).take_while(|_| matches!(before.watch(&record), Seen::Nothing)).count()
+    }
+
+    #[test]
+    fn what_a_strangers_records_cost_is_bounded() {
+        // Where few are invited the bytes are the bound.
+        assert_eq!(tested(1), WATCHED / 33);
+        assert_eq!(tested(33), WATCHED / 33);
+        let most = tested(255);
+        assert!((256..=258).contains(&most), "{most}");
     }
 }

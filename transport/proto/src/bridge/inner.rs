@@ -74,7 +74,8 @@ pub(super) struct Inner {
     pub(super) tunnel: Tunnel,
     phase: Phase,
     name: ServerName,
-    invited: Option<[u8; 32]>,
+    /// Whose static key message 3 must show, on a bridge by invitation.
+    client: Option<[u8; 32]>,
     reader: MessageReader,
     counts: Counts,
     /// The client's bytes for the decoy, until a TLS record is whole.
@@ -125,7 +126,7 @@ impl Inner {
             tunnel: Tunnel::new(session, sealer, opener, LEAST_CONTENT, (Role::Bridge, seed)),
             phase: Phase::One(Box::new(responder)),
             name,
-            invited: knock.invited,
+            client: knock.client,
             reader: MessageReader::new(MESSAGE1_MAX),
             counts,
             decoy_up: Vec::new(),
@@ -236,7 +237,7 @@ impl Inner {
             }
             Phase::Three(wait, since) => {
                 let established = wait.read(message).map_err(|_| Ended::Handshake)?;
-                if self.invited.is_some_and(|key| key != established.peer_static) {
+                if self.client.is_some_and(|key| key != established.peer_static) {
                     return Err(Ended::Handshake);
                 }
                 let statics =
@@ -310,6 +311,10 @@ impl Inner {
         keeping.find_frames(random, to_decoy.tail());
         if let Phase::Handover(asked) = std::mem::replace(&mut self.phase, Phase::Up(Box::new(keeping))) {
             self.news.up = self.tunnel.begin(&context.config.sessions, asked.as_deref(), context.now);
+        }
+        // Who was shut out since the knock: asked after the session stands in the table, where it is found by who shuts out later.
+        if self.client.is_some_and(|client| !context.config.door.admits(&client)) {
+            self.tunnel.cut(&context.config.sessions);
         }
         Ok(())
     }

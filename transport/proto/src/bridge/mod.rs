@@ -24,6 +24,7 @@ use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
 
 use crate::{
     Ended,
+    admission::Door,
     buffer::{Inbox, Outbox},
     carrier::{Carrier, Close, Event, Side},
     knock::KnockedTokens,
@@ -69,8 +70,8 @@ pub struct BridgeConfig {
     pub identity: IdentityKey,
     /// Names a client may ask for: those the decoy serves.
     pub names: Vec<ServerName>,
-    /// Static keys of invited clients; empty: an open bridge.
-    pub invited: Vec<[u8; 32]>,
+    /// Who may use the bridge.
+    pub door: Door,
     /// What is known about the decoy.
     pub facts: RwLock<DecoyFacts>,
     /// Tokens that knocked.
@@ -527,12 +528,13 @@ impl Carrier for Bridge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::Admission;
 
     fn bridge() -> Bridge {
         let config = BridgeConfig {
+            door: Door::new(&IdentityKey::from_bytes([7; 32]), &Admission::Open),
             identity: IdentityKey::from_bytes([7; 32]),
             names: vec!["www.example.com".parse().unwrap()],
-            invited: Vec::new(),
             facts: RwLock::default(),
             knocked: Mutex::new(KnockedTokens::new(8)),
             sessions: SharedSessions::default(),

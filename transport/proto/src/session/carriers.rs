@@ -136,6 +136,10 @@ impl Secret {
         Self { id: SessionId(id), secret, statics }
     }
 
+    pub(super) fn client(&self) -> [u8; 32] {
+        self.statics.client
+    }
+
     pub(super) fn id(&self) -> SessionId {
         self.id
     }

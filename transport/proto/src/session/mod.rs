@@ -165,6 +165,20 @@ impl Session {
         self.ended.get_or_insert(why);
     }
 
+    /// Ends it here and now: the peer is told, and what it has not got it does not get.
+    pub fn cut(&mut self) {
+        if self.ended.is_none() {
+            self.end_to_send = self.carriers.any_active();
+            self.ended = Some(Ended::Closed);
+        }
+    }
+
+    /// The static key its client has shown, once it is established.
+    #[must_use]
+    pub fn client(&self) -> Option<[u8; 32]> {
+        self.secret.as_ref().map(Secret::client)
+    }
+
     /// The user is done: when all that was written has arrived the peer is told, and the session is over.
     pub fn finish(&mut self) {
         self.finishing = true;

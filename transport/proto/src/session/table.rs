@@ -96,6 +96,21 @@ impl Sessions {
         gone.into_iter().map(SessionId).collect()
     }
 
+    /// Ends at once, and forgets, the sessions of the clients for whose static key `whose` says so, and returns which.
+    pub fn cut(&mut self, whose: impl Fn(&[u8; 32]) -> bool) -> Vec<SessionId> {
+        let mut gone = Vec::new();
+        self.known.retain(|id, session| {
+            let mut session = lock(session);
+            let keep = !session.client().is_some_and(|client| whose(&client));
+            if !keep {
+                session.cut();
+                gone.push(SessionId(*id));
+            }
+            keep
+        });
+        gone
+    }
+
     /// Ends those longest without a carrier until the rest is within bounds.
     fn shed(
         &self,

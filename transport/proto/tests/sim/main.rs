@@ -7,6 +7,7 @@ mod attacks;
 mod decoy;
 mod hellos;
 mod honest;
+mod invited;
 mod options;
 mod records;
 mod shapes;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use qnet_proto::admission::Admission;
 use qnet_proto::bridge::{BridgeConfig, DecoyFacts};
 use qnet_proto::knock::Field;
 use qnet_proto::session::Profile;
@@ -27,7 +28,7 @@ pub(crate) struct Options {
     pub(crate) field: Field,
     pub(crate) early: bool,
     pub(crate) invitation: Option<IdentityKey>,
-    pub(crate) invited: Vec<[u8; 32]>,
+    pub(crate) admission: Admission,
     pub(crate) bridge: IdentityKey,
     pub(crate) allowed: bool,
     pub(crate) facts: DecoyFacts,
@@ -58,7 +59,7 @@ impl Default for Options {
             field: Field::Padding,
             early: false,
             invitation: None,
-            invited: Vec::new(),
+            admission: Admission::Open,
             bridge: hellos::identity(),
             allowed: true,
             facts: DecoyFacts::default(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use qnet_proto::Ended;
+use qnet_proto::admission::Admission;
 use qnet_proto::bridge::DecoyFacts;
 use qnet_proto::carrier::{Close, Event};
 use qnet_wire::key::IdentityKey;
@@ -114,13 +115,21 @@ fn a_hello_retry_is_a_visitors() {
 fn an_uninvited_client_stays_a_visitor_and_an_invited_one_is_let_in() {
     let mut rng = ChaCha20Rng::from_seed([9; 32]);
     let keys: Vec<_> = (0..3).map(|_| IdentityKey::generate(&mut rng)).collect();
-    let invited: Vec<_> = keys[..2].iter().map(|key| key.public().0).collect();
+    let admission = Admission::Invited(keys[..2].iter().map(|key| key.public().0).collect());
     for key in &keys[..2] {
-        let (invited, invitation) = (invited.clone(), Some(key.clone()));
-        World::new(Options { invited, invitation, ..Options::default() }).run_through();
+        let (admission, invitation) = (admission.clone(), Some(key.clone()));
+        World::new(Options { admission, invitation, ..Options::default() }).run_through();
     }
-    for invitation in [None, Some(keys[2].clone())] {
-        let mut world = World::new(Options { invited: invited.clone(), invitation, ..Options::default() });
+    // Nobody is invited by an empty list.
+    let nobody = Admission::Invited(Vec::new());
+    for (admission, invitation) in [
+        (&admission, None),
+        (&admission, Some(keys[2].clone())),
+        (&nobody, None),
+        (&nobody, Some(keys[0].clone())),
+    ] {
+        let mut world =
+            World::new(Options { admission: admission.clone(), invitation, ..Options::default() });
         assert_no_proof(&mut world);
     }
     // The invited client of an open bridge is none of its own.

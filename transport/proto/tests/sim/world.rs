@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use qnet_proto::Ended;
+use qnet_proto::admission::Door;
 use qnet_proto::bridge::{Bridge, BridgeConfig};
 use qnet_proto::carrier::{Carrier, Close, Event, Side};
 use qnet_proto::client::{Client, Handshake, Start};
@@ -104,7 +105,7 @@ impl World {
             Arc::new(BridgeConfig {
                 identity: options.bridge.clone(),
                 names: vec!["other.example.net".parse().unwrap(), NAME.parse().unwrap()],
-                invited: options.invited.clone(),
+                door: Door::new(&options.bridge, &options.admission),
                 facts: RwLock::new(options.facts.clone()),
                 knocked: Mutex::new(KnockedTokens::new(100)),
                 sessions: SharedSessions::default(),

@@ -5,8 +5,14 @@ use crate::key::IdentityKey;
 
 const FINGERPRINT: &str = "0123456789ABCDEF0123456789ABCDEF01234567";
 
+const INVITE: &str = "WlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlo";
+
 fn key() -> BridgeKey {
     IdentityKey::from_bytes([7; 32]).public()
+}
+
+fn invitation(bytes: [u8; 32]) -> Invitation {
+    data_encoding::BASE64URL_NOPAD.encode(&bytes).parse().unwrap()
 }
 
 fn parse(text: &str) -> Result<BridgeLine, BridgeLineError> {
@@ -22,6 +28,7 @@ fn every_form_of_a_line_is_understood() {
         key,
         cover: Cover::Mirror(vec!["www.example.com".parse().unwrap()]),
         profile: None,
+        invitation: None,
     };
     let text = format!("Bridge qnet 192.0.2.7:443 {FINGERPRINT} key={key} sni=www.example.com");
     assert_eq!(line.to_string(), text);
@@ -42,6 +49,15 @@ fn every_form_of_a_line_is_understood() {
     assert_eq!(parsed.to_string(), format!("Bridge {bare}"));
     assert_eq!(parsed.cover, Cover::Websocket("https://cdn.example/path?v=1".parse().unwrap()));
     assert_eq!(parsed.profile, None);
+    let invited =
+        format!("qnet 192.0.2.7:443 {FINGERPRINT} key={key} sni=www.example.com profile=web invite={INVITE}");
+    let parsed = parse(&invited).unwrap();
+    assert_eq!(parsed.to_string(), format!("Bridge {invited}"));
+    assert_eq!(parsed.invitation, Some(INVITE.parse().unwrap()));
+    assert_eq!(
+        parse(&format!("qnet 192.0.2.7:443 invite={INVITE} key={key} sni=a.b")).unwrap().invitation,
+        parsed.invitation
+    );
     let named = format!("{bare} profile=break-pad");
     let parsed = parse(&named).unwrap();
     assert_eq!(parsed.to_string(), format!("Bridge {named}"));
@@ -128,12 +144,49 @@ fn debug_output_shows_nothing() {
     assert_eq!(format!("{line:?}"), "BridgeLine([redacted])");
 }
 
+#[test]
+fn an_invitation_comes_once_and_whole_and_never_beside_a_url() {
+    for (args, error) in [
+        (
+            format!("sni=a.b invite={}", &INVITE[1..]),
+            BridgeLineError::Invitation(InvitationError::Length(42)),
+        ),
+        (format!("sni=a.b invite={INVITE} invite={INVITE}"), BridgeLineError::TwoInvitations),
+        (format!("url=https://a.b/x invite={INVITE}"), BridgeLineError::InvitedByUrl),
+        (format!("sni=a.b url=https://a.b/x invite={INVITE}"), BridgeLineError::TwoCovers),
+        (format!("invite={INVITE}"), BridgeLineError::NoCover),
+    ] {
+        assert_eq!(parse(&format!("qnet 192.0.2.7:443 key={} {args}", key())), Err(error), "{args}");
+    }
+}
+
+#[test]
+fn what_a_bridge_announces_invites_nobody() {
+    let line = parse(&format!("qnet 192.0.2.7:443 key={} sni=a.b invite={INVITE}", key())).unwrap();
+    let args: Vec<_> = line.pt_args().collect();
+    assert!(args.iter().all(|(name, value)| *name != "invite" && value != INVITE), "{args:?}");
+    let given = args.iter().map(|(name, value)| (*name, value.as_str())).chain([("invite", INVITE)]);
+    assert_eq!(BridgeLine::from_pt_args(line.address, given), Ok(line));
+}
+
+#[test]
+fn an_invited_line_has_room_for_the_longest_address_and_a_usual_name() {
+    let address = "[2001:0db8:0000:0000:0000:0000:0000:0007]:65535";
+    let text = format!(
+        "Bridge qnet {address} {FINGERPRINT} key={} sni={}.org invite={INVITE}",
+        key(),
+        "a".repeat(40)
+    );
+    assert!(text.len() <= MAX_LEN, "{}", text.len());
+    assert!(parse(&text).is_ok(), "{text}");
+}
+
 proptest! {
     #[test]
     fn lines_survive_their_text(
         secret: [u8; 32], ip: std::net::IpAddr, port in 1_u16.., with_fingerprint: bool,
         names in proptest::collection::vec("[a-z]{1,12}\\.example", 1..4), path in "(/[a-zA-Z0-9._~-]{3,9}){0,3}",
-        profile in proptest::option::of("[a-z0-9-]{1,24}"),
+        profile in proptest::option::of("[a-z0-9-]{1,24}"), invited in proptest::option::of(any::<[u8; 32]>()),
     ) {
         let cover = if path.is_empty() {
             Cover::Mirror(names.iter().map(|name| name.parse().unwrap()).collect())
@@ -146,14 +199,19 @@ proptest! {
             key: IdentityKey::from_bytes(secret).public(),
             cover,
             profile: profile.map(|name| name.parse().unwrap()),
+            invitation: invited.filter(|_| path.is_empty()).map(invitation),
         };
         prop_assume!(line.to_string().len() <= MAX_LEN);
         prop_assert_eq!(parse(&line.to_string()), Ok(line));
     }
 
     #[test]
-    fn mutated_lines_never_panic(at in 0_usize..160, with in "\\PC{0,3}", drop in 0_usize..4, websocket: bool) {
-        let cover = if websocket { "url=https://www.example.com/a/b?c=d" } else { "sni=www.example.com" };
+    fn mutated_lines_never_panic(at in 0_usize..230, with in "\\PC{0,3}", drop in 0_usize..4, cover in 0_usize..3) {
+        let cover = [
+            "url=https://www.example.com/a/b?c=d".to_owned(),
+            "sni=www.example.com".to_owned(),
+            format!("sni=www.example.com invite={INVITE}"),
+        ][cover].clone();
         let mut text = format!("Bridge qnet 192.0.2.7:443 {FINGERPRINT} key={} {cover}", key());
         let at = at.min(text.len());
         text.replace_range(at..(at + drop).min(text.len()), &with);

@@ -13,6 +13,7 @@ use qnet_tests::support::link::Link;
 use qnet_tests::support::process::free_address;
 use qnet_tests::support::tunnel::{dialer, dialer_with, runtime};
 use qnet_transport::Shape;
+use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Listener, Sessions, WebsocketBridgeConfig};
 use qnet_transport::client::{Dialer, Tunnel};
 use qnet_transport::connect::Connect;
@@ -56,7 +57,7 @@ impl Road {
             identity,
             decoy: decoy.address(),
             names: vec![decoy.name().parse()?],
-            invited: Vec::new(),
+            admission: Admission::Open,
             connect: Connect::default(),
             profile: qnet_transport::Profile::default(),
             sessions: Sessions::default(),

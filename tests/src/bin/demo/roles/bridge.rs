@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
+use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Listener};
 use qnet_transport::connect::Connect;
 use qnet_wire::key::IdentityKey;
@@ -24,7 +25,7 @@ pub(super) async fn run(decoy: SocketAddr, news: SocketAddr) -> Result<()> {
         identity,
         decoy,
         names,
-        invited: Vec::new(),
+        admission: Admission::Open,
         connect: Connect::default(),
         profile: qnet_transport::Profile::default(),
         sessions: qnet_transport::bridge::Sessions::default(),
