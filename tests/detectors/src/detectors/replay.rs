@@ -90,7 +90,7 @@ fn thresholds() -> Vec<Threshold> {
         Threshold {
             what: "held knocks",
             value: format!(
-                "flagged at one record as long as an answer within a quarter of the idle limit before the end, or if more than {} % end \
+                "flagged at one record as long as an answer within a quarter of the idle limit before the end, where the decoy has none, or if more than {} % end \
                  as none of the decoy's own did",
                 ends::STRANGE_PERCENT
             ),

@@ -36,6 +36,7 @@ const VARIES: usize = 64;
 /// limit yet keeps its connection to the decoy busy every two seconds, so that a limit of no more would be met by chance.
 const SHORT_IDLE: Duration = Duration::from_secs(5);
 const WITHHELD: Duration = Duration::from_secs(12);
+const EARLY: Duration = Duration::from_secs(2);
 const NEAR: Duration = Duration::from_secs(1);
 
 /// Bytes that show that a download flows. A visitor who grants no window beyond HTTP/2's first gets 65,535 bytes of a file.
@@ -105,10 +106,11 @@ struct Held {
     tunnels: usize,
     /// Those that ended while they were watched.
     ended: usize,
-    /// Of these, those with an answer beside the end.
+    /// Of these, those with an answer beside the end where the decoy has none.
     beside: usize,
-    /// And those that ended as none of the decoy's own did.
+    /// And those that ended as none of the decoy's own did; one of them.
     strange: usize,
+    note: String,
 }
 
 impl Held {
@@ -117,8 +119,15 @@ impl Held {
         self.tries += shown.len();
         self.tunnels += shown.iter().filter(|one| one.tunnel).count();
         self.ended += ended().count();
-        self.beside += ended().filter(|one| one.beside).count();
-        self.strange += ended().filter(|one| !own.iter().any(|own| one.ends_as(own))).count();
+        // A server that closes gracefully may itself answer what came meanwhile.
+        let answers = own.iter().any(|own| own.beside);
+        self.beside += ended().filter(|one| one.beside && !answers).count();
+        let strange = || ended().filter(|one| !own.iter().any(|own| one.ends_as(own)));
+        self.strange += strange().count();
+        if self.note.is_empty() {
+            let told = |one: &Tried| format!("for example, tunnel {}: {:?}", one.tunnel, one.content);
+            self.note = strange().next().map(told).unwrap_or_default();
+        }
     }
 
     fn verdict(&self, what: String, role: Role) -> Verdict {
@@ -134,7 +143,7 @@ impl Held {
                 figure("with an answer beside the end", self.beside),
                 figure("that ended strangely", self.strange),
             ],
-            note: String::new(),
+            note: self.note.clone(),
         }
     }
 }
@@ -179,13 +188,13 @@ pub(super) fn withheld(server: Server) -> Result<Vec<Verdict>> {
     };
     Ok(vec![
         verdict("QNet, upload withheld during a download", Role::Subject, bridge?),
-        verdict("a wire that ends where an idle decoy would", Role::Positive, faulty?),
+        verdict("a wire that ends a download early", Role::Positive, faulty?),
         verdict("the decoy again, during a download", Role::Negative, again?),
     ])
 }
 
-/// How a download from the decoy ends whose visitor says nothing more, and how long after it stood still; by a wire that ends it at the
-/// idle limit, if it is to.
+/// How a download from the decoy ends whose visitor says nothing more, and how long after it stood still; by a wire that ends it
+/// before any server does, if it is to.
 fn stalled(stage: &Stage, faulty: bool) -> Result<Option<(End, Duration)>> {
     let inner = Link::start(stage.decoy.address(), Duration::ZERO)?;
     let link = Link::start(inner.address(), Duration::ZERO)?;
@@ -196,7 +205,7 @@ fn stalled(stage: &Stage, faulty: bool) -> Result<Option<(End, Duration)>> {
     link.wait("a download", 0, SOON, |trace| trace.down.total() > FLOWS_TO_VISITOR)?;
     let began = Instant::now();
     if faulty {
-        let early = watch(&link, began, SHORT_IDLE)?;
+        let early = watch(&link, began, EARLY)?;
         ensure!(early.is_none(), "the decoy ended a download after {early:?}");
         inner.inject(0, Way::Down, made_up(30), Some(End::Fin));
     }
