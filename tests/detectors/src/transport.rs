@@ -169,7 +169,9 @@ impl Transport {
             Kind::Obfs4 => {
                 let program = qnet_bench::measure::find("obfs4proxy");
                 let kind = plugin::Kind {
+                    name: "obfs4",
                     transport: "obfs4",
+                    client_args: Vec::new(),
                     program: program.context("obfs4proxy is not there: is the package installed?")?,
                     server_options: String::new(),
                     environment: Vec::new(),
@@ -200,7 +202,9 @@ impl Transport {
         let origin = site.front.site().to_string().replace(':', r"\:");
         let url = format!("https://{NAME}{}", TalkingSite::PATH).replace(':', r"\:");
         let kind = plugin::Kind {
+            name: "qnet",
             transport: "qnet",
+            client_args: Vec::new(),
             program: qnet_pt.to_owned(),
             server_options: format!("qnet:url={url};qnet:site={origin}"),
             environment: vec![("SSL_CERT_FILE".into(), site.front.certificates().ca.clone())],
