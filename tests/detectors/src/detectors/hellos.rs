@@ -54,8 +54,9 @@ impl Detector for Hellos {
             source: SOURCE,
             rule: "Every field that is equal in all of Chromium's hellos must be equal in all of ours, JA4 with them. What differs from hello \
                    to hello (GREASE values, which extension is first and last, which of two comes first, classes of the ECH payload, its config \
-                   id) is compared as a distribution. The bridge's answer (JA4S) must be one that the decoy gives. SETTINGS, WINDOW_UPDATE, PRIORITY and the \
-                   order of pseudo-header fields, read by a server that ends TLS, must be Chromium's, and so must be how the first request is framed. \
+                   id) is compared as a distribution. The bridge's answer (JA4S) must be one that the decoy gives. SETTINGS, WINDOW_UPDATE and the \
+                   order of pseudo-header fields, read by a server that ends TLS, must be Chromium's, and so must be how the first request is framed; \
+                   whether streams change their priority, which is a matter of times, is compared by how often they do. \
                    The lengths of the records that a client sends while it visits the decoy, up to the knock, are compared as distributions with those \
                    of Chromium's visits, which says that it is the browser that QNet imitates. Of the websocket cover the hellos of both connections, or of the one \
                    where websockets ride in HTTP/2, HTTP/2 as above, and the request that opens the websocket must be those of Chromium, whose page opens one.",
@@ -65,6 +66,11 @@ impl Detector for Hellos {
                     what: "JA4S and HTTP/2",
                     value: "flagged if unlike all that the model shows".into(),
                     source: SOURCE,
+                },
+                Threshold {
+                    what: "changes of priorities (a permutation test over visits)",
+                    value: format!("flagged below p {}", http2::CHANCE),
+                    source: "set here before it was first used",
                 },
                 Threshold {
                     what: "lengths of a visit's records (a permutation test over visits)",

@@ -19,6 +19,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::detector::{Figure, Role, Verdict};
 use crate::devtools;
+use crate::stats::permutation;
 
 /// How long a client may take to make its first request.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,19 +30,31 @@ const SILENT: Duration = Duration::from_millis(500);
 /// Visits of each client.
 const VISITS: usize = 4;
 
-/// Visits of the model's: whether it changes a stream's priority is a matter of times, and it has to show both.
+/// Visits of the model's: enough that clients who always do what it seldom does are told from it.
 const MODEL: usize = 10;
 
-/// What a client showed: Akamai's fingerprint, and how its first request is framed.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+/// Clients whose visits change streams' priorities as often as the model's are judged otherwise so seldom.
+pub(super) const CHANCE: f64 = 0.01;
+
+/// What a client showed: Akamai's fingerprint without changes of priorities, and how its first request is framed.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Shown {
     akamai: String,
     request: String,
+    /// Whether it changed a stream's priority. That is a matter of times, and so judged by how often.
+    changes: bool,
+}
+
+impl Shown {
+    fn make(&self) -> (&str, &str) {
+        (&self.akamai, &self.request)
+    }
 }
 
 impl std::fmt::Display for Shown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}, {}", self.akamai, self.request)
+        let changes = if self.changes { "changes priorities" } else { "changes none" };
+        write!(f, "{}, {}, {changes}", self.akamai, self.request)
     }
 }
 
@@ -52,7 +65,7 @@ pub(super) fn verdicts() -> Result<Vec<Verdict>> {
     let front = Front::start(front::Server::Haproxy, front::Options::new("/socket", free_address()?))?;
     let [http2, http1] = front.in_the_clear();
     // Each time another tap, since what is seen is told by it.
-    let visits = |count: usize, client: &Client| -> Result<BTreeSet<Shown>> {
+    let visits = |count: usize, client: &Client| -> Result<Vec<Shown>> {
         (0..count).map(|_| client(&Tap::start(front.certificates(), http2, http1)?)).collect()
     };
     let model = visits(MODEL, &|tap| chromium(tap))?;
@@ -62,13 +75,28 @@ pub(super) fn verdicts() -> Result<Vec<Verdict>> {
         ("Chromium, driven", Role::Negative, visits(VISITS, &|tap| driven(tap))?),
         ("QNet", Role::Subject, visits(VISITS, &|tap| qnet(tap, &front))?),
     ];
-    let told = |shown: &BTreeSet<Shown>| shown.iter().map(Shown::to_string).collect::<Vec<_>>().join("; ");
-    let verdict = |(what, role, shown): (&str, Role, BTreeSet<Shown>)| Verdict {
-        what: format!("HTTP/2: {what}"),
-        role,
-        flagged: !shown.is_subset(&model),
-        figures: vec![Figure::new("visits", VISITS as f64), Figure::new("kinds", shown.len() as f64)],
-        note: format!("{}; the model: {}", told(&shown), told(&model)),
+    let told = |shown: &[Shown]| {
+        let kinds: BTreeSet<String> = shown.iter().map(Shown::to_string).collect();
+        kinds.into_iter().collect::<Vec<_>>().join("; ")
+    };
+    let changes = |shown: &[Shown]| shown.iter().map(|shown| vec![shown.changes]).collect::<Vec<_>>();
+    let verdict = |(what, role, shown): (&str, Role, Vec<Shown>)| {
+        let chance = permutation(&changes(&shown), &changes(&model));
+        let known = |shown: &Shown| model.iter().any(|model| model.make() == shown.make());
+        Verdict {
+            what: format!("HTTP/2: {what}"),
+            role,
+            flagged: !shown.iter().all(known) || chance < CHANCE,
+            figures: vec![
+                Figure::new("visits", VISITS as f64),
+                Figure::new(
+                    "that change priorities",
+                    shown.iter().filter(|shown| shown.changes).count() as f64,
+                ),
+                Figure::new("p of that", chance),
+            ],
+            note: format!("{}; the model: {}", told(&shown), told(&model)),
+        }
     };
     Ok(judged.map(verdict).into())
 }
@@ -85,13 +113,10 @@ fn shown(tap: &Tap) -> Result<Shown> {
         let shown = seen.iter().filter(|one| one.protocol == b"h2").find_map(|one| {
             let frames = frames(&one.records.concat())?;
             let (akamai, request) = (akamai(&frames)?, first_request(&frames)?);
-            // Which streams change their priority, and to which, is a matter of times: whether any does is the client's make.
             let mut parts: Vec<&str> = akamai.split('|').collect();
-            let changes = parts.get(2).is_some_and(|priorities| *priorities != "0");
-            if let Some(priorities) = parts.get_mut(2).filter(|_| changes) {
-                *priorities = "some";
-            }
-            Some(Shown { akamai: parts.join("|"), request })
+            // Its third part.
+            let changes = parts.len() > 2 && parts.remove(2) != "0";
+            Some(Shown { akamai: parts.join("|"), request, changes })
         });
         Ok(shown.filter(|_| since.elapsed() > SILENT))
     })

@@ -108,12 +108,15 @@ pub(super) fn verdicts(
         .collect()
 }
 
-/// Plays every probe against every address so often; all of a round at once, and rounds one after the other.
+/// Plays every probe against every address so often; all of a round at once, and rounds one after the other. Who is first in a
+/// round is each in turn: on a busy machine the first are served before the last.
 fn draw(probes: &[Probe], addresses: &[SocketAddr], rounds: usize) -> Result<Vec<Vec<Drawn>>> {
     let seen: Result<Vec<_>> = thread::scope(|scope| {
         let mut running = Vec::new();
-        for _ in 0..rounds {
-            for (place, address) in addresses.iter().enumerate() {
+        for round in 0..rounds {
+            for turn in 0..addresses.len() {
+                let place = (turn + round) % addresses.len();
+                let Some(address) = addresses.get(place) else { continue };
                 for (number, probe) in probes.iter().enumerate() {
                     running.push((place, number, scope.spawn(move || play(probe, *address, WATCH))));
                 }
