@@ -72,7 +72,7 @@ impl Plan {
             hellos: 200,
             visits: 10,
             times: 100,
-            rounds: 20,
+            rounds: 30,
             closed_world: (5, 6),
             profiles: Vec::new(),
             all_probes: false,
