@@ -119,13 +119,7 @@ fn kinds(only: Option<&str>, decoy: &Decoy) -> Result<Vec<Kind>> {
         // Cargo puts all programs of a build into one folder.
         let program = env::current_exe()?.with_file_name("qnet-pt");
         ensure!(program.is_file(), "{} is not there; ./dev bench builds it", program.display());
-        let address = decoy.address().to_string().replace(':', r"\:");
-        kinds.push(Kind {
-            transport: "qnet",
-            program,
-            server_options: format!("qnet:decoy={address};qnet:sni={}", decoy.name()),
-            environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
-        });
+        kinds.push(Kind::qnet(program, decoy));
     }
     ensure!(!kinds.is_empty(), "no such transport; --help names them");
     Ok(kinds)

@@ -125,8 +125,12 @@ fn transfers(kind: &Kind, far: SocketAddr, bytes: u64) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Fresh processes, so that memory which transfers left behind cannot hide what connections take.
-fn idle(kind: &Kind, far: SocketAddr, connections: usize) -> Result<Vec<Figure>> {
+/// What connections take while they rest, and what is left of them: fresh processes, so that memory which transfers left
+/// behind cannot hide it.
+///
+/// # Errors
+/// As for [`round`].
+pub fn idle(kind: &Kind, far: SocketAddr, connections: usize) -> Result<Vec<Figure>> {
     let pair = Pair::start(kind, far)?;
     drop(open(&pair, WARM_UP_CONNECTIONS)?);
     thread::sleep(SETTLE);

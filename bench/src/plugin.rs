@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use qnet_tests::support::decoy::Decoy;
 
 /// How long a plugin may take until it has said that all its methods are there.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -26,6 +27,20 @@ pub struct Kind {
     pub server_options: String,
     /// Further environment of both processes.
     pub environment: Vec<(String, PathBuf)>,
+}
+
+impl Kind {
+    /// QNet with this program, before `decoy`.
+    #[must_use]
+    pub fn qnet(program: PathBuf, decoy: &Decoy) -> Self {
+        let address = decoy.address().to_string().replace(':', r"\:");
+        Self {
+            transport: "qnet",
+            program,
+            server_options: format!("qnet:decoy={address};qnet:sni={}", decoy.name()),
+            environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
+        }
+    }
 }
 
 /// What a server announced, and a client needs.

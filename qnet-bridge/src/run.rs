@@ -14,7 +14,7 @@ use qnet_transport::{
     admission::{self, Admission, Follower},
     bridge::{BridgeConfig, Listener, Sessions},
     connect::Connect,
-    decoy, identity, memory,
+    decoy, identity,
     tls::Roots,
 };
 use qnet_wire::{
@@ -102,7 +102,6 @@ async fn run(plan: Plan, invocation: &Run) -> Result<()> {
         () = signals.end.recv() => return Ok(()),
     }
     announce(&listener, &plan).await?;
-    tokio::spawn(memory::give_back_when_idle());
     tokio::spawn(watch_decoy(listener.trouble()));
     let guests = follow_invited(&listener, &plan, invited);
     let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone()));

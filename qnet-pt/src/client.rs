@@ -9,13 +9,12 @@ use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::env::{Client, Settings};
 use qnet_pt_ipc::line::Line;
 use qnet_pt_ipc::socks::{self, Progress, Reply, Request, SocksError, Target};
-use qnet_transport::memory;
 use qnet_transport::relay::relay;
 use qnet_wire::bridge_line::BridgeLine;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -75,7 +74,7 @@ async fn listen(
 }
 
 async fn accept(listener: TcpListener, dialer: Arc<Dialer>, output: Output, lifetime: Lifetime) {
-    let mut undecided = Undecided::default();
+    let undecided = Undecided::default();
     loop {
         let accepted = tokio::select! {
             () = lifetime.ending() => return,
@@ -83,10 +82,10 @@ async fn accept(listener: TcpListener, dialer: Arc<Dialer>, output: Output, life
         };
         match accepted {
             Ok((tcp, _)) => {
-                let turned_out = undecided.admit();
+                let asking = undecided.admit();
                 let (dialer, output, token) = (Arc::clone(&dialer), output.clone(), lifetime.token());
                 tokio::spawn(async move {
-                    serve(tcp, turned_out, &dialer, &output).await;
+                    serve(tcp, asking, &dialer, &output).await;
                     drop(token);
                 });
             }
@@ -98,31 +97,64 @@ async fn accept(listener: TcpListener, dialer: Arc<Dialer>, output: Output, life
     }
 }
 
-/// The connections that have not asked yet, oldest first: where there are too many, the oldest goes.
+/// The connections that have not asked yet: where there are too many, the oldest goes.
+#[derive(Clone, Default)]
+struct Undecided(Arc<Mutex<Waiting>>);
+
 #[derive(Default)]
-struct Undecided(VecDeque<oneshot::Sender<()>>);
+struct Waiting {
+    /// By age, oldest first.
+    connections: BTreeMap<u64, oneshot::Sender<()>>,
+    next: u64,
+}
 
 impl Undecided {
-    /// For one connection more; the receiver hears when it has to go, and is dropped when it has asked.
-    fn admit(&mut self) -> oneshot::Receiver<()> {
-        if self.0.len() >= MAX_UNDECIDED {
-            self.0.retain(|connection| !connection.is_closed());
+    /// Enters one connection more.
+    fn admit(&self) -> Asking {
+        let mut waiting = self.waiting();
+        if waiting.connections.len() >= MAX_UNDECIDED {
+            waiting.connections.pop_first();
         }
-        if self.0.len() >= MAX_UNDECIDED {
-            self.0.pop_front();
-        }
-        let (sender, turned_out) = oneshot::channel();
-        self.0.push_back(sender);
-        turned_out
+        let (number, (sender, turned_out)) = (waiting.next, oneshot::channel());
+        waiting.next += 1;
+        waiting.connections.insert(number, sender);
+        Asking { list: self.clone(), number, turned_out }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's place among those that have not asked yet. Dropped when it has asked: an entry that stayed would keep its
+/// page of memory.
+struct Asking {
+    list: Undecided,
+    number: u64,
+    turned_out: oneshot::Receiver<()>,
+}
+
+impl Asking {
+    /// Waits until the connection has to go.
+    async fn turned_out(&mut self) {
+        // The sender is dropped for that, and for nothing else.
+        let _ = (&mut self.turned_out).await;
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.list.waiting().connections.remove(&self.number);
     }
 }
 
 /// One connection of the parent's, from greeting to end.
-async fn serve(mut tcp: TcpStream, turned_out: oneshot::Receiver<()>, dialer: &Dialer, output: &Output) {
+async fn serve(mut tcp: TcpStream, mut asking: Asking, dialer: &Dialer, output: &Output) {
     let negotiated = tokio::select! {
         negotiated = timeout(NEGOTIATION, negotiate(&mut tcp)) => negotiated,
-        _ = turned_out => return,
+        () = asking.turned_out() => return,
     };
+    drop(asking);
     let request = match negotiated {
         Ok(Ok(Ok(request))) => request,
         Ok(Ok(Err(error))) => {
@@ -156,7 +188,7 @@ async fn serve(mut tcp: TcpStream, turned_out: oneshot::Receiver<()>, dialer: &D
         tcp.write_all(&answer).await?;
         carrier.write_all(&early).await?;
         drop((answer, early));
-        relay(&mut tcp, &mut carrier, |_, _| memory::used()).await
+        relay(&mut tcp, &mut carrier, |_, _| ()).await
     };
     if let Err(error) = relayed.await {
         tracing::debug!("a connection ended: {error}");

@@ -159,7 +159,6 @@ async fn play(settings: Settings, output: &Output) -> bool {
         }
     };
     output.line(&Line::Version);
-    tokio::spawn(qnet_transport::memory::give_back_when_idle());
     let (ender, lifetime) = Ender::new();
     let playing = async move {
         let playing = match &settings.role {

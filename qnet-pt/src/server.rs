@@ -13,7 +13,6 @@ use qnet_transport::admission::{self, Admission, Follower, InvitedFileError};
 use qnet_transport::bridge::{Incoming, Listener};
 use qnet_transport::decoy::{self, is_local};
 use qnet_transport::identity::{self, IdentityError};
-use qnet_transport::memory;
 use qnet_transport::relay::relay;
 use qnet_wire::bridge_line::{BridgeLine, Cover, MAX_LEN};
 use qnet_wire::invitation::InvitedList;
@@ -215,7 +214,7 @@ async fn serve(incoming: Incoming, or_port: &OrPort, output: &Output) {
     let relayed = async {
         stream.write_all(&early).await?;
         drop(early);
-        relay(&mut stream, &mut tcp, |_, _| memory::used()).await
+        relay(&mut stream, &mut tcp, |_, _| ()).await
     };
     if let Err(error) = relayed.await {
         tracing::debug!("a connection ended: {error}");

@@ -85,7 +85,6 @@ fn probe(settings: &Settings) -> Probe {
 /// Serves until a signal, and takes up changes of the configuration.
 async fn serve(flags: Proxy, mut settings: Settings, service: Service) -> Result<(), String> {
     tokio::spawn(Arc::clone(&service.traffic).sample());
-    tokio::spawn(qnet_transport::memory::give_back_when_idle());
     let status = Status::new(&service).map_err(|error| format!("the system gives no randomness: {error}"))?;
     let mut listeners = Listeners { service, status, running: HashMap::new() };
     let failures = listeners.apply(&settings).await;

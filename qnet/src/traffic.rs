@@ -49,7 +49,6 @@ pub(crate) struct Totals {
 
 impl Traffic {
     pub(crate) fn moved(&self, up: u64, down: u64) {
-        qnet_transport::memory::used();
         self.up.fetch_add(up, Ordering::Relaxed);
         self.down.fetch_add(down, Ordering::Relaxed);
     }

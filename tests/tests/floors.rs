@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 /// Floors by folder, from the ground up. A new folder must be entered here, which is the moment to think.
 const FLOORS: &[(&str, Place)] = &[
     ("transport/wire", Place::Floor(0)),
+    ("allocator", Place::Floor(0)),
     ("transport/proto", Place::Floor(1)),
     ("qnet-pt/ipc", Place::Floor(1)),
     ("transport", Place::Floor(2)),

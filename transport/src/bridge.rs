@@ -52,8 +52,6 @@ const UNKNOWN_IDLE: Duration = Duration::from_secs(3);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often sessions without a carrier are looked through for those whose time is over.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
-/// Sessions' users that are kept without looking whether they are still there.
-const LEAST_USERS: usize = 64;
 
 /// What a bridge needs.
 pub struct BridgeConfig {
@@ -141,8 +139,11 @@ struct Common {
 #[derive(Clone, Default)]
 pub struct Sessions {
     known: SharedSessions,
+    /// What users share of each, for its next carrier to find.
     users: Arc<Mutex<Users>>,
 }
+
+type Users = HashMap<SessionId, Weak<Shared>>;
 
 impl Sessions {
     fn users(&self) -> MutexGuard<'_, Users> {
@@ -166,38 +167,41 @@ impl Sessions {
     /// Wakes the users and carriers of sessions that have ended.
     fn tell(&self, ended: Vec<SessionId>) {
         for id in ended {
-            let shared = self.users().of.remove(&id).and_then(|shared| shared.upgrade());
+            let shared = self.users().remove(&id).and_then(|shared| shared.upgrade());
             if let Some(shared) = shared {
                 shared.wake_all();
             }
         }
     }
-}
 
-/// What users share of each session, for its next carrier to find. Entries nobody holds are cleared as the map grows.
-#[derive(Default)]
-struct Users {
-    of: HashMap<SessionId, Weak<Shared>>,
-    clear_at: usize,
-}
-
-impl Users {
     /// Finds what users share of `session`, or enters it: `own` where that is it.
-    fn find(&mut self, session: &SharedSession, own: Option<Arc<Shared>>) -> Arc<Shared> {
+    fn find(&self, session: &SharedSession, own: Option<Arc<Shared>>) -> Arc<Shared> {
         let fits = |shared: &Arc<Shared>| Arc::ptr_eq(shared.handle(), session);
+        let own = own.filter(fits);
         let Some(id) = lock(session).id() else {
-            return own.filter(fits).unwrap_or_else(|| Shared::new(Arc::clone(session)));
+            return own.unwrap_or_else(|| Shared::new(Arc::clone(session)));
         };
-        if let Some(found) = self.of.get(&id).and_then(Weak::upgrade).filter(fits) {
-            return found;
+        // Dropped after the lock, which its end takes where nobody else holds it.
+        let known;
+        let mut users = self.users();
+        known = users.get(&id).and_then(Weak::upgrade);
+        if let Some(known) = known.as_ref().filter(|shared| fits(shared)) {
+            return Arc::clone(known);
         }
-        if self.of.len() >= self.clear_at {
-            self.of.retain(|_, shared| shared.strong_count() > 0);
-            self.clear_at = (2 * self.of.len()).max(LEAST_USERS);
-        }
-        let shared = own.filter(fits).unwrap_or_else(|| Shared::new(Arc::clone(session)));
-        self.of.insert(id, Arc::downgrade(&shared));
+        let shared = own.unwrap_or_else(|| Shared::new(Arc::clone(session)));
+        users.insert(id, Arc::downgrade(&shared));
+        let list = Arc::downgrade(&self.users);
+        shared.at_end(move || forget(&list, id));
         shared
+    }
+}
+
+/// Takes a session that nobody holds any more from the list: even an entry alone would keep its page of memory.
+fn forget(users: &Weak<Mutex<Users>>, id: SessionId) {
+    let Some(users) = users.upgrade() else { return };
+    let mut users = users.lock().unwrap_or_else(PoisonError::into_inner);
+    if users.get(&id).is_some_and(|shared| shared.strong_count() == 0) {
+        users.remove(&id);
     }
 }
 
@@ -355,7 +359,7 @@ impl Counter {
     /// Sessions that have not ended.
     #[must_use]
     pub fn sessions(&self) -> usize {
-        self.0.sessions.users().of.values().filter(|shared| shared.strong_count() > 0).count()
+        self.0.sessions.users().len()
     }
 }
 
@@ -559,7 +563,7 @@ impl Host for BridgeHost {
 
     fn shared(&mut self, session: &SharedSession, established: bool) -> Arc<Shared> {
         if established {
-            return self.common.sessions.users().find(session, self.own.take());
+            return self.common.sessions.find(session, self.own.take());
         }
         let shared = Shared::new(Arc::clone(session));
         self.own = Some(Arc::clone(&shared));

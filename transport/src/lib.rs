@@ -10,9 +10,8 @@
 //! | [`relay`] | copy between a stream and a connection |
 //! | [`tls`] | the client's genuine TLS handshake with the decoy: Chrome's ClientHello, the token in it |
 //! | [`identity`] | the bridge's key, in a file of its own |
-//! | [`memory`] | give back what buffers leave behind |
 //! | `websocket` | the websocket cover: from the page load to an open websocket, clients and visitors told apart |
-#![deny(unsafe_code)] // forbidden in every module but `tls::ffi`, which calls BoringSSL's C API, and `memory`, for one call of glibc
+#![deny(unsafe_code)] // forbidden in every module but `tls::ffi`, which calls BoringSSL's C API
 
 pub mod admission;
 pub mod bridge;
@@ -22,7 +21,6 @@ pub mod connect;
 pub mod decoy;
 mod driver;
 pub mod identity;
-pub mod memory;
 pub mod relay;
 mod seed;
 mod session;

@@ -38,11 +38,26 @@ struct Waiting {
     next_driver: u64,
     streams: HashMap<StreamId, StreamWakers>,
     watchers: Vec<Waker>,
+    at_end: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let waiting = self.waiting.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(end) = waiting.at_end.take() {
+            end();
+        }
+    }
 }
 
 impl Shared {
     pub(crate) fn new(session: SharedSession) -> Arc<Self> {
         Arc::new(Self { session, waiting: Mutex::default() })
+    }
+
+    /// What is done when nobody holds this any more. It runs where the last holder lets go: no lock it takes may be held there.
+    pub(crate) fn at_end(&self, end: impl FnOnce() + Send + 'static) {
+        self.waiting().at_end = Some(Box::new(end));
     }
 
     pub(crate) fn handle(&self) -> &SharedSession {

@@ -19,7 +19,6 @@ use std::{
 use qnet_transport::{
     bridge::Incoming,
     decoy::{Place as Upstream, is_local},
-    memory,
     relay::relay,
 };
 use qnet_wire::target::{Answer, Host, MAX_REQUEST, Request, Target, TargetError};
@@ -283,7 +282,7 @@ where
     tcp.set_nodelay(true)?;
     // A server that is gone without a word would hold its stream for ever.
     rustix::net::sockopt::set_socket_keepalive(&tcp, true)?;
-    relay(&mut Metered::new(stream, place), &mut Metered::new(tcp, place), |_, _| memory::used()).await
+    relay(&mut Metered::new(stream, place), &mut Metered::new(tcp, place), |_, _| ()).await
 }
 
 /// A stream's first bytes: the request, and what came with it.

@@ -105,13 +105,7 @@ impl Transport {
                 Ok(Self { entry: link.address(), server: target, link, running: Running::Nothing })
             }
             Kind::Qnet => {
-                let address = decoy.address().to_string().replace(':', r"\:");
-                let kind = plugin::Kind {
-                    transport: "qnet",
-                    program: qnet_pt.to_owned(),
-                    server_options: format!("qnet:decoy={address};qnet:sni={}", decoy.name()),
-                    environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
-                };
+                let kind = plugin::Kind::qnet(qnet_pt.to_owned(), decoy);
                 Self::plugins(&kind, (target, LOOPBACK), None, delay)
             }
             Kind::QnetWebsocket => bail!("it stands behind a site, not before one"),
