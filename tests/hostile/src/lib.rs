@@ -50,6 +50,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "mux_peer", body: mux::peer },
     Target { name: "noise", body: htx::noise },
     Target { name: "page_load", body: http2::page_load },
+    Target { name: "proxy", body: pt::proxy },
     Target { name: "pt_args", body: pt::args },
     Target { name: "record", body: htx::record },
     Target { name: "server_hello", body: hello::server },
