@@ -59,7 +59,7 @@ impl Listening {
     /// Takes connections from these alone, each of which begins with a PROXY header (version 2) that says whose it is. With none,
     /// connections are those of who made them.
     #[must_use]
-    pub fn behind(self, balancers: Vec<IpAddr>) -> Self {
+    pub fn behind(self, balancers: &[IpAddr]) -> Self {
         let addresses = balancers.iter().map(IpAddr::to_canonical).collect();
         Self { balancers: Balancers { addresses, ..Balancers::default() }, ..self }
     }

@@ -7,7 +7,8 @@ const HEADER: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0
 /// What a listener behind `balancers` makes of a connection from 127.0.0.1 that sends this, and what is left to read.
 async fn meets(balancers: &[&str], pieces: &[&[u8]]) -> (Option<SocketAddr>, Vec<u8>) {
     let listening = Listening::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listening = listening.behind(balancers.iter().map(|address| address.parse().unwrap()).collect());
+    let listening =
+        listening.behind(&balancers.iter().map(|address| address.parse().unwrap()).collect::<Vec<_>>());
     let mut client = TcpStream::connect(listening.local_addr()).await.unwrap();
     client.set_nodelay(true).unwrap();
     let (tcp, balancers) = listening.split();
@@ -55,7 +56,7 @@ async fn strangers_and_what_is_no_header_are_not_taken() {
 #[tokio::test(start_paused = true)]
 async fn a_header_that_does_not_come_is_not_waited_for() {
     let listening = Listening::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listening = listening.behind(vec!["127.0.0.1".parse().unwrap()]);
+    let listening = listening.behind(&["127.0.0.1".parse().unwrap()]);
     let mut client = TcpStream::connect(listening.local_addr()).await.unwrap();
     client.write_all(&HEADER[..10]).await.unwrap();
     let (tcp, balancers) = listening.split();
