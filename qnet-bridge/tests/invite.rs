@@ -183,6 +183,38 @@ fn an_open_bridge_invites_nobody_and_says_how_it_would() -> Result<()> {
 }
 
 #[test]
+fn a_bridge_that_tor_starts_has_its_line_from_tor_and_its_list_where_it_is_said() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (tor, list, none) =
+        (folder.path().join("tor"), folder.path().join("invited"), folder.path().join("bridge.toml"));
+    fs::create_dir(&tor)?;
+    let fingerprint = "0123456789ABCDEF0123456789ABCDEF01234567";
+    fs::write(tor.join("fingerprint"), format!("Unnamed {fingerprint}\n"))?;
+    let key = qnet_wire::key::IdentityKey::from_bytes([7; 32]).public();
+    let line = format!("Bridge qnet 192.0.2.7:443 {fingerprint} key={key} sni=www.example.com");
+    fs::write(tor.join("bridgelines"), format!("# some words\n{line}\n"))?;
+    let call = |verb: &str, more: &[&Path]| {
+        let mut command = program();
+        command.args([verb, "alice", "--config"]).arg(&none).arg("--invited").arg(&list).args(more);
+        command.output()
+    };
+    let invited = call("invite", &["--plain".as_ref(), "--tor-data".as_ref(), &tor])?;
+    let said = String::from_utf8(invited.stdout)?;
+    assert!(said.starts_with(&format!("{line} invite=")), "{said}{}", String::from_utf8(invited.stderr)?);
+    assert_eq!(qnet_transport::admission::read(&list)?.clients().len(), 1);
+    assert!(call("revoke", &[])?.status.success());
+    assert_eq!(qnet_transport::admission::read(&list)?.clients().len(), 0);
+    // Behind a web server there is nothing to invite to.
+    let line =
+        format!("Bridge qnet 192.0.2.7:443 {fingerprint} key={key} url=https://www.example.com/a7Ge93kd");
+    fs::write(tor.join("bridgelines"), format!("{line}\n"))?;
+    let refused = call("invite", &["--tor-data".as_ref(), &tor])?;
+    let said = String::from_utf8(refused.stderr)?;
+    assert!(!refused.status.success() && said.contains("with url=, invites nobody"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn invitations_at_the_same_time_are_all_kept() -> Result<()> {
     let files = files()?;
     let all: Vec<_> = (0..8)

@@ -90,7 +90,17 @@ impl Settings {
     /// Everything that is wrong.
     pub(crate) fn read(flags: &Proxy) -> Result<Self, Wrong> {
         let text = flags.config.as_deref().map(read_file).transpose().map_err(|error| Wrong(vec![error]))?;
-        Self::from(flags, text.as_deref().unwrap_or_default())
+        let settings = Self::from(flags, text.as_deref().unwrap_or_default())?;
+        let invited = settings.bridges.iter().any(|line| line.invitation.is_some());
+        match &flags.config {
+            Some(path) if invited && flags.bridge.is_empty() && readable_by_others(path) => {
+                Err(Wrong(vec![format!(
+                    "{0}: others may read it, and an invite= in it is a secret; run: chmod 600 {0}",
+                    path.display()
+                )]))
+            }
+            _ => Ok(settings),
+        }
     }
 
     /// The same with the file's text.
@@ -199,6 +209,17 @@ fn read_file(path: &Path) -> Result<String, String> {
         return Err(format!("{}: {length} bytes; {MAX_FILE} at most are expected", path.display()));
     }
     std::fs::read_to_string(path).map_err(|error| told(&error))
+}
+
+#[cfg(unix)]
+fn readable_by_others(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+fn readable_by_others(_path: &Path) -> bool {
+    false
 }
 
 fn local(port: u16) -> SocketAddr {

@@ -20,7 +20,7 @@ use qnet_transport::client::{DialError, Dialer, Tunnel};
 use qnet_transport::connect::Connect;
 use qnet_transport::{Profile, Stream};
 use qnet_wire::bridge_line::BridgeLine;
-use qnet_wire::invitation::{Invitation, InvitedList};
+use qnet_wire::invitation::{Invitation, InvitedList, MAX_INVITED};
 use qnet_wire::key::IdentityKey;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
@@ -182,6 +182,28 @@ fn an_empty_list_admits_nobody_and_a_damaged_one_changes_nothing() -> Result<()>
             stage.follower.read_again();
             echo(&mut stream).await?;
             assert!(tunnel.is_open());
+            stage.stays_out(&stage.plain).await
+        })
+    })
+}
+
+#[test]
+fn the_last_of_a_full_list_is_let_in() -> Result<()> {
+    isolated("the_last_of_a_full_list_is_let_in", || {
+        runtime()?.block_on(async {
+            let all: Vec<_> = (0..MAX_INVITED)
+                .map(|number| {
+                    let mut rng = ChaCha20Rng::seed_from_u64(number as u64);
+                    (format!("client-{number}"), Invitation::generate(&mut rng))
+                })
+                .collect();
+            let mut list = InvitedList::default();
+            for (name, invitation) in &all {
+                list.invite(name.parse()?, invitation.key().public())?;
+            }
+            let stage = Stage::new(&list)?;
+            let (_, last) = all.last().context("a full list")?;
+            stage.tunnel(last).await?;
             stage.stays_out(&stage.plain).await
         })
     })

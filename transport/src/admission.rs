@@ -158,7 +158,8 @@ pub struct Follower {
 }
 
 struct Known {
-    stamp: Option<Stamp>,
+    /// What the file was when it was last looked at, if it was; within, `None`: not there.
+    seen: Option<Option<Stamp>>,
     list: InvitedList,
 }
 
@@ -170,7 +171,7 @@ impl Follower {
     /// Of a bridge that has begun with `list`, as it was read from `path`.
     #[must_use]
     pub fn new(path: PathBuf, list: InvitedList, door: Doorkeeper) -> Self {
-        Self { path, door, known: Mutex::new(Known { stamp: None, list }) }
+        Self { path, door, known: Mutex::new(Known { seen: None, list }) }
     }
 
     /// Follows the file for as long as this runs.
@@ -190,11 +191,10 @@ impl Follower {
     fn look(&self, always: bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = stamp(&self.path);
-        if stamp == known.stamp && stamp.is_some() && !always {
+        // Taken before the file is read: a change in between is seen the next time.
+        if known.seen.replace(stamp) == Some(stamp) && !always {
             return;
         }
-        let failed_before = known.stamp.is_none() && stamp.is_none();
-        known.stamp = stamp;
         match read(&self.path) {
             Ok(list) if list == known.list => {
                 if always {
@@ -212,7 +212,6 @@ impl Follower {
                 );
                 known.list = list;
             }
-            Err(_) if failed_before && !always => {}
             Err(error) => tracing::error!("who is invited stays as it was: {error}"),
         }
     }

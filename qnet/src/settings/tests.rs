@@ -139,3 +139,25 @@ fn what_a_terminal_would_obey_is_not_shown() {
     assert_eq!(shown("a\u{1b}[2J"), "a\\u{1b}[2J");
     assert_eq!(shown(&"x".repeat(100)), "x".repeat(60) + "…");
 }
+
+#[cfg(unix)]
+#[test]
+fn an_invitation_in_a_file_that_others_may_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("qnet.toml");
+    let read = |text: &str, mode: u32, bridge: &[String]| {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        Settings::read(&Proxy { config: Some(path.clone()), bridge: bridge.to_vec(), ..Proxy::default() })
+    };
+    let (plain, invited) =
+        (format!("bridge = ['{LINE}']"), format!("bridge = ['{LINE} invite={}']", "A".repeat(43)));
+    assert!(read(&plain, 0o644, &[]).is_ok() && read(&invited, 0o600, &[]).is_ok());
+    for mode in [0o640, 0o604] {
+        let Err(Wrong(lines)) = read(&invited, mode, &[]) else { panic!("{mode:o} is right") };
+        assert!(lines.len() == 1 && lines[0].contains("chmod 600") && !lines[0].contains("AAA"), "{lines:?}");
+    }
+    // Nothing of the file's is used then.
+    assert!(read(&invited, 0o644, &[LINE.to_owned()]).is_ok());
+}

@@ -44,6 +44,11 @@ pub struct Exit {
 impl Exit {
     /// Starts one before `decoy`; `seed` makes its key.
     pub fn start(decoy: &Decoy, seed: u8, behind: Behind) -> Result<Self> {
+        Self::admitting(Admission::Open, decoy, seed, behind)
+    }
+
+    /// The same for these clients.
+    pub fn admitting(admission: Admission, decoy: &Decoy, seed: u8, behind: Behind) -> Result<Self> {
         let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([seed; 32]));
         let key = identity.public().to_string();
         let mut listener = Listener::bind(BridgeConfig {
@@ -51,7 +56,7 @@ impl Exit {
             identity,
             decoy: decoy.address(),
             names: vec![decoy.name().parse()?],
-            admission: Admission::Open,
+            admission,
             connect: Connect::default(),
             profile: qnet_transport::Profile::default(),
             sessions: Sessions::default(),

@@ -161,10 +161,17 @@ impl<C: Carrier> Shell<C> {
 /// A bridge between a stranger and its decoy. The special step is a genuine hello with a token, as a thief has it; without
 /// its secret no knock follows, so that bridge and wire must be one and the same.
 pub fn bridge(data: &[u8]) {
+    let client = IdentityKey::from_bytes([8; 32]).public().0;
+    for admission in [Admission::Open, Admission::Invited(vec![client])] {
+        bridge_admitting(&admission, data);
+    }
+}
+
+fn bridge_admitting(admission: &Admission, data: &[u8]) {
     let config = BridgeConfig {
         identity: hello::identity(),
         names: hello::names(),
-        door: Door::new(&hello::identity(), &Admission::Open),
+        door: Door::new(&hello::identity(), admission),
         facts: RwLock::new(DecoyFacts::default()),
         knocked: Mutex::new(KnockedTokens::new(16)),
         sessions: SharedSessions::default(),

@@ -45,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "env", body: pt::env },
     Target { name: "ext_or", body: pt::ext_or },
     Target { name: "frames", body: htx::frames },
+    Target { name: "invited_list", body: pt::invited_list },
     Target { name: "keeper", body: http2::keeper },
     Target { name: "mux_pair", body: mux::pair },
     Target { name: "mux_peer", body: mux::peer },

@@ -9,6 +9,7 @@ use qnet_pt_ipc::args::{Args, parse_transport_options};
 use qnet_pt_ipc::upstream::Upstream;
 use qnet_pt_ipc::{env as pt_env, extor, socks as pt_socks};
 use qnet_wire::bridge_line::BridgeLine;
+use qnet_wire::invitation::{InvitedError, InvitedList, MAX_INVITED, MAX_LIST};
 use qnet_wire::key::IdentityKey;
 use qnet_wire::proxy::{self, MAX_HEADER, Progress};
 use qnet_wire::target::{ANSWER, Answer, Datagram, MAX_FRAME, MAX_REQUEST, Request, Target};
@@ -23,9 +24,35 @@ pub fn bridge_line(data: &[u8]) {
         let again = line.to_string().parse::<BridgeLine>().expect("what is written can be read");
         assert_eq!(again.to_string(), line.to_string());
         let args: Vec<_> = line.pt_args().collect();
+        assert!(args.iter().all(|(key, _)| *key != "invite"), "what is announced invites nobody");
         let args = args.iter().map(|(key, value)| (*key, value.as_str()));
         let again = BridgeLine::from_pt_args(line.address, args).expect("its arguments are enough");
-        assert_eq!((again.address, again.key, again.cover), (line.address, line.key, line.cover));
+        assert_eq!((again.address, again.key, &again.cover), (line.address, line.key, &line.cover));
+        if let Some(invitation) = &line.invitation {
+            let secret = invitation.expose_text();
+            assert!(
+                secret.parse() == Ok(invitation.clone()) && !format!("{line:?}").contains(secret.as_str())
+            );
+        }
+    }
+}
+
+/// What may have become of a bridge's list of invited clients.
+pub fn invited_list(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match InvitedList::parse_file_text(&text) {
+        Ok(list) => {
+            let written = list.to_file_text();
+            assert!(list.clients().len() <= MAX_INVITED && written.len() <= MAX_LIST);
+            // CR before LF is all that is read and not written.
+            assert!(written == text.replace("\r\n", "\n"));
+            assert!(InvitedList::parse_file_text(&written) == Ok(list));
+        }
+        Err(error) => {
+            let said = error.to_string();
+            assert!(said.contains("line") || error == InvitedError::Full);
+            assert!(said.len() < 400, "what was wrong is not repeated at length");
+        }
     }
 }
 
