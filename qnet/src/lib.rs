@@ -6,13 +6,16 @@
 //! | `settings` | flags and the configuration file, checked |
 //! | `pool` | the bridges: tunnels to them, the fastest first, the next where one fails |
 //! | `front` | applications: SOCKS5 with UDP, HTTP, forwarded ports |
+//! | [`http_head`], [`datagram`] | what they send, read without I/O |
 //! | `stdio`, `sip003` | one connection for ssh; a plugin for shadowsocks |
 //! | `status` | the status page |
 //! | `run` | all of it together, from start to end |
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod datagram;
 mod front;
+pub mod http_head;
 mod logging;
 mod pages;
 mod pool;

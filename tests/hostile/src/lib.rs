@@ -15,6 +15,7 @@ pub mod http2;
 pub mod htx;
 pub mod insider;
 pub mod mux;
+pub mod proxy;
 pub mod pt;
 pub mod puppet;
 pub mod session;
@@ -53,6 +54,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "page_load", body: http2::page_load },
     Target { name: "proxy", body: pt::proxy },
     Target { name: "pt_args", body: pt::args },
+    Target { name: "proxy_datagram", body: proxy::datagram },
+    Target { name: "proxy_http_head", body: proxy::http_head },
     Target { name: "record", body: htx::record },
     Target { name: "server_hello", body: hello::server },
     Target { name: "session_pair", body: session::pair },
