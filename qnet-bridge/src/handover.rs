@@ -36,8 +36,6 @@ use crate::systemd;
 
 /// Set for a process that takes over.
 const VARIABLE: &str = "QNET_BRIDGE_TAKES_OVER";
-/// What a service manager sets for the process that it starts, and for no other.
-const MANAGERS: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 /// Sockets that are handed over at most: where the bridge listens, and where it tells numbers.
 const MAX_SOCKETS: usize = 2;
 /// How long a new process may take: the decoy's examination takes up to 12 s.
@@ -99,13 +97,14 @@ impl Inherited {
     }
 }
 
+/// The crate clears the variables, which are for this process alone, and sees that none started from here has the sockets unless it
+/// is given them.
 fn from_manager() -> Result<Vec<TcpListener>> {
     let mut given = ListenFd::from_env();
     let mut sockets = Vec::new();
     for number in 0..given.len() {
         let socket = given.take_tcp_listener(number)?.context("one is missing")?;
-        // A copy, which is closed in the processes started from here; what came would stay open in them.
-        sockets.push(socket.try_clone()?);
+        sockets.push(socket);
     }
     Ok(sockets)
 }
@@ -166,9 +165,6 @@ impl Program {
     fn start(&self, channel: UnixStream) -> Result<Child> {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env(VARIABLE, "1").stdin(OwnedFd::from(channel));
-        for name in MANAGERS {
-            command.env_remove(name);
-        }
         command.spawn().with_context(|| format!("cannot start {}", self.path.display()))
     }
 }

@@ -110,9 +110,13 @@ impl Balancers {
         }
         match timeout(HEADER_LIMIT, header(tcp)).await {
             Ok(Ok(Source::Client(client))) => Some(client),
-            Ok(Ok(Source::Balancer)) => Some(peer),
+            // It looks whether somebody listens, as a rule, and says nothing: that is no connection.
+            Ok(Ok(Source::Balancer)) => match timeout(HEADER_LIMIT, tcp.peek(&mut [0])).await {
+                Ok(Ok(1..)) => Some(peer),
+                _ => None,
+            },
             Ok(Err(error)) => {
-                // A balancer that only looks whether somebody listens ends at once.
+                // One that looks without a header ends at once.
                 if error.kind() == io::ErrorKind::InvalidData {
                     self.tell(Fault::Header, &error.to_string());
                 }

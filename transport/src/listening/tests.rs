@@ -38,6 +38,20 @@ async fn a_balancer_says_whose_a_connection_is_and_nothing_of_the_clients_is_los
 }
 
 #[tokio::test]
+async fn a_balancer_that_only_looks_has_no_connection() {
+    const OWN: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let listening = Listening::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (tcp, balancers) = listening.behind(&["127.0.0.1".parse().unwrap()]).split();
+    for (more, expected) in [(&b""[..], false), (b"hello", true)] {
+        let mut balancer = TcpStream::connect(tcp.local_addr().unwrap()).await.unwrap();
+        balancer.write_all(&[OWN, more].concat()).await.unwrap();
+        balancer.shutdown().await.unwrap();
+        let (mut accepted, peer) = tcp.accept().await.unwrap();
+        assert_eq!(balancers.client(&mut accepted, peer).await, expected.then_some(peer));
+    }
+}
+
+#[tokio::test]
 async fn without_balancers_a_header_is_what_a_client_sent() {
     let (found, rest) = meets(&[], &[HEADER]).await;
     assert!(found.is_some_and(|found| found.ip().is_loopback()));
