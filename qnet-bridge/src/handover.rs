@@ -1,7 +1,9 @@
 //! An upgrade without a lost connection: the listening sockets go from a process that runs to one that it starts beside itself.
 //!
 //! 1. The old process starts its program again, by the path and with the arguments by which it was started itself. The new one's
-//!    standard input is a socket between the two, on which the listening sockets come (`SCM_RIGHTS`, unix(7)).
+//!    standard input is a socket between the two, on which the listening sockets come (`SCM_RIGHTS`, unix(7)). It is started by way of
+//!    a third, which ends at once, so that it is nobody's child but the system's: a service manager hears of its end as of the old one's,
+//!    which it would not if the old one were its parent.
 //! 2. The new one reads its settings and examines the decoy. Where it cannot serve it ends, and nothing has changed.
 //! 3. It says that it is ready, and takes the connections from then on. The old one takes no more; those that it has go on.
 //!
@@ -20,7 +22,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::PathBuf,
-    process::{Child, Command, ExitStatus},
+    process::{self, Child, Command, Stdio},
     time::Duration,
 };
 
@@ -30,18 +32,22 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{io::AsyncReadExt as _, time::timeout};
 
 use crate::systemd;
 
-/// Set for a process that takes over.
+/// Set for a process that takes over, and for the one between.
 const VARIABLE: &str = "QNET_BRIDGE_TAKES_OVER";
+/// Its value for the one between.
+const BETWEEN: &str = "between";
 /// Sockets that are handed over at most: where the bridge listens, and where it tells numbers.
 const MAX_SOCKETS: usize = 2;
 /// How long a new process may take: the decoy's examination takes up to 12 s.
 const READY_LIMIT: Duration = Duration::from_secs(60);
-/// How long a process may take to end once it has closed everything.
+/// How long a process may take to end once it has closed everything, and between two looks whether it has.
 const END_LIMIT: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The sockets with which this process was started, and who waits for it.
 pub(crate) struct Inherited {
@@ -110,7 +116,7 @@ fn from_manager() -> Result<Vec<TcpListener>> {
 }
 
 fn from_predecessor() -> Result<Inherited> {
-    let channel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut channel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
@@ -119,6 +125,7 @@ fn from_predecessor() -> Result<Inherited> {
     if received.bytes == 0 {
         bail!("the other side has gone");
     }
+    channel.write_all(&process::id().to_be_bytes())?;
     let mut sockets = Vec::new();
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(descriptors) = message {
@@ -149,24 +156,31 @@ impl Program {
     pub(crate) async fn succeed(self, sockets: Vec<TcpListener>) -> Result<u32> {
         let (own, its) = UnixStream::pair().context("no socket for the new process")?;
         send(&own, &sockets).context("the sockets cannot be handed over")?;
-        let mut attempt = Attempt(Some(self.start(its)?));
         own.set_nonblocking(true)?;
-        let mut own = tokio::net::UnixStream::from_std(own)?;
-        match timeout(READY_LIMIT, own.read_u8()).await {
-            Ok(Ok(_)) => attempt.keep().context("the new process is gone"),
-            Ok(Err(_)) => match attempt.ended().await {
-                Some(status) => bail!("the new process ended ({status}); why, it says above"),
-                None => bail!("the new process does not answer"),
-            },
-            Err(_) => bail!("the new process was not ready within {} s", READY_LIMIT.as_secs()),
-        }
+        let own = tokio::net::UnixStream::from_std(own)?;
+        let between = self.start(BETWEEN, OwnedFd::from(its).into())?;
+        let mut attempt = Attempt { between, process: None };
+        let ready = timeout(READY_LIMIT, attempt.ready(own)).await;
+        let late = || format!("the new process was not ready within {} s", READY_LIMIT.as_secs());
+        let pid = ready.with_context(late)??;
+        attempt.process = None;
+        Ok(pid)
     }
 
-    fn start(&self, channel: UnixStream) -> Result<Child> {
+    fn start(&self, role: &str, input: Stdio) -> Result<Child> {
         let mut command = Command::new(&self.path);
-        command.args(&self.arguments).env(VARIABLE, "1").stdin(OwnedFd::from(channel));
+        command.args(&self.arguments).env(VARIABLE, role).stdin(input);
         command.spawn().with_context(|| format!("cannot start {}", self.path.display()))
     }
+}
+
+/// Starts the process that takes over, if this one is there for nothing else.
+pub(crate) fn stands_between() -> Result<bool> {
+    if env::var_os(VARIABLE).is_none_or(|role| role != BETWEEN) {
+        return Ok(false);
+    }
+    Program::this()?.start("", Stdio::inherit())?;
+    Ok(true)
 }
 
 fn send(channel: &UnixStream, sockets: &[TcpListener]) -> io::Result<()> {
@@ -181,38 +195,44 @@ fn send(channel: &UnixStream, sockets: &[TcpListener]) -> io::Result<()> {
 }
 
 /// A new process that is not ready; ended when dropped.
-struct Attempt(Option<Child>);
+struct Attempt {
+    between: Child,
+    process: Option<Pid>,
+}
 
 impl Attempt {
-    /// How it ended, if it did.
-    async fn ended(&mut self) -> Option<ExitStatus> {
-        let child = self.0.as_mut()?;
-        let end = tokio::time::Instant::now() + END_LIMIT;
-        loop {
-            match child.try_wait() {
-                Ok(None) if tokio::time::Instant::now() < end => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                other => return other.ok().flatten(),
-            }
+    /// Waits for its word. The process's number.
+    async fn ready(&mut self, mut channel: tokio::net::UnixStream) -> Result<u32> {
+        let Ok(pid) = channel.read_u32().await else { bail!("{}; why, it says above", self.end().await) };
+        self.process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        if channel.read_u8().await.is_err() {
+            bail!("{}; why, it says above", self.end().await);
         }
+        Ok(pid)
     }
 
-    /// Lets it live, and takes notice of its end for as long as this process is there.
-    fn keep(&mut self) -> Option<u32> {
-        let mut child = self.0.take()?;
-        let pid = child.id();
-        std::thread::spawn(move || child.wait());
-        Some(pid)
+    /// How it ended, as far as that is known here.
+    async fn end(&mut self) -> String {
+        let end = tokio::time::Instant::now() + END_LIMIT;
+        while tokio::time::Instant::now() < end {
+            match self.between.try_wait() {
+                Ok(None) => tokio::time::sleep(LOOK_EVERY).await,
+                Ok(Some(status)) if !status.success() => return format!("the new process ended ({status})"),
+                _ => break,
+            }
+        }
+        "the new process ended before it was ready".to_owned()
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            // Either fails where it has ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(process) = self.process {
+            // Fails where it has ended by itself.
+            let _ = kill_process(process, Signal::KILL);
         }
+        // It has ended as a rule, and is only taken notice of.
+        let _ = self.between.kill();
+        let _ = self.between.wait();
     }
 }

@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 use crate::{
     acme::Acme,
     exit::Exit,
-    handover::{Inherited, Program},
+    handover::{self, Inherited, Program},
     metrics::Metrics,
     serve::{Service, Signals},
     settings::{self, Certificate, Plan, Settings},
@@ -61,6 +61,9 @@ impl Run {
     }
 
     pub(crate) fn start(self) -> Result<()> {
+        if handover::stands_between()? {
+            return Ok(());
+        }
         let plan = self.plan()?;
         if self.check_config {
             read_invited(&plan)?;

@@ -253,6 +253,7 @@ fn a_process_that_cannot_take_over_changes_nothing() -> Result<()> {
             let (echo, dialer) = (echo().await?.to_string(), tunnel::dialer(&bridge.decoy)?);
             let tunnel = dialer.dial(&bridge.line()?).await?;
             let (mut stream, _) = ask(&tunnel, &echo).await?;
+            let processes = process::children(1)?;
             let visitors = Visitors::begin(bridge.listen);
             let fails = |why: &str| -> Result<()> {
                 signal(old.pid(), Signal::USR2)?;
@@ -260,7 +261,7 @@ fn a_process_that_cannot_take_over_changes_nothing() -> Result<()> {
             };
             bridge.configure("bandwith = 7")?;
             fails("unknown field `bandwith`")?;
-            bridge.logs("no upgrade, and this process goes on: the new process ended (exit status: 1)")?;
+            bridge.logs("no upgrade, and this process goes on: the new process ended before it was ready")?;
             bridge.configure(POLICY)?;
             bridge.install_script("#!/bin/sh\nexec <&-\nexit 7\n")?;
             fails("(exit status: 7)")?;
@@ -270,10 +271,14 @@ fn a_process_that_cannot_take_over_changes_nothing() -> Result<()> {
             visitors.end()?;
             echoes(&mut stream, b"as before").await?;
             assert_eq!(process::children(old.pid())?, [], "a process was left");
+            assert_eq!(process::children(1)?, processes, "a process was left");
             // What failed does not stand in the way of what works.
             bridge.install()?;
             let new = bridge.upgrade(&old)?;
-            assert!(runs(new));
+            assert!(
+                runs(new) && !process::children(old.pid())?.contains(&new),
+                "nobody else hears of its end"
+            );
             Ok(())
         })
     })
@@ -303,6 +308,25 @@ fn what_is_left_ends_with_its_time_or_at_a_word() -> Result<()> {
             wait_for("its end", LIMIT, || Ok((!runs(second)).then_some(())))?;
             visit(bridge.listen)
         })
+    })
+}
+
+#[test]
+fn an_upgrade_under_way_ends_with_the_process() -> Result<()> {
+    isolated("an_upgrade_under_way_ends_with_the_process", || {
+        let bridge = Installed::new(POLICY)?;
+        let mut old = bridge.start()?;
+        bridge.install_script("#!/bin/sh\nexec sleep 1000\n")?;
+        signal(old.pid(), Signal::USR2)?;
+        let started = || Ok(process::children(old.pid())?.first().copied());
+        let hangs = wait_for("a process", LIMIT, started)?;
+        visit(bridge.listen)?;
+        signal(old.pid(), Signal::USR2)?;
+        bridge.logs("a new process is being started already")?;
+        signal(old.pid(), Signal::TERM)?;
+        let status = wait_for("the end", LIMIT, || old.ended())?;
+        assert!(status.success() && !runs(hangs), "{status}");
+        Ok(())
     })
 }
 
