@@ -18,12 +18,15 @@ qnet-bench [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write
   --rounds       how often each transport is measured, in turns (5)
   --megabytes    payload each way, in one stream (512)
   --connections  idle connections at once (150)
-  --only         measure this transport alone: obfs4 or qnet
+  --only         measure these alone, comma-separated: obfs4, qnet, qnet-none (without shaping)
   --write        put the result into docs/benchmarks.md
 ";
 
 /// Where `--write` puts the result.
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md");
+
+/// QNet without shaping, as the table calls it: what the default profile is compared with.
+const UNSHAPED: &str = "qnet-none";
 
 /// The decoy's idle limit. A carrier ends with its decoy's connection, and none may end while it is measured.
 const DECOY_IDLE: Duration = Duration::from_secs(600);
@@ -85,15 +88,22 @@ fn run(options: &Options) -> Result<()> {
     let kinds = kinds(options.only.as_deref(), &decoy)?;
     let far = load::start()?;
     let mut series: Vec<_> =
-        kinds.iter().map(|kind| Series { name: kind.transport.into(), rounds: Vec::new() }).collect();
+        kinds.iter().map(|kind| Series { name: kind.name.into(), rounds: Vec::new() }).collect();
     for round in 1..=options.rounds {
         for (kind, series) in kinds.iter().zip(&mut series) {
-            writeln!(io::stderr(), "bench: round {round} of {}: {}", options.rounds, kind.transport)?;
+            writeln!(io::stderr(), "bench: round {round} of {}: {}", options.rounds, kind.name)?;
             let figures = measure::round(kind, far, options.amount);
-            series.rounds.push(figures.with_context(|| format!("{}, round {round}", kind.transport))?);
+            series.rounds.push(figures.with_context(|| format!("{}, round {round}", kind.name))?);
         }
     }
-    let result = format!("{}\n\n{}", machine(), table(&series));
+    let mut result = format!("{}\n\n{}", machine(), table(&series));
+    let found = |name: &str| series.iter().find(|series| series.name == name).cloned();
+    if let (Some(unshaped), Some(shaped)) = (found(UNSHAPED), found("qnet")) {
+        result += &format!(
+            "\nWhat the default profile costs, from the same rounds:\n\n{}",
+            table(&[unshaped, shaped])
+        );
+    }
     writeln!(io::stdout(), "{result}")?;
     if options.write {
         fs::write(PAGE, page(&result, options)).with_context(|| format!("cannot write {PAGE}"))?;
@@ -104,22 +114,26 @@ fn run(options: &Options) -> Result<()> {
 
 /// What is measured, in the table's order; the first is what the others are compared with. qnet alone needs the decoy.
 fn kinds(only: Option<&str>, decoy: &Decoy) -> Result<Vec<Kind>> {
-    let wanted = |transport: &str| only.is_none_or(|only| only == transport);
+    let wanted = |name: &str| only.is_none_or(|only| only.split(',').any(|one| one == name));
     let mut kinds = Vec::new();
     if wanted("obfs4") {
         kinds.push(Kind {
+            name: "obfs4",
             transport: "obfs4",
+            client_args: Vec::new(),
             program: measure::find("obfs4proxy")
                 .context("obfs4proxy is not there; ./dev bench installs it")?,
             server_options: String::new(),
             environment: Vec::new(),
         });
     }
-    if wanted("qnet") {
+    if wanted("qnet") || wanted(UNSHAPED) {
         // Cargo puts all programs of a build into one folder.
         let program = env::current_exe()?.with_file_name("qnet-pt");
         ensure!(program.is_file(), "{} is not there; ./dev bench builds it", program.display());
-        kinds.push(Kind::qnet(program, decoy));
+        let qnet = || Kind::qnet(program.clone(), decoy);
+        kinds.extend(wanted("qnet").then(qnet));
+        kinds.extend(wanted(UNSHAPED).then(|| qnet().by_profile(UNSHAPED, "none")));
     }
     ensure!(!kinds.is_empty(), "no such transport; --help names them");
     Ok(kinds)

@@ -54,7 +54,8 @@ impl Pair {
             std::fs::create_dir(&folder)?;
             Ok(folder)
         };
-        let (bridge, method) = Plugin::server(kind, &folder("bridge")?, far)?;
+        let (bridge, mut method) = Plugin::server(kind, &folder("bridge")?, far)?;
+        method.args.extend(kind.client_args.iter().cloned());
         let (client, socks) = Plugin::client(kind, &folder("client")?)?;
         Ok(Self { client, bridge, socks, method, _state: state })
     }

@@ -19,8 +19,12 @@ const END_LIMIT: Duration = Duration::from_secs(3);
 
 /// What is needed to start either side of a transport.
 pub struct Kind {
-    /// The transport's name, which is also what the table calls it.
+    /// What the table calls it.
+    pub name: &'static str,
+    /// The transport's name.
     pub transport: &'static str,
+    /// Added to the arguments that the server announces.
+    pub client_args: Vec<(String, String)>,
     /// The plugin's executable.
     pub program: PathBuf,
     /// `TOR_PT_SERVER_TRANSPORT_OPTIONS`, escaped, or empty.
@@ -35,11 +39,18 @@ impl Kind {
     pub fn qnet(program: PathBuf, decoy: &Decoy) -> Self {
         let address = decoy.address().to_string().replace(':', r"\:");
         Self {
+            name: "qnet",
             transport: "qnet",
+            client_args: Vec::new(),
             program,
             server_options: format!("qnet:decoy={address};qnet:sni={}", decoy.name()),
             environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
         }
+    }
+    /// The same called `name`, by this profile.
+    #[must_use]
+    pub fn by_profile(self, name: &'static str, profile: &str) -> Self {
+        Self { name, client_args: vec![("profile".into(), profile.into())], ..self }
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::measure::Figure;
 
 /// Every round of one transport.
+#[derive(Clone)]
 pub struct Series {
     /// What the table's column is called.
     pub name: String,

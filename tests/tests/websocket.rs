@@ -12,13 +12,17 @@ use qnet_proto::websocket::{Channel, WebsocketError};
 use qnet_tests::ja4::extension;
 use qnet_tests::support::censor::{Censor, Manner};
 use qnet_tests::support::decoy::NAME;
-use qnet_tests::support::front::{Front, Server};
+use qnet_tests::support::front::{self, Front, Server};
 use qnet_tests::support::isolate::isolated;
+use qnet_tests::support::link::Link;
+use qnet_tests::support::process::free_address;
+use qnet_tests::support::talk::TalkServer;
 use qnet_tests::support::tap::{Tap, Tapped, Way};
-use qnet_tests::support::tunnel::{EchoWebsocket, echo_websocket, runtime};
+use qnet_tests::support::tunnel::{EchoWebsocket, dialer_with, echo_websocket, runtime};
 use qnet_transport::Stream;
 use qnet_transport::client::{DialError, Tunnel};
 use qnet_wire::bridge_line::BridgeLine;
+use qnet_wire::key::IdentityKey;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
@@ -253,18 +257,55 @@ fn transfers_go_on_while_carriers_freeze_and_are_cut() -> Result<()> {
 }
 
 #[test]
-fn refusals_say_what_is_wrong() -> Result<()> {
-    isolated("refusals_say_what_is_wrong", || {
+fn refusals_say_what_is_wrong_and_leave_the_page_open() -> Result<()> {
+    isolated("refusals_say_what_is_wrong_and_leave_the_page_open", || {
         runtime()?.block_on(async {
             for server in [Server::Nginx, Server::Haproxy] {
                 let EchoWebsocket { front, line, dialer } = echo_websocket(server, PATH, IDLE)?;
                 let wrong: BridgeLine = line.to_string().replace("/secret/path", "/other").parse()?;
+                let link = Link::start(front.address(), Duration::ZERO)?;
+                let wrong = BridgeLine { address: link.address(), ..wrong };
                 let refused = dialer.dial(&wrong).await.err().context("another path was taken")?;
                 ensure!(
                     matches!(refused, DialError::Websocket(WebsocketError::Refused(404))),
                     "{server:?}: {refused}"
                 );
+                sleep(Duration::from_secs(1)).await;
+                // A browser whose page finds no websocket still shows the page.
+                let page = link.traces().into_iter().next().context("no page")?;
+                ensure!(
+                    page.up.end().is_none() && page.down.end().is_none(),
+                    "{server:?}: the page was closed"
+                );
                 drop(front);
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Where a site's own server takes the websocket: the client says what is wrong, and the page stays open as a browser's does.
+#[test]
+fn where_another_server_answers_the_page_stays_open() -> Result<()> {
+    isolated("where_another_server_answers_the_page_stays_open", || {
+        runtime()?.block_on(async {
+            for server in [Server::Nginx, Server::Haproxy] {
+                let talk = free_address()?;
+                let front = Front::start(server, front::Options::new(PATH, talk))?;
+                let _talk = TalkServer::start(talk)?;
+                let link = Link::start(front.address(), Duration::ZERO)?;
+                let key = IdentityKey::from_bytes([7; 32]).public();
+                let line = format!("qnet {} key={key} url=https://{NAME}{PATH}", link.address()).parse()?;
+                let error = dialer_with(&front.certificates().ca)?.dial(&line).await.err();
+                let tampered = matches!(error, Some(DialError::Tunnel(qnet_proto::Ended::Tampered)));
+                ensure!(tampered, "{server:?}: {error:?}");
+                // Longer than a close is waited for.
+                sleep(Duration::from_secs(4)).await;
+                let page = link.traces().into_iter().next().context("no page")?;
+                ensure!(
+                    page.up.end().is_none() && page.down.end().is_none(),
+                    "{server:?}: the page was closed"
+                );
             }
             Ok(())
         })

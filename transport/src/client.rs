@@ -233,7 +233,10 @@ impl Dialer {
                 outcome = keeper.carry(Mode::Replace, Occasion::Alone, false).await;
             }
         }
-        outcome?;
+        if let Err(error) = outcome {
+            keeper.known.leave_open();
+            return Err(error);
+        }
         let tunnel = Tunnel::new(Arc::clone(&keeper.shared));
         tokio::spawn(keeper.keep(rng));
         Ok(tunnel)

@@ -91,6 +91,8 @@ pub struct Connection {
 pub struct Capture {
     /// Which transport.
     pub transport: Kind,
+    /// The profile that QNet's bridge line named.
+    pub profile: Option<String>,
     /// The web server before which the bridge stands, or that was visited.
     pub server: String,
     /// What was carried.
@@ -206,6 +208,7 @@ impl Capture {
             Load::Tor => "Tor's link",
             Load::RealTor => "a real Tor",
         };
-        format!("{transport}, {load}, {}, {} ms", self.server, self.round_trip_ms)
+        let profile = self.profile.iter().map(|name| format!(" {name}")).collect::<String>();
+        format!("{transport}{profile}, {load}, {}, {} ms", self.server, self.round_trip_ms)
     }
 }

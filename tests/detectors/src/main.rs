@@ -1,6 +1,7 @@
 //! `./dev detect`: what a censor would run against QNet, run by ourselves.
 #![forbid(unsafe_code)]
 
+use std::fmt::Debug;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,16 +13,23 @@ use qnet_detectors::detectors;
 use qnet_detectors::report::Report;
 use qnet_detectors::stage::{Field, Plan};
 use qnet_tests::support::decoy::Server;
+use qnet_tests::support::front;
 use qnet_tests::support::isolate::{Isolated, isolated_program};
+use qnet_transport::Shape;
 
 const HELP: &str = "\
-qnet-detectors [--full] [--server NAME,NAME] [--paths MS,MS] [--world PAGESxVISITS] [--only N,N] [--out FOLDER]
+qnet-detectors [--full] [--server NAME,NAME] [--front NAME,NAME] [--paths MS,MS] [--world PAGESxVISITS]
+                [--profile NAME,NAME] [--only N,N] [--out FOLDER]
   --full   six web servers, paths of 20, 100 and 300 ms, a real Tor, 20 pages with 60 visits each (hours; visits are
            kept in target/detect/visits, and a run that was cut short goes on there)
   --server the web servers before which the bridge stands: nginx (unless told otherwise), apache, lighttpd, haproxy,
            caddy, rustls
+  --front  the web servers behind which it stands under its websocket cover: nginx, haproxy, haproxyhttp1
   --paths  these round trips alone, milliseconds
   --world  for detector 10: so many pages, so many visits of each by each transport, 5 at least
+  --profile  QNet under these profiles: captures are made with each, and detector 10 visits by these alone. Otherwise
+           captures are made with the one that QNet follows by itself, and detector 10 visits by all:
+           {profiles}
   --only   these detectors alone, by number
   --out    where report.html, report.json and captures.json go (target/detect)
 ";
@@ -29,11 +37,17 @@ qnet-detectors [--full] [--server NAME,NAME] [--paths MS,MS] [--world PAGESxVISI
 /// Where the report goes unless told otherwise.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/detect");
 
+/// What may stand in front.
+const FRONTS: [front::Server; 3] =
+    [front::Server::Nginx, front::Server::Haproxy, front::Server::HaproxyHttp1];
+
 struct Options {
     full: bool,
     servers: Vec<Server>,
+    fronts: Vec<front::Server>,
     paths: Vec<u64>,
     world: Option<(usize, usize)>,
+    profiles: Vec<Shape>,
     only: Vec<u8>,
     out: PathBuf,
 }
@@ -44,8 +58,10 @@ impl Options {
         let mut options = Self {
             full: false,
             servers: Vec::new(),
+            fronts: Vec::new(),
             paths: Vec::new(),
             world: None,
+            profiles: Vec::new(),
             only: Vec::new(),
             out: FOLDER.into(),
         };
@@ -54,7 +70,13 @@ impl Options {
                 "--full" => options.full = true,
                 "--server" => {
                     let names = arguments.next().context("--server needs names")?;
-                    options.servers = names.split(',').map(server).collect::<Result<_>>()?;
+                    options.servers =
+                        names.split(',').map(|name| named(&Server::ALL, name)).collect::<Result<_>>()?;
+                }
+                "--front" => {
+                    let names = arguments.next().context("--front needs names")?;
+                    options.fronts =
+                        names.split(',').map(|name| named(&FRONTS, name)).collect::<Result<_>>()?;
                 }
                 "--paths" => {
                     let paths = arguments.next().context("--paths needs round trips")?;
@@ -64,6 +86,11 @@ impl Options {
                     let world = arguments.next().context("--world needs two numbers, such as 20x60")?;
                     let (pages, visits) = world.split_once('x').context("--world is such as 20x60")?;
                     options.world = Some((pages.parse()?, visits.parse()?));
+                }
+                "--profile" => {
+                    let names = arguments.next().context("--profile needs names")?;
+                    let more = names.split(',').map(profile).collect::<Result<Vec<_>>>()?;
+                    options.profiles.extend(more);
                 }
                 "--only" => {
                     let numbers = arguments.next().context("--only needs numbers")?;
@@ -84,7 +111,7 @@ fn main() -> ExitCode {
             Isolated::Inside(well) => Ok(well),
             Isolated::Outside(status) => Ok(status.success()),
         },
-        None => Ok(io::stdout().write_all(HELP.as_bytes()).map(|()| true)?),
+        None => Ok(io::stdout().write_all(help().as_bytes()).map(|()| true)?),
     });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -97,9 +124,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn server(name: &str) -> Result<Server> {
-    let found = Server::ALL.into_iter().find(|server| format!("{server:?}").eq_ignore_ascii_case(name));
+fn named<T: Copy + Debug>(all: &[T], name: &str) -> Result<T> {
+    let found = all.iter().copied().find(|server| format!("{server:?}").eq_ignore_ascii_case(name));
     found.with_context(|| format!("no web server is called {name}"))
+}
+
+fn profile(name: &str) -> Result<Shape> {
+    Shape::named(name).with_context(|| format!("no profile is called {name}; --help lists them"))
+}
+
+fn help() -> String {
+    let names: Vec<&str> = Shape::all().map(|shape| shape.profile().name.as_str()).collect();
+    HELP.replace("{profiles}", &names.join(", "))
 }
 
 /// Whether all is well.
@@ -111,9 +147,13 @@ fn run(options: &Options) -> Result<bool> {
     if !options.servers.is_empty() {
         plan.servers.clone_from(&options.servers);
     }
+    if !options.fronts.is_empty() {
+        plan.fronts.clone_from(&options.fronts);
+    }
     if !options.paths.is_empty() {
         plan.round_trips.clone_from(&options.paths);
     }
+    plan.profiles.clone_from(&options.profiles);
     plan.closed_world = options.world.unwrap_or(plan.closed_world);
     let mut chosen = detectors::all();
     chosen.retain(|one| options.only.is_empty() || options.only.contains(&one.about().number));
@@ -131,8 +171,8 @@ fn run(options: &Options) -> Result<bool> {
     tell("all judged");
     report.write(&options.out, &field.captures)?;
     writeln!(io::stdout(), "{}", report.table())?;
-    for (server, why) in &field.refused {
-        writeln!(io::stdout(), "REFUSED: QNet will not stand before {server}: {why}")?;
+    for refused in &report.refused {
+        writeln!(io::stdout(), "REFUSED: {}", refused.told())?;
     }
     let failures = report.failures();
     for failure in &failures {

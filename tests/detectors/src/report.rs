@@ -69,11 +69,30 @@ impl Outcome {
     }
 }
 
+/// A web server before which QNet will not stand: no detector has judged it there.
+#[derive(Debug, Serialize)]
+pub struct Refused {
+    /// Which.
+    pub server: String,
+    /// What the bridge says of it.
+    pub why: String,
+}
+
+impl Refused {
+    /// For people.
+    #[must_use]
+    pub fn told(&self) -> String {
+        format!("QNet will not stand before {}: {}", self.server, self.why)
+    }
+}
+
 /// All of it.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// By detector.
     pub outcomes: Vec<Outcome>,
+    /// Where there is nothing to judge.
+    pub refused: Vec<Refused>,
 }
 
 impl Report {
@@ -83,7 +102,9 @@ impl Report {
             tell(detector.about().name);
             Outcome::of(detector.as_ref(), field)
         });
-        Self { outcomes: outcomes.collect() }
+        let refused = field.refused.iter();
+        let refused = refused.map(|(server, why)| Refused { server: server.clone(), why: why.clone() });
+        Self { outcomes: outcomes.collect(), refused: refused.collect() }
     }
 
     /// Everything that is not as it must be; empty if all is well.
@@ -164,5 +185,23 @@ fn number(value: f64) -> String {
         format!("{value:.2}")
     } else {
         format!("{value:.1e}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_told_in_both_reports() {
+        let refused = Refused { server: "Caddy".into(), why: "answers <too short>".into() };
+        let report = Report { outcomes: Vec::new(), refused: vec![refused] };
+        let folder = tempfile::tempdir().unwrap();
+        report.write(folder.path(), &[]).unwrap();
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
+        assert_eq!(json["refused"][0]["server"], "Caddy");
+        assert_eq!(json["refused"][0]["why"], "answers <too short>");
+        assert!(read("report.html").contains("not stand before Caddy: answers &lt;too short&gt;"));
     }
 }

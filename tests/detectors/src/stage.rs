@@ -13,6 +13,7 @@ use qnet_tests::support::local_http::{FileServer, download};
 use qnet_tests::support::pt::Pt;
 use qnet_tests::support::site;
 use qnet_tests::support::tor::{Network, at_address};
+use qnet_transport::Shape;
 
 use crate::capture::{Capture, Connection};
 use crate::load::{self, Load};
@@ -48,6 +49,9 @@ pub struct Plan {
     pub rounds: usize,
     /// Pages and visits of each by each transport, for fingerprinting websites.
     pub closed_world: (usize, usize),
+    /// QNet's profiles that captures are made with; where none is named, the one that it follows by itself. Websites are
+    /// fingerprinted under these, or under all.
+    pub profiles: Vec<Shape>,
     /// Whether every probe is played, or some.
     pub all_probes: bool,
     /// The web servers behind which the bridge stands, under its websocket cover.
@@ -70,6 +74,7 @@ impl Plan {
             times: 100,
             rounds: 20,
             closed_world: (5, 6),
+            profiles: Vec::new(),
             all_probes: false,
             fronts: vec![front::Server::Nginx],
             real_tor: true,
@@ -96,10 +101,22 @@ impl Plan {
             times: 500,
             rounds: 60,
             closed_world: (20, 60),
+            profiles: Vec::new(),
             all_probes: true,
             fronts: vec![front::Server::Nginx, front::Server::Haproxy],
             real_tor: true,
         }
+    }
+
+    /// These shows, QNet's once with each profile.
+    fn with_profiles(&self, shows: &[(Kind, Load)]) -> Vec<(Kind, Load, Option<String>)> {
+        let named = || self.profiles.iter().map(|shape| Some(shape.profile().name.clone()));
+        let profiles = |kind| match kind {
+            Kind::Qnet | Kind::QnetWebsocket if !self.profiles.is_empty() => named().collect(),
+            _ => vec![None],
+        };
+        let each = |&(kind, load)| profiles(kind).into_iter().map(move |profile| (kind, load, profile));
+        shows.iter().flat_map(each).collect()
     }
 }
 
@@ -161,13 +178,12 @@ impl Field {
         tell: &mut impl FnMut(&str),
     ) -> Result<()> {
         for round_trip_ms in self.plan.round_trips.clone() {
-            for (transport, load) in shows.iter().copied() {
+            for (transport, load, profile) in self.plan.with_profiles(shows) {
                 if transport == Kind::Qnet && self.refused.iter().any(|(refused, _)| refused == server) {
                     continue;
                 }
-                let connections = Vec::new();
-                let mut capture =
-                    Capture { transport, server: server.to_owned(), load, round_trip_ms, connections };
+                let (server, connections) = (server.to_owned(), Vec::new());
+                let mut capture = Capture { transport, profile, server, load, round_trip_ms, connections };
                 tell(&capture.title());
                 let times = match load {
                     // Direct visits are what the others are compared with.
@@ -183,7 +199,7 @@ impl Field {
                         self.captures.push(capture);
                     }
                     Err(error) => match refusal(&error) {
-                        Some(why) if transport == Kind::Qnet => self.refused.push((server.to_owned(), why)),
+                        Some(why) if transport == Kind::Qnet => self.refused.push((capture.server, why)),
                         _ => return Err(error.context(capture.title())),
                     },
                 }
@@ -257,7 +273,7 @@ impl Scene<'_> {
         for number in 0..times {
             let traces = if let (Load::RealTor, Before::Decoy(decoy)) = (capture.load, self.before) {
                 let tors = self.tors.context("no network of tors was planned")?;
-                tors.play(capture.transport, decoy, qnet_pt, delay)?
+                tors.play(capture, decoy, qnet_pt, delay)?
             } else {
                 let transport = self.transport(capture, qnet_pt, delay)?;
                 self.carry(capture, transport.entry(), number)?;
@@ -276,10 +292,13 @@ impl Scene<'_> {
             (_, Kind::Plain, Before::Decoy(decoy)) => decoy.address(),
             _ => self.site.address(),
         };
+        let profile = capture.profile.as_deref();
         match self.before {
-            Before::Decoy(decoy) => Transport::start(capture.transport, decoy, qnet_pt, target, delay),
+            Before::Decoy(decoy) => {
+                Transport::start_with(capture.transport, profile, decoy, qnet_pt, target, delay)
+            }
             Before::Site(site) if capture.transport == Kind::Plain => Transport::talking(site, delay),
-            Before::Site(site) => Transport::behind(site, qnet_pt, target, delay),
+            Before::Site(site) => Transport::behind(site, profile, qnet_pt, target, delay),
         }
     }
 
@@ -314,15 +333,17 @@ impl Tors {
     }
 
     /// A bridge and a client of their own, from the client's first byte to the download's last.
-    fn play(&self, kind: Kind, decoy: &Decoy, qnet_pt: &Path, delay: Duration) -> Result<Vec<Trace>> {
-        let pt = match kind {
+    fn play(&self, capture: &Capture, decoy: &Decoy, qnet_pt: &Path, delay: Duration) -> Result<Vec<Trace>> {
+        let pt = match capture.transport {
             Kind::Qnet => Pt::qnet_by(qnet_pt.to_owned(), decoy),
             Kind::Obfs4 => Pt::obfs4(),
             other => bail!("{other:?} is not run by tor here"),
         };
         let bridge = self.network.bridge(&pt, false)?;
         let link = Link::watched(bridge.listen, delay)?;
-        let client = self.network.client(&pt, &at_address(&bridge.line, link.address())?)?;
+        let profile = capture.profile.iter().map(|name| format!(" profile={name}")).collect::<String>();
+        let line = at_address(&bridge.line, link.address())? + &profile;
+        let client = self.network.client(&pt, &line)?;
         download(client.socks, &self.file, |_| Ok(()))?;
         link.watched_traces()
     }

@@ -7,10 +7,11 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use qnet_bench::plugin::{self, Method, Plugin};
 use qnet_bench::socks;
 use qnet_tests::support::decoy::{Decoy, NAME};
@@ -45,29 +46,70 @@ pub enum Kind {
 }
 
 /// A site whose pages talk over a websocket, and the place behind it for who answers: such a server as any site has, or a bridge.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TalkingSite {
-    /// The web server in front.
-    pub front: Front,
+    /// The web server in front, which may have other addresses besides this one.
+    pub front: Arc<Front>,
+    address: SocketAddr,
     bridge: SocketAddr,
 }
-
-/// Where its websocket is.
-const PATH: &str = "/a7Ge93kd";
 
 /// How much its pages say in one visit.
 const MESSAGES: usize = 20;
 
+/// How long a websocket may be silent: longer than a bridge listens to a stranger, which the front would else cut short.
+const IDLE: Duration = Duration::from_secs(120);
+
 impl TalkingSite {
+    /// Where its websocket is.
+    pub const PATH: &str = "/a7Ge93kd";
+
     /// Starts it; nobody answers yet.
     ///
     /// # Errors
     /// A web server's package is not installed, or it does not listen.
     pub fn start(server: front::Server) -> Result<Self> {
-        let bridge = free_address()?;
-        let page = Some(site::page_that_talks(PATH, MESSAGES));
-        let front = Front::start(server, front::Options { page, ..front::Options::new(PATH, bridge) })?;
-        Ok(Self { front, bridge })
+        let [site] = Self::several(server, [Self::PATH])?;
+        Ok(site)
+    }
+
+    /// The same behind one web server with several addresses, each with a place of its own for who answers; on each of them this
+    /// path leads there.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn several<const N: usize>(server: front::Server, paths: [&str; N]) -> Result<[Self; N]> {
+        let mut ways = Vec::new();
+        for path in paths {
+            ways.push((path.to_owned(), free_address()?));
+        }
+        let places: Vec<SocketAddr> = ways.iter().map(|(_, bridge)| *bridge).collect();
+        let mut ways = ways.into_iter();
+        let (path, bridge) = ways.next().context("a site has an address")?;
+        let page = Some(site::page_that_talks(Self::PATH, MESSAGES));
+        let options =
+            front::Options { page, idle: IDLE, doors: ways.collect(), ..front::Options::new(&path, bridge) };
+        let front = Arc::new(Front::start(server, options)?);
+        let addresses = std::iter::once(front.address()).chain(front.doors().iter().copied());
+        let sites: Vec<Self> = addresses
+            .zip(places)
+            .map(|(address, bridge)| Self { front: Arc::clone(&front), address, bridge })
+            .collect();
+        sites.try_into().map_err(|_| anyhow!("an address for each path"))
+    }
+
+    /// Where it listens with TLS.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts such a server as any site has.
+    ///
+    /// # Errors
+    /// Somebody answers already.
+    pub fn talk(&self) -> Result<TalkServer> {
+        TalkServer::start(self.bridge)
     }
 }
 
@@ -99,6 +141,21 @@ impl Transport {
         target: SocketAddr,
         delay: Duration,
     ) -> Result<Self> {
+        Self::start_with(kind, None, decoy, qnet_pt, target, delay)
+    }
+
+    /// The same with the profile that QNet's bridge line names; no other transport has any.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        kind: Kind,
+        profile: Option<&str>,
+        decoy: &Decoy,
+        qnet_pt: &Path,
+        target: SocketAddr,
+        delay: Duration,
+    ) -> Result<Self> {
         match kind {
             Kind::Plain => {
                 let link = Link::watched(target, delay)?;
@@ -106,18 +163,20 @@ impl Transport {
             }
             Kind::Qnet => {
                 let kind = plugin::Kind::qnet(qnet_pt.to_owned(), decoy);
-                Self::plugins(&kind, (target, LOOPBACK), None, delay)
+                Self::plugins(&kind, profile, (target, LOOPBACK), None, delay)
             }
             Kind::QnetWebsocket => bail!("it stands behind a site, not before one"),
             Kind::Obfs4 => {
                 let program = qnet_bench::measure::find("obfs4proxy");
                 let kind = plugin::Kind {
+                    name: "obfs4",
                     transport: "obfs4",
+                    client_args: Vec::new(),
                     program: program.context("obfs4proxy is not there: is the package installed?")?,
                     server_options: String::new(),
                     environment: Vec::new(),
                 };
-                Self::plugins(&kind, (target, LOOPBACK), None, delay)
+                Self::plugins(&kind, None, (target, LOOPBACK), None, delay)
             }
             Kind::Tunnel => {
                 let tunnel = Tunnel::start(decoy.certificates(), target)?;
@@ -129,20 +188,28 @@ impl Transport {
         }
     }
 
-    /// QNet under its websocket cover behind a site.
+    /// QNet under its websocket cover behind a site, with the profile that the bridge line names.
     ///
     /// # Errors
     /// The program does not start.
-    pub fn behind(site: &TalkingSite, qnet_pt: &Path, target: SocketAddr, delay: Duration) -> Result<Self> {
+    pub fn behind(
+        site: &TalkingSite,
+        profile: Option<&str>,
+        qnet_pt: &Path,
+        target: SocketAddr,
+        delay: Duration,
+    ) -> Result<Self> {
         let origin = site.front.site().to_string().replace(':', r"\:");
-        let url = format!("https://{NAME}{PATH}").replace(':', r"\:");
+        let url = format!("https://{NAME}{}", TalkingSite::PATH).replace(':', r"\:");
         let kind = plugin::Kind {
+            name: "qnet",
             transport: "qnet",
+            client_args: Vec::new(),
             program: qnet_pt.to_owned(),
             server_options: format!("qnet:url={url};qnet:site={origin}"),
             environment: vec![("SSL_CERT_FILE".into(), site.front.certificates().ca.clone())],
         };
-        Self::plugins(&kind, (target, site.bridge), Some(site.front.address()), delay)
+        Self::plugins(&kind, profile, (target, site.bridge), Some(site.address), delay)
     }
 
     /// No transport: a browser's way to a site that answers what its pages say.
@@ -150,23 +217,25 @@ impl Transport {
     /// # Errors
     /// No port can be had.
     pub fn talking(site: &TalkingSite, delay: Duration) -> Result<Self> {
-        let server = site.front.address();
+        let server = site.address;
         let link = Link::watched(server, delay)?;
-        let talk = TalkServer::start(site.bridge)?;
+        let talk = site.talk()?;
         Ok(Self { entry: link.address(), server, link, running: Running::Talk { _server: talk } })
     }
 
     /// A pluggable transport as tor starts it, with a door in front that gives it the bridge's arguments. Its server passes on to
-    /// `target` and listens at `bind`; clients go to `front` where there is one.
+    /// `target` and listens at `bind`; clients go to `front` where there is one. A profile is one more argument of the line.
     fn plugins(
         kind: &plugin::Kind,
+        profile: Option<&str>,
         (target, bind): (SocketAddr, SocketAddr),
         front: Option<SocketAddr>,
         delay: Duration,
     ) -> Result<Self> {
         let state = TempDir::new()?;
         let (server, method) = Plugin::server_at(kind, &state.path().join("server"), target, bind)?;
-        let method = Method { address: front.unwrap_or(method.address), ..method };
+        let mut method = Method { address: front.unwrap_or(method.address), ..method };
+        method.args.extend(profile.map(|name| ("profile".to_owned(), name.to_owned())));
         let (client, socks) = Plugin::client(kind, &state.path().join("client"))?;
         let link = Link::watched(method.address, delay)?;
         let args: String = method.args.iter().map(|(key, value)| format!(" {key}={value}")).collect();

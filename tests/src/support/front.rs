@@ -40,13 +40,16 @@ pub struct Options {
     pub idle: Duration,
     /// The site's page in place of the usual one.
     pub page: Option<String>,
+    /// Further addresses of the same server, and what path leads where on each: what is compared with each other meets the same
+    /// load, and the same files.
+    pub doors: Vec<(String, SocketAddr)>,
 }
 
 impl Options {
     /// The usual ones: nginx's own limit of a minute.
     #[must_use]
     pub fn new(path: &str, bridge: SocketAddr) -> Self {
-        Self { path: path.to_owned(), bridge, idle: Duration::from_secs(60), page: None }
+        Self { path: path.to_owned(), bridge, idle: Duration::from_secs(60), page: None, doors: Vec::new() }
     }
 }
 
@@ -60,6 +63,8 @@ pub struct Front {
     site: SocketAddr,
     /// With TLS; HTTP/2 in the clear; HTTP/1.1 in the clear (the latter two HAProxy's alone).
     listens: [SocketAddr; 3],
+    /// The further addresses, with TLS.
+    doors: Vec<SocketAddr>,
     certificates: Certificates,
     folder: TempDir,
 }
@@ -82,7 +87,9 @@ impl Front {
         let site = process::free_address()?;
         let origin = origin(&folder, site)?;
         let listens = [process::free_address()?, process::free_address()?, process::free_address()?];
-        let mut front = Self { server, options, running: None, origin, site, listens, certificates, folder };
+        let doors = options.doors.iter().map(|_| process::free_address()).collect::<Result<_>>()?;
+        let mut front =
+            Self { server, options, running: None, origin, site, listens, doors, certificates, folder };
         front.restart()?;
         Ok(front)
     }
@@ -91,6 +98,12 @@ impl Front {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.listens[0]
+    }
+
+    /// Where it listens besides, with TLS, in the options' order.
+    #[must_use]
+    pub fn doors(&self) -> &[SocketAddr] {
+        &self.doors
     }
 
     /// Where HAProxy listens for HTTP/2 and for HTTP/1.1 in the clear.
@@ -155,48 +168,60 @@ impl Front {
         Ok(())
     }
 
-    /// The path without its query, which servers leave out when they match.
-    fn location(&self) -> &str {
-        self.options.path.split('?').next().unwrap_or_default()
+    /// Every address with TLS, the path that leads elsewhere there, without its query, which servers leave out when they match, and
+    /// where it leads.
+    fn ways(&self) -> impl Iterator<Item = (SocketAddr, &str, SocketAddr)> {
+        let first = (self.address(), self.options.path.as_str(), self.options.bridge);
+        let doors = self.doors.iter().zip(&self.options.doors);
+        let further = doors.map(|(listen, (path, bridge))| (*listen, path.as_str(), *bridge));
+        std::iter::once(first)
+            .chain(further)
+            .map(|(listen, path, bridge)| (listen, path.split('?').next().unwrap_or_default(), bridge))
     }
 
     fn nginx(&self) -> Result<Command> {
-        let text = format!(
-            "map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}\n  server {{\n    listen {address} ssl http2;\n    server_name {NAME};\n\
+        let servers = self.ways().map(|(address, path, bridge)| format!(
+            "  server {{\n    listen {address} ssl http2;\n    server_name {NAME};\n\
              ssl_certificate {certificate};\n    ssl_certificate_key {key};\n    ssl_protocols TLSv1.2 TLSv1.3;\n\
              location = {path} {{\n      proxy_pass http://{bridge};\n      proxy_http_version 1.1;\n\
              proxy_set_header Host $host;\n      proxy_set_header Upgrade $http_upgrade;\n\
              proxy_set_header Connection $connection_upgrade;\n      proxy_read_timeout {idle}ms;\n    }}\n\
              location / {{ proxy_pass http://{site}; proxy_set_header Host $host; }}\n  }}\n",
-            address = self.listens[0],
             certificate = self.certificates.certificate.display(),
             key = self.certificates.key.display(),
-            path = self.location(),
-            bridge = self.options.bridge,
             idle = self.options.idle.as_millis(),
             site = self.site,
-        );
-        nginx(&self.folder, "front", &text)
+        ));
+        let map = "map $http_upgrade $connection_upgrade { default upgrade; '' close; }\n".to_owned();
+        nginx(&self.folder, "front", &std::iter::once(map).chain(servers).collect::<String>())
     }
 
     fn haproxy(&self) -> Result<Command> {
-        let [tls, http2, http1] = self.listens;
-        let text = format!(
+        let [_, http2, http1] = self.listens;
+        let mut text = format!(
             "global\n  maxconn 1000\n{global}defaults\n  mode http\n  timeout connect 5s\n  timeout client {idle}ms\n\
              timeout server {idle}ms\n  timeout tunnel {idle}ms\n  timeout http-request 10s\n\
-             frontend web\n  bind {tls} ssl crt {both} alpn h2,http/1.1\n  bind {http2} proto h2\n  bind {http1}\n\
-             use_backend bridge if {{ path {path} }}\n  default_backend site\n\
-             backend bridge\n  http-reuse never\n  server bridge {bridge}\nbackend site\n  server site {site}\n",
+             backend site\n  server site {site}\n",
             global = match self.server {
                 Server::HaproxyHttp1 => "  h2-workaround-bogus-websocket-clients\n",
                 Server::Nginx | Server::Haproxy => "",
             },
             idle = self.options.idle.as_millis(),
-            both = self.certificates.both.display(),
-            path = self.location(),
-            bridge = self.options.bridge,
             site = self.site,
         );
+        for (number, (tls, path, bridge)) in self.ways().enumerate() {
+            let clear = if number == 0 {
+                format!("  bind {http2} proto h2\n  bind {http1}\n")
+            } else {
+                String::new()
+            };
+            text.push_str(&format!(
+                "frontend web{number}\n  bind {tls} ssl crt {both} alpn h2,http/1.1\n{clear}\
+                 use_backend bridge{number} if {{ path {path} }}\n  default_backend site\n\
+                 backend bridge{number}\n  http-reuse never\n  server bridge {bridge}\n",
+                both = self.certificates.both.display(),
+            ));
+        }
         let mut command = program("haproxy");
         command.arg("-db").arg("-f").arg(write(self.folder.path(), "haproxy.cfg", &text)?);
         Ok(command)
@@ -212,10 +237,11 @@ fn origin(folder: &TempDir, address: SocketAddr) -> Result<Running> {
 }
 
 fn nginx(folder: &TempDir, name: &str, servers: &str) -> Result<Command> {
+    // One connection of each address at a time would let those wait whose address is called more often.
     let path = folder.path().display();
     let text = format!(
         "daemon off;\nworker_processes 1;\npid {path}/{name}.pid;\nerror_log {path}/{name}.log;\n\
-         events {{ worker_connections 1024; }}\nhttp {{\n{temporary}  access_log {path}/{name}.access;\n  server_tokens off;\n\
+         events {{ worker_connections 1024; multi_accept on; }}\nhttp {{\n{temporary}  access_log {path}/{name}.access;\n  server_tokens off;\n\
          types {{ text/html html; text/css css; text/javascript js; image/png png; image/x-icon ico; }}\n{servers}}}\n",
         temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("  {kind}_temp_path {path}/{name}-temp;\n"))

@@ -7,11 +7,14 @@
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Frame types (section 6), and HEADERS' flags.
-const HEADERS: u8 = 1;
+pub const DATA: u8 = 0;
+/// A request's or an answer's fields.
+pub const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 const WITH_PRIORITY: u8 = 0x20;
 
@@ -31,7 +34,13 @@ pub struct Frame {
 /// The whole frames of what a client said, after the preface. `None` where it does not begin with one.
 #[must_use]
 pub fn frames(said: &[u8]) -> Option<Vec<Frame>> {
-    let mut rest = said.strip_prefix(PREFACE)?;
+    Some(bare_frames(said.strip_prefix(PREFACE)?))
+}
+
+/// The same of what a server said, who begins with a frame.
+#[must_use]
+pub fn bare_frames(said: &[u8]) -> Vec<Frame> {
+    let mut rest = said;
     let mut frames = Vec::new();
     while let Some(([a, b, c, kind, flags, s, t, u, v], after)) = rest.split_first_chunk() {
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
@@ -40,7 +49,7 @@ pub fn frames(said: &[u8]) -> Option<Vec<Frame>> {
         frames.push(Frame { kind: *kind, flags: *flags, stream, payload: payload.to_vec() });
         rest = next;
     }
-    Some(frames)
+    frames
 }
 
 /// Akamai's fingerprint: SETTINGS, the connection's WINDOW_UPDATE, PRIORITY frames, and the order of the first request's
@@ -69,7 +78,16 @@ pub fn akamai(frames: &[Frame]) -> Option<String> {
 /// How the first request is framed: HEADERS' flags, and weight, exclusiveness and parent of its stream where they are there.
 #[must_use]
 pub fn first_request(frames: &[Frame]) -> Option<String> {
-    let request = frames.iter().find(|frame| frame.kind == HEADERS)?;
+    framing(frames.iter().find(|frame| frame.kind == HEADERS)?)
+}
+
+/// The same of the first request that leaves its stream open, as an extended CONNECT does (RFC 8441, section 4).
+#[must_use]
+pub fn first_connect(frames: &[Frame]) -> Option<String> {
+    framing(frames.iter().find(|frame| frame.kind == HEADERS && frame.flags & END_STREAM == 0)?)
+}
+
+fn framing(request: &Frame) -> Option<String> {
     let flags = request.flags;
     let Some((parent, weight)) = parts(request)?.0 else {
         return Some(format!("flags {flags:02x}, no priority"));
@@ -190,6 +208,10 @@ mod tests {
         let frames = frames(&said()).unwrap();
         assert_eq!(akamai(&frames).unwrap(), "1:65536;4:6291456|15663105|3:0:0:201|m,a,s,p");
         assert_eq!(first_request(&frames).unwrap(), "flags 2d, parent 0, exclusive 1, weight 256");
+        assert_eq!(first_connect(&frames), None);
+        let open = [said(), frame(HEADERS, 0x24, 3, &[0x80, 0, 0, 0, 146, 0x82])].concat();
+        let connect = first_connect(&super::frames(&open).unwrap());
+        assert_eq!(connect.unwrap(), "flags 24, parent 0, exclusive 1, weight 147");
     }
 
     #[test]

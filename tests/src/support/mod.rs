@@ -1,5 +1,6 @@
 //! The parts of the harness.
 
+pub mod attack;
 pub mod browser;
 pub mod ca;
 pub mod censor;

@@ -1,9 +1,11 @@
 //! Child processes that end with their owner.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -151,13 +153,27 @@ pub fn wait_for<T>(
     }
 }
 
-/// A loopback address that nothing listens on at the moment.
+/// A loopback address that nothing listens on at the moment, and that was not given to anybody in this process before, who may not
+/// listen yet.
 ///
 /// # Errors
 /// The kernel's.
 pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if given.len() >= MOST_GIVEN {
+            given.clear();
+        }
+        if given.insert(address.port()) {
+            return Ok(address);
+        }
+    }
 }
+
+/// Addresses that are remembered as given: few beside the ten thousands of ports that the kernel has to choose from.
+const MOST_GIVEN: usize = 1_000;
 
 /// Waits until something accepts connections at `address`.
 ///

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use boring::ssl::{HandshakeError, Ssl, SslContext, SslMethod, SslStream, SslVerifyMode, SslVersion};
 
 /// HTTP/2's connection preface, an empty SETTINGS frame, and a WINDOW_UPDATE as big as a browser's (RFC 9113, 3.4).
-const PREFACE: &[u8] =
+pub(super) const PREFACE: &[u8] =
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x04\x08\0\0\0\0\0\0\xef\0\x01";
 
 /// Who visits, and what for.
@@ -74,13 +74,7 @@ impl Visitor {
     /// The handshake fails. What comes after it is in the [`Visit`].
     pub fn visit(&self, address: SocketAddr, patience: Duration) -> Result<Visit> {
         let until = Instant::now() + patience;
-        let tcp = TcpStream::connect(address)?;
-        tcp.set_read_timeout(Some(patience))?;
-        tcp.set_nodelay(true)?;
-        let mut tls = match self.ssl()?.connect(tcp) {
-            Ok(tls) => tls,
-            Err(error) => bail!("no handshake: {error}"),
-        };
+        let mut tls = self.connect(address, patience)?;
         let alpn =
             String::from_utf8_lossy(tls.ssl().selected_alpn_protocol().unwrap_or_default()).into_owned();
         let certificate =
@@ -89,6 +83,17 @@ impl Visitor {
         self.ask(&mut tls, alpn == "h2")?;
         let answer = read(&mut tls, until)?;
         Ok(Visit { alpn, certificate, version, answer })
+    }
+
+    /// Connects as far as the handshake's end, no step of which takes longer than `patience`.
+    pub(super) fn connect(&self, address: SocketAddr, patience: Duration) -> Result<SslStream<TcpStream>> {
+        let tcp = TcpStream::connect(address)?;
+        tcp.set_read_timeout(Some(patience))?;
+        tcp.set_nodelay(true)?;
+        match self.ssl()?.connect(tcp) {
+            Ok(tls) => Ok(tls),
+            Err(error) => bail!("no handshake: {error}"),
+        }
     }
 
     fn ssl(&self) -> Result<Ssl> {
@@ -160,11 +165,16 @@ fn request(stream: u32, name: &str, path: &str) -> Vec<u8> {
         block.push(u8::try_from(value.len()).unwrap_or(0).min(126));
         block.extend(value.bytes().take(126));
     }
-    let length = u32::try_from(block.len()).unwrap_or_default().to_be_bytes();
+    frame(1, 5, stream, &block)
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes();
     let mut frame = length.get(1..).unwrap_or_default().to_vec();
-    frame.extend([1, 5]);
+    frame.extend([kind, flags]);
     frame.extend(stream.to_be_bytes());
-    frame.extend(block);
+    frame.extend(payload);
     frame
 }
 

@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use qnet_proto::Ended;
+use qnet_tests::support::attack::held::knock;
 use qnet_tests::support::decoy::{Options, Server};
 use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::link::{Act, Editor, Rule, Way, Which};
@@ -12,17 +13,8 @@ use qnet_wire::key::IdentityKey;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::stage::{Stage, seen};
-use crate::visit::{all, same, settled, visit, visit_with};
-
-/// The number of the record with the knock among those up, and its bytes.
-pub(crate) fn knock(stage: &Stage) -> Result<(usize, Vec<u8>)> {
-    let visit = visit(stage, stage.decoy.address(), Vec::new())?;
-    ensure!(matches!(visit.outcome, Err(DialError::Tunnel(Ended::NoProof))), "{}", visit.why());
-    let up = settled(&visit.link, 0)?.up;
-    let last = up.records().last().context("no records")?;
-    Ok((up.records().len() - 1, up.record_bytes(last).to_vec()))
-}
+use qnet_tests::support::attack::stage::{Stage, seen};
+use qnet_tests::support::attack::visit::{all, same, visit, visit_with};
 
 /// One bit is another, before the field, in it, after it: a bad record, which is the decoy's to answer.
 fn flipped(server: Server) -> Result<()> {

@@ -5,8 +5,6 @@
 mod delay;
 mod knocks;
 mod redirect;
-mod stage;
 mod stolen;
 mod tamper;
-mod visit;
 mod withheld;

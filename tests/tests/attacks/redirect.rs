@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use qnet_proto::Ended;
+use qnet_tests::support::attack::held::knock;
 use qnet_tests::support::decoy::{Options, Server};
 use qnet_tests::support::flow::End;
 use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::link::{Act, Rule, Way, Which};
 use qnet_transport::client::DialError;
 
-use crate::knocks::knock;
-use crate::stage::{SOON, Stage, both_ended, newest, seen};
-use crate::visit::visit;
+use qnet_tests::support::attack::stage::{SOON, Stage, both_ended, newest, seen};
+use qnet_tests::support::attack::visit::visit;
 
 /// The client tells its user, sends nothing that a browser whose page is loaded would not, and waits for the decoy's end.
 fn led_to(server: Server) -> Result<()> {

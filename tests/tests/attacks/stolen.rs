@@ -6,8 +6,8 @@ use qnet_tests::support::flow::End;
 use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::link::{Act, Gate, Rule, Way, Which};
 
-use crate::stage::{SOON, Stage, newest};
-use crate::visit::{all, made_up, say, settled, visit};
+use qnet_tests::support::attack::stage::{SOON, Stage, newest};
+use qnet_tests::support::attack::visit::{all, made_up, say, settled, visit};
 
 /// A change of cipher spec, as a client sends it before its Finished.
 const CHANGE: [u8; 6] = [20, 3, 3, 0, 1, 1];
@@ -56,8 +56,10 @@ fn first(server: Server) -> Result<()> {
     gate.open();
     let tunnel = stage.block_on(dial)?.context("the client whose hello was used before")?;
     let payload = stage.download(&tunnel)?;
-    crate::stage::until("a download", SOON, || crate::stage::copy(&payload).right > 100_000)?;
-    ensure!(!crate::stage::copy(&payload).wrong);
+    qnet_tests::support::attack::stage::until("a download", SOON, || {
+        qnet_tests::support::attack::stage::copy(&payload).right > 100_000
+    })?;
+    ensure!(!qnet_tests::support::attack::stage::copy(&payload).wrong);
     Ok(())
 }
 

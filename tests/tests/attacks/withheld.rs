@@ -10,7 +10,7 @@ use qnet_tests::support::flow::End;
 use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::link::{Act, Gate, Link, Rule, Way, Which};
 
-use crate::stage::{Payload, SOON, Stage, copy, until};
+use qnet_tests::support::attack::stage::{Payload, SOON, Stage, copy, until};
 
 /// How long the decoy bears a silent connection.
 const IDLE: Duration = Duration::from_secs(5);

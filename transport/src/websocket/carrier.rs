@@ -185,7 +185,8 @@ impl Carrier for ClientCarrier {
     }
 
     fn leave(&mut self, now: Instant) {
-        self.close(now);
+        self.core.leave(now);
+        self.send(now);
     }
 
     fn finished(&self) -> bool {

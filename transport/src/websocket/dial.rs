@@ -53,8 +53,8 @@ struct Site {
 struct Page {
     /// What its websocket's request says of cookies.
     cookies: Vec<String>,
-    /// Its connection, where the websocket has one of its own: it stays for as long as this is there.
-    _stays: Option<oneshot::Sender<()>>,
+    /// Its connection, where the websocket has one of its own: it stays for as long as this is there, and on its own if that is said.
+    stays: Option<oneshot::Sender<()>>,
     /// Whether its connection carried a websocket, and nothing is known of its end.
     carries: bool,
 }
@@ -93,6 +93,15 @@ impl Known {
         })
     }
 
+    /// No websocket came of it: the page stays open without one, as a browser's does, until its connection idles out.
+    pub(crate) fn leave_open(&self) {
+        let site = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(stays) = site.and_then(|site| site.page?.stays) {
+            // Where the connection has ended there is nothing to keep.
+            let _ = stays.send(());
+        }
+    }
+
     /// The page is loaded, or, with `None`, to be loaded anew.
     fn set_page(&self, url: &WebsocketUrl, page: Option<Page>) {
         self.site(url, |site| site.page = page);
@@ -125,16 +134,25 @@ pub(crate) async fn open(
     load(&mut link, &mut page).await?;
     known.learn(url, &link.tls);
     let cookies = page.cookies(url.path());
-    if page.takes_websockets() {
-        known.set_page(url, Some(Page { cookies, _stays: None, carries: true }));
-        let channel = Channel::http2(page, &CHROME_156, url.host(), url.path(), seed(rng), now());
-        return opened(link, channel, round_trip).await;
-    }
     let (stays, stay) = oneshot::channel();
+    if page.takes_websockets() {
+        known.set_page(url, Some(Page { cookies, stays: None, carries: true }));
+        let mut channel = Channel::http2(page, &CHROME_156, url.host(), url.path(), seed(rng), now());
+        let outcome = opened(&mut link, &mut channel).await;
+        return match (outcome, channel) {
+            (Ok(()), channel) => Ok(Opened { tcp: link.tcp, tls: link.tls, channel, round_trip }),
+            (Err(error), channel) => {
+                if let Some(page) = channel.into_load() {
+                    let _ = stays.send(());
+                    tokio::spawn(keep_open(link, page, stay));
+                }
+                Err(error)
+            }
+        };
+    }
     tokio::spawn(keep_open(link, page, stay));
-    let opened = alone(config, address, url, known, &cookies, rng).await?;
-    known.set_page(url, Some(Page { cookies, _stays: Some(stays), carries: false }));
-    Ok(opened)
+    known.set_page(url, Some(Page { cookies: cookies.clone(), stays: Some(stays), carries: false }));
+    alone(config, address, url, known, &cookies, rng).await
 }
 
 /// Opens the websocket over a connection of its own, HTTP/1.1. So does Chrome wherever no HTTP/2 connection of the page's is
@@ -151,10 +169,11 @@ async fn alone(
     let connected =
         connect(&mut tcp, Purpose::Websocket(known.ticket(url)), url.host(), &config.roots).await?;
     let round_trip = connected.round_trip;
-    let channel = Channel::http1(&CHROME_156, url.host(), url.path(), cookies, seed(rng));
-    let opened = opened(Link::new(tcp, connected), channel, round_trip).await?;
-    known.learn(url, &opened.tls);
-    Ok(opened)
+    let mut channel = Channel::http1(&CHROME_156, url.host(), url.path(), cookies, seed(rng));
+    let mut link = Link::new(tcp, connected);
+    opened(&mut link, &mut channel).await?;
+    known.learn(url, &link.tls);
+    Ok(Opened { tcp: link.tcp, tls: link.tls, channel, round_trip })
 }
 
 fn seed(rng: &mut ChaCha20Rng) -> [u8; 32] {
@@ -203,15 +222,22 @@ async fn load(link: &mut Link, page: &mut PageLoad) -> Result<(), DialError> {
     }
 }
 
-/// Keeps the page's connection as a browser does: pays what is owed, until it idles out, ends, or the websocket is gone.
-async fn keep_open(mut link: Link, mut page: PageLoad, mut gone: oneshot::Receiver<()>) {
+/// Keeps the page's connection as a browser does: pays what is owed, until it idles out, ends, or the websocket is gone, if it is not
+/// told to stay without one.
+async fn keep_open(mut link: Link, mut page: PageLoad, told: oneshot::Receiver<()>) {
+    let gone = async {
+        if told.await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::pin!(gone);
     loop {
         if pay(&mut link, &mut page).await.is_err() {
             return;
         }
         let at = page.deadline();
         let over = tokio::select! {
-            _ = &mut gone => true,
+            () = &mut gone => true,
             listened = listen(&mut link, &mut page, at) => listened.is_err(),
         };
         if over || page.deadline().is_some_and(|idle| idle <= now()) {
@@ -221,7 +247,7 @@ async fn keep_open(mut link: Link, mut page: PageLoad, mut gone: oneshot::Receiv
 }
 
 /// Sends the opening and waits for its answer.
-async fn opened(mut link: Link, mut channel: Channel, round_trip: Duration) -> Result<Opened, DialError> {
+async fn opened(link: &mut Link, channel: &mut Channel) -> Result<(), DialError> {
     let mut payload = Vec::new();
     while !channel.is_open() {
         while let Some(content) = channel.poll(now()) {
@@ -234,7 +260,7 @@ async fn opened(mut link: Link, mut channel: Channel, round_trip: Duration) -> R
         // A bridge waits for the client's first message.
         return Err(WebsocketError::Answer("a message before the first one").into());
     }
-    Ok(Opened { tcp: link.tcp, tls: link.tls, channel, round_trip })
+    Ok(())
 }
 
 #[cfg(test)]
@@ -246,7 +272,7 @@ mod tests {
         let [one, other] = ["https://one.example/a", "https://other.example/a"]
             .map(|url| url.parse::<WebsocketUrl>().unwrap());
         let known = Known::default();
-        let page = || Page { cookies: vec!["a=b".to_owned()], _stays: None, carries: true };
+        let page = || Page { cookies: vec!["a=b".to_owned()], stays: None, carries: true };
         known.set_page(&one, Some(page()));
         // Its connection may still carry the websocket: nothing is opened beside it.
         assert_eq!(known.cookies(&one, Occasion::Beside), None);

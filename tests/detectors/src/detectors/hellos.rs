@@ -3,6 +3,7 @@
 mod answers;
 mod http2;
 mod visits;
+mod websocket;
 
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,6 +15,7 @@ use qnet_proto::token;
 use qnet_tests::ja4::{Hello, is_grease};
 use qnet_tests::support::browser::Browser;
 use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
+use qnet_tests::support::front;
 use qnet_tests::support::hello::constants;
 use qnet_tests::support::visitor::Visitor;
 use qnet_transport::tls::{Roots, aes_hardware, handshake};
@@ -55,7 +57,8 @@ impl Detector for Hellos {
                    id) is compared as a distribution. The bridge's answer (JA4S) must be one that the decoy gives. SETTINGS, WINDOW_UPDATE, PRIORITY and the \
                    order of pseudo-header fields, read by a server that ends TLS, must be Chromium's, and so must be how the first request is framed. \
                    The lengths of the records that a client sends while it visits the decoy, up to the knock, are compared as distributions with those \
-                   of Chromium's visits, which says that it is the browser that QNet imitates.",
+                   of Chromium's visits, which says that it is the browser that QNet imitates. Of the websocket cover the hellos of both connections, or of the one \
+                   where websockets ride in HTTP/2, HTTP/2 as above, and the request that opens the websocket must be those of Chromium, whose page opens one.",
             thresholds: vec![
                 Threshold { what: "fields", value: "flagged if one differs".into(), source: SOURCE },
                 Threshold {
@@ -101,6 +104,9 @@ impl Detector for Hellos {
             verdicts.extend(answers::verdicts(*server)?);
         }
         verdicts.extend(http2::verdicts()?);
+        for front in [front::Server::HaproxyHttp1, front::Server::Haproxy] {
+            verdicts.extend(websocket::verdicts(front)?);
+        }
         for server in &field.plan.servers {
             verdicts.extend(visits::verdicts(*server, field.plan.visits)?);
         }

@@ -1,7 +1,9 @@
 //! 2. Active probing: whoever connects to the bridge must meet the decoy, and nothing but the decoy.
 
 mod times;
+mod websocket;
 
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use qnet_tests::support::decoy::{Decoy, NAME, Options};
 use qnet_tests::support::link::Link;
 use qnet_tests::support::probe::{Probe, Tolerance, catalogue, differences};
 
+use self::times::Compared;
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
 use crate::stage::Field;
 use crate::transport::{Kind, Transport};
@@ -41,7 +44,10 @@ impl Detector for Probing {
                    not at all) and when must be what the decoy gives; where it differs at first, it is played again, and the two are told \
                    apart if most of what the bridge shows is none of what the decoy shows. Beside it obfs4 and a plain wire to the decoy. Then \
                    a few probes, with a ladder of lengths, are played many times, and the kinds of end (with alerts), and the times of first byte \
-                   and end, are compared as distributions with the decoy's, reached directly.",
+                   and end, are compared as distributions with the decoy's, reached directly. The websocket cover stands behind a web server: to who does \
+                   not know its path it must be the same site with a talking server there, and with nobody there; what opens no websocket at its \
+                   path must get what a front gets that knows no such path, at the same times. Who opens the websocket and has no key, which is what \
+                   a CDN can do, tells it from a talking server; that it does what docs/protocol.md says (section 17), and no more, is what is judged.",
             thresholds: vec![
                 Threshold {
                     what: "probes that tell bridge and decoy apart",
@@ -89,20 +95,26 @@ impl Detector for Probing {
                 ("obfs4", Role::Positive, obfs4.server()),
                 ("a plain wire", Role::Negative, wire.address()),
             ];
-            let judged: Vec<Result<Verdict>> = thread::scope(|scope| {
-                let running = examined.map(|(what, role, address)| {
-                    let (probes, decoy) = (&probes, decoy.address());
-                    let what = format!("{what}, {server:?}");
-                    scope.spawn(move || judge(what, role, probes, address, decoy))
-                });
-                running
-                    .map(|one| one.join().unwrap_or_else(|_| Err(anyhow!("a player panicked"))))
-                    .into_iter()
-                    .collect()
+            let judged = examined.map(|(what, role, address)| Judged {
+                what: format!("{what}, {server:?}"),
+                role,
+                probes: &probes,
+                address,
+                decoy: decoy.address(),
+                watch: WATCH,
             });
-            verdicts.extend(judged.into_iter().collect::<Result<Vec<_>>>()?);
+            verdicts.extend(judge_all(&judged)?);
             let name = format!("{server:?}");
-            verdicts.extend(times::verdicts(&name, decoy.address(), qnet.server(), field.plan.rounds)?);
+            let compared = Compared {
+                what: "QNet",
+                qnet: qnet.server(),
+                decoy: decoy.address(),
+                again: ("a plain wire", wire.address()),
+            };
+            verdicts.extend(times::verdicts(&name, &times::probes()?, &compared, field.plan.rounds)?);
+        }
+        for server in &field.plan.fronts {
+            verdicts.extend(websocket::verdicts(*server, &probes, field)?);
         }
         Ok(verdicts)
     }
@@ -121,15 +133,31 @@ fn probes(all: bool) -> Result<Vec<Probe>> {
     Ok(probes)
 }
 
-fn judge(
+/// An address that is compared with another by some probes.
+struct Judged<'a> {
     what: String,
     role: Role,
-    probes: &[Probe],
-    address: std::net::SocketAddr,
-    decoy: std::net::SocketAddr,
-) -> Result<Verdict> {
-    let probes = probes.get(..FEW).filter(|_| role == Role::Positive).unwrap_or(probes);
-    let found = differences(probes, &move || address, decoy, WATCH, Tolerance::default())?;
+    probes: &'a [Probe],
+    address: SocketAddr,
+    decoy: SocketAddr,
+    watch: Duration,
+}
+
+/// All of them at once.
+fn judge_all(judged: &[Judged<'_>]) -> Result<Vec<Verdict>> {
+    thread::scope(|scope| {
+        let running: Vec<_> = judged.iter().map(|one| scope.spawn(|| judge(one))).collect();
+        running
+            .into_iter()
+            .map(|one| one.join().unwrap_or_else(|_| Err(anyhow!("a player panicked"))))
+            .collect()
+    })
+}
+
+fn judge(judged: &Judged<'_>) -> Result<Verdict> {
+    let Judged { what, role, probes, address, decoy, watch } = judged;
+    let probes = probes.get(..FEW).filter(|_| *role == Role::Positive).unwrap_or(probes);
+    let found = differences(probes, &|| *address, *decoy, *watch, Tolerance::default())?;
     let figure = |name: &str, value: usize| Figure { name: name.to_owned(), value: value as f64 };
     let told: Vec<String> = found
         .iter()
@@ -137,8 +165,8 @@ fn judge(
         .map(|difference| format!("{}: {}", difference.probe, difference.what.join(", ")))
         .collect();
     Ok(Verdict {
-        what,
-        role,
+        what: what.clone(),
+        role: *role,
         flagged: !found.is_empty(),
         figures: vec![figure("probes", probes.len()), figure("that tell apart", found.len())],
         note: told.join("; "),

@@ -4,19 +4,23 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use qnet_tests::support::decoy::{Decoy, Options};
+use anyhow::{Error, Result, bail};
+use qnet_tests::support::decoy::{Decoy, NAME, Options};
+use qnet_tests::support::front;
 use qnet_tests::support::link::{Link, Trace};
 
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
 use crate::load;
 use crate::stage::Field;
-use crate::transport::{Kind, Transport};
+use crate::transport::{Kind, TalkingSite, Transport};
 
 const SOURCE: &str = "Frolov, Wampler and Wustrow, NDSS 2020, on servers that only a right client finds; REALITY's documentation on redirection";
 
 /// How long the client is watched where it was led: as long as a browser surely still idles on its connection.
 const WATCHED: Duration = Duration::from_secs(8);
+
+/// The protocol's name where a hello offers it (RFC 7301, section 3.1).
+const H2_OFFERED: &[u8] = b"\x02h2";
 
 /// The decoy's log is quiet when nothing is added to it for so long; and how often that is tried.
 const QUIET: Duration = Duration::from_secs(2);
@@ -33,7 +37,9 @@ impl Detector for Redirection {
             name: "redirection to the true decoy",
             source: SOURCE,
             rule: "The client's connection is led to the decoy itself, which is watched: a browser's visit ends with answers of 2xx or 3xx only, \
-                   and with a connection that idles. A client that speaks another protocol draws an error, or gives up.",
+                   and with a connection that idles. A client that speaks another protocol draws an error, or gives up. The websocket cover's client is led \
+                   to another address of its own site, which only whoever has the site's certificate can do: there a talking server is in the bridge's \
+                   place, or nobody.",
             thresholds: vec![
                 Threshold {
                     what: "answers of 4xx or 5xx, or none at all",
@@ -84,8 +90,38 @@ impl Detector for Redirection {
             traces.clear();
             verdicts.push(judge(what, Role::Negative, &log_after(&decoy, 0)?, &traces));
         }
+        for server in &field.plan.fronts {
+            verdicts.extend(behind(*server, field)?);
+        }
         Ok(verdicts)
     }
+}
+
+/// The client of a bridge behind a web server, led to where the site is and the bridge is not; and Chromium there.
+fn behind(server: front::Server, field: &Field) -> Result<Vec<Verdict>> {
+    let [bridge, talking, nobody] = TalkingSite::several(server, [TalkingSite::PATH; 3])?;
+    let site = &bridge.front;
+    let _talk = talking.talk()?;
+    let sink = TcpListener::bind("127.0.0.1:0")?;
+    let mut verdicts = Vec::new();
+    for (place, led) in [("a talking server", &talking), ("nobody", &nobody)] {
+        let transport = Transport::behind(&bridge, None, &field.qnet_pt, sink.local_addr()?, Duration::ZERO)?;
+        let before = site.access_log()?.len();
+        transport.link().set_target(led.address());
+        let load = TcpStream::connect(transport.entry())?;
+        thread::sleep(WATCHED);
+        let traces = transport.link().traces();
+        drop(load);
+        let since = |before| Ok::<_, Error>(site.access_log()?.get(before..).unwrap_or_default().to_owned());
+        let what = format!("QNet's websocket led to {place}, behind {server:?}");
+        verdicts.push(judge(what, Role::Subject, &since(before)?, &traces));
+        drop(transport);
+        let (link, before) = (Link::start(led.address(), Duration::ZERO)?, site.access_log()?.len());
+        load::visit(NAME, link.address(), "/", || site.access_log(), load::page_loaded)?;
+        let what = format!("Chromium led to {place}, behind {server:?}");
+        verdicts.push(judge(what, Role::Negative, &since(before)?, &[]));
+    }
+    Ok(verdicts)
 }
 
 /// How long the decoy's log is once nothing has been added for a while: a bridge examines its decoy when it starts.
@@ -110,7 +146,8 @@ fn judge(what: String, role: Role, log: &str, traces: &[Trace]) -> Verdict {
     let statuses: Vec<&str> = log.lines().filter_map(status).collect();
     // Browsers ask for an icon that a site may lack, but this one has it.
     let errors = statuses.iter().filter(|status| status.starts_with(['4', '5'])).count();
-    let given_up = traces.iter().filter(|trace| trace.down.total() > 0 && trace.up.end().is_some()).count();
+    let ended = |trace: &&Trace| trace.down.total() > 0 && trace.up.end().is_some();
+    let given_up = traces.iter().filter(ended).filter(|trace| for_a_page(trace)).count();
     let figure = |name: &str, value: usize| Figure { name: name.to_owned(), value: value as f64 };
     Verdict {
         what,
@@ -124,6 +161,12 @@ fn judge(what: String, role: Role, log: &str, traces: &[Trace]) -> Verdict {
         ],
         note: String::new(),
     }
+}
+
+/// Whether it is one that pages are loaded over: a websocket's own, whose hello offers no HTTP/2, may end when it has failed.
+fn for_a_page(trace: &Trace) -> bool {
+    let hello = trace.up.records().first().map(|record| trace.up.record_bytes(record));
+    hello.is_some_and(|hello| hello.windows(H2_OFFERED.len()).any(|offer| offer == H2_OFFERED))
 }
 
 /// The status in a line of the common log format, where it follows the quoted request, or of Caddy's log, which is JSON.

@@ -1,13 +1,16 @@
 //! 3. Replay and tamper: what a client said is said again, and what it says is spoiled on the way.
 
+mod ends;
 mod live;
+mod switched;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use qnet_tests::support::decoy::{Decoy, Options};
+use qnet_tests::support::attack::visit::TRIES;
+use qnet_tests::support::decoy::{Decoy, Options, Server};
 use qnet_tests::support::link::{Act, Link, Rule, Way, Which};
 use qnet_tests::support::probe::{Client, Difference, Probe, Step, Tolerance, catalogue, differences};
 use qnet_tests::support::tunnel::{dialer, echo_bridge, runtime};
@@ -49,13 +52,12 @@ impl Detector for Replay {
                    key. A hello is held on its way and used first, with a spoiled Finished and other things behind it; its client must still get \
                    its tunnel. Records of a living client (ChangeCipherSpec, Finished, preface, request, knock) are flipped, dropped, doubled, \
                    swapped, cut, or given neighbours on the way; one bit is flipped in each record up to the knock; 1 to 64 records that carry \
-                   nothing go before Finished and knock. Bridge and decoy are compared as in detector 2. Knocks held to meet closing records, \
-                   withheld uploads and tampering after the switch have ground truth behind the bridge: tests/tests/attacks tries them.",
-            thresholds: vec![Threshold {
-                what: "probes that tell bridge and decoy apart",
-                value: "flagged at one".into(),
-                source: SOURCE,
-            }],
+                   nothing go before Finished and knock. Bridge and decoy are compared as in detector 2. Honest knocks \
+                   are held so that they come around the decoy's idle close, finer the nearer to it; a client's records are withheld during a \
+                   download for twice its idle limit and more. In a tunnel, silent or with data in it, records are flipped, dropped, doubled, \
+                   swapped and injected: what is shown must be what the decoy shows of records without sense after its page, and, on the way \
+                   down, what a visitor with Chrome's TLS stack shows whose download is treated so.",
+            thresholds: thresholds(),
             gate: true,
         }
     }
@@ -67,44 +69,83 @@ impl Detector for Replay {
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
-            let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
-            let decoy = Decoy::start(*server, limits)?;
-            let runtime = Arc::new(runtime()?);
-            let (bridge, line) = runtime.block_on(echo_bridge(&decoy))?;
-            let client = client(&runtime, &decoy, line)?;
-            let (probes, replays) = probes(&client, bridge, decoy.address(), field.plan.all_probes)?;
-            // The same key, and nothing remembered.
-            let (restarted, _) = runtime.block_on(echo_bridge(&decoy))?;
-            let (used, found) = live::stolen(&runtime, *server).with_context(|| format!("{server:?}"))?;
-            verdicts.push(verdict(
-                format!("QNet, a hello used first, {server:?}"),
-                Role::Subject,
-                used,
-                &found,
-            ));
-            let wire = Link::start(decoy.address(), Duration::ZERO)?;
-            let faulty = Link::start(decoy.address(), Duration::ZERO)?;
-            faulty.set_rules(vec![Rule::new(Way::Down, Which::AtEnd, Act::InjectBefore(vec![0]))]);
-            let own = decoy.address();
-            let examined = [
-                ("QNet", Role::Subject, bridge, &probes[..]),
-                ("QNet, restarted", Role::Subject, restarted, &replays[..]),
-                (
-                    "a wire that adds a byte at the end",
-                    Role::Positive,
-                    faulty.address(),
-                    probes.get(..FEW).unwrap_or_default(),
-                ),
-                ("a plain wire", Role::Negative, wire.address(), &probes[..]),
-            ];
-            // One after the other: what they are compared by is times, which a busy machine spoils.
-            for (what, role, address, probes) in examined {
-                let found = differences(probes, &move || address, own, WATCH, Tolerance::default())?;
-                verdicts.push(verdict(format!("{what}, {server:?}"), role, probes.len(), &found));
-            }
+            let before = || format!("{server:?}");
+            verdicts.extend(replayed(*server, field).with_context(before)?);
+            verdicts.extend(ends::held_knocks(*server, field.plan.all_probes).with_context(before)?);
+            verdicts.extend(ends::withheld(*server).with_context(before)?);
+            verdicts.extend(switched::verdicts(*server, field.plan.all_probes).with_context(before)?);
         }
         Ok(verdicts)
     }
+}
+
+fn thresholds() -> Vec<Threshold> {
+    let ours = "set here before the first measurement";
+    vec![
+        Threshold {
+            what: "probes that tell bridge and decoy apart",
+            value: "flagged at one".into(),
+            source: SOURCE,
+        },
+        Threshold {
+            what: "held knocks",
+            value: format!(
+                "flagged at one record as long as an answer within a quarter of the idle limit before the end, where the decoy has none, or if more than {} % end \
+                 as none of the decoy's own did",
+                ends::STRANGE_PERCENT
+            ),
+            source: ours,
+        },
+        Threshold {
+            what: "withheld uploads",
+            value: "flagged if the connection ends otherwise than the decoy's, or more than a second from when it does".into(),
+            source: ours,
+        },
+        Threshold {
+            what: "tampering after the switch",
+            value: format!(
+                "flagged at one case in which {} of {TRIES} plays show what none of the decoy's (or the visitor's) do",
+                switched::MOST
+            ),
+            source: ours,
+        },
+    ]
+}
+
+/// What was said is said again, and spoiled up to the knock.
+fn replayed(server: Server, field: &Field) -> Result<Vec<Verdict>> {
+    let mut verdicts = Vec::new();
+    let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
+    let decoy = Decoy::start(server, limits)?;
+    let runtime = Arc::new(runtime()?);
+    let (bridge, line) = runtime.block_on(echo_bridge(&decoy))?;
+    let client = client(&runtime, &decoy, line)?;
+    let (probes, replays) = probes(&client, bridge, decoy.address(), field.plan.all_probes)?;
+    // The same key, and nothing remembered.
+    let (restarted, _) = runtime.block_on(echo_bridge(&decoy))?;
+    let (used, found) = live::stolen(&runtime, server)?;
+    verdicts.push(verdict(format!("QNet, a hello used first, {server:?}"), Role::Subject, used, &found));
+    let wire = Link::start(decoy.address(), Duration::ZERO)?;
+    let faulty = Link::start(decoy.address(), Duration::ZERO)?;
+    faulty.set_rules(vec![Rule::new(Way::Down, Which::AtEnd, Act::InjectBefore(vec![0]))]);
+    let own = decoy.address();
+    let examined = [
+        ("QNet", Role::Subject, bridge, &probes[..]),
+        ("QNet, restarted", Role::Subject, restarted, &replays[..]),
+        (
+            "a wire that adds a byte at the end",
+            Role::Positive,
+            faulty.address(),
+            probes.get(..FEW).unwrap_or_default(),
+        ),
+        ("a plain wire", Role::Negative, wire.address(), &probes[..]),
+    ];
+    // One after the other: what they are compared by is times, which a busy machine spoils.
+    for (what, role, address, probes) in examined {
+        let found = differences(probes, &move || address, own, WATCH, Tolerance::default())?;
+        verdicts.push(verdict(format!("{what}, {server:?}"), role, probes.len(), &found));
+    }
+    Ok(verdicts)
 }
 
 fn verdict(what: String, role: Role, probes: usize, found: &[Difference]) -> Verdict {

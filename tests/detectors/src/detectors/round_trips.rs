@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use boring::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
+use qnet_tests::support::front;
 use qnet_tests::support::link::Link;
+use qnet_tests::support::probe::web::opening;
 use qnet_tests::support::tunnel::runtime;
 use qnet_tests::support::visitor::Visitor;
 use qnet_transport::client::{Dialer, DialerConfig};
@@ -19,7 +21,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::detector::{About, Detector, Figure, Plot, Role, Threshold, Verdict};
 use crate::stage::Field;
 use crate::stats::{kolmogorov_smirnov, median};
-use crate::transport::{Kind, Transport};
+use crate::transport::{Kind, TalkingSite, Transport};
 
 const SOURCE: &str =
     "Xue et al., The Discriminative Power of Cross-layer RTTs in Fingerprinting Proxy Traffic, NDSS 2025";
@@ -50,10 +52,15 @@ enum Asked {
     Garbage,
     /// A visitor's request, when his handshake is over.
     Request,
+    /// The request that opens the websocket, likewise.
+    Opening,
 }
 
 impl Asked {
-    const ALL: [Self; 4] = [Self::Hello, Self::Token, Self::Garbage, Self::Request];
+    /// Of a bridge before a decoy.
+    const BEFORE: [Self; 4] = [Self::Hello, Self::Token, Self::Garbage, Self::Request];
+    /// Of one behind a web server, who ends TLS and answers the rest without it.
+    const BEHIND: [Self; 3] = [Self::Hello, Self::Request, Self::Opening];
 
     fn name(self) -> &'static str {
         match self {
@@ -61,6 +68,7 @@ impl Asked {
             Self::Token => "clients' hellos",
             Self::Garbage => "garbage",
             Self::Request => "requests",
+            Self::Opening => "websockets' openings",
         }
     }
 }
@@ -77,13 +85,15 @@ impl Detector for RoundTrips {
             source: SOURCE,
             rule: "From a hello (a visitor's; a client's, whose token the bridge opens; bytes that are none) to the first byte of the answer, and from \
                    a request over TLS to the first byte of its answer, less the time in which TCP's handshake was answered. The bridge with its \
-                   decoy on the same machine is compared with that decoy behind a plain forwarder there. Measured without a path between: a real \
-                   one hides differences well below its own jitter.",
+                   decoy on the same machine is compared with that decoy behind a plain forwarder there; the websocket cover, behind a web server, with \
+                   another address of that server where a site's own talking server is in the bridge's place, from the request that opens a websocket as \
+                   well. Measured without a path between: a real one hides differences well below its own jitter.",
             thresholds: vec![Threshold {
                 what: "two-sample Kolmogorov-Smirnov",
                 value: format!(
-                    "flagged below p {CHANCE} for the {} samples of an address together (Bonferroni); the medians say by how much",
-                    Asked::ALL.len()
+                    "flagged below p {CHANCE} for the samples of an address ({} before a decoy, {} behind a web server) together (Bonferroni); the medians say by how much",
+                    Asked::BEFORE.len(),
+                    Asked::BEHIND.len()
                 ),
                 source: "set here before the first measurement",
             }],
@@ -101,8 +111,11 @@ impl Detector for RoundTrips {
 
     fn examine_and_plot(&self, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
         let (mut verdicts, mut plots) = (Vec::new(), Vec::new());
-        for server in &field.plan.servers {
-            let (found, drawn) = before(*server, field).with_context(|| format!("{server:?}"))?;
+        let before = field.plan.servers.iter().map(|server| (before(*server, field), format!("{server:?}")));
+        let behind =
+            field.plan.fronts.iter().map(|server| (behind(*server, field), format!("behind {server:?}")));
+        for (found, server) in before.chain(behind) {
+            let (found, drawn) = found.context(server)?;
             verdicts.extend(found);
             plots.extend(drawn);
         }
@@ -117,44 +130,90 @@ fn before(server: Server, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
     let qnet = Transport::start(Kind::Qnet, &decoy, &field.qnet_pt, sink, Duration::ZERO)?;
     let forwarder = Link::start(decoy.address(), Duration::ZERO)?;
     let farther = Link::start(decoy.address(), FARTHER)?;
-    let judged = [
-        ("QNet", Role::Subject, qnet.server()),
-        ("a forwarder 2 ms farther away", Role::Positive, farther.address()),
-        ("the forwarder again", Role::Negative, forwarder.address()),
-        ("the decoy itself", Role::Beside, decoy.address()),
-    ];
-    let addresses: Vec<SocketAddr> =
-        std::iter::once(forwarder.address()).chain(judged.iter().map(|(_, _, address)| *address)).collect();
-    let token = token(&qnet)?;
-    let samples = Asked::ALL.map(|asked| Ok((asked, measure(&addresses, field.plan.times, asked, &token)?)));
-    let samples = samples.into_iter().collect::<Result<Vec<_>>>()?;
-    let verdicts = judged.iter().enumerate().map(|(number, (what, role, _))| {
-        let mut verdict = Verdict {
-            what: format!("{what}, {server:?}"),
-            role: *role,
-            flagged: false,
-            figures: vec![Figure::new("times each", field.plan.times as f64)],
-            note: String::new(),
-        };
-        for (asked, all) in &samples {
-            let (model, sample) = (all.first().context("a model")?, all.get(number + 1).context("a sample")?);
-            let (distance, p) = kolmogorov_smirnov(sample, model)?;
-            verdict.flagged |= p < CHANCE / Asked::ALL.len() as f64;
-            verdict.figures.extend([
-                Figure::new(format!("p of {}", asked.name()), p),
-                Figure::new("D", distance),
-                Figure::new("later by ms", median(sample) - median(model)),
-            ]);
-        }
-        Ok(verdict)
-    });
-    let verdicts = verdicts.collect::<Result<Vec<_>>>()?;
-    let plots = samples.into_iter().map(|(asked, all)| {
-        let names = std::iter::once("the forwarder").chain(judged.iter().map(|(what, _, _)| *what));
-        let samples = names.map(str::to_owned).zip(all).collect();
-        Plot { title: format!("{}, {server:?}: milliseconds to the answer", asked.name()), samples }
-    });
-    Ok((verdicts, plots.collect()))
+    Scene {
+        server: format!("{server:?}"),
+        model: ("the forwarder", forwarder.address()),
+        judged: &[
+            ("QNet", Role::Subject, qnet.server()),
+            ("a forwarder 2 ms farther away", Role::Positive, farther.address()),
+            ("the forwarder again", Role::Negative, forwarder.address()),
+            ("the decoy itself", Role::Beside, decoy.address()),
+        ],
+        asked: &Asked::BEFORE,
+        token: token(&qnet)?,
+    }
+    .play(field.plan.times)
+}
+
+/// The bridge behind one web server.
+fn behind(server: front::Server, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
+    let [bridge, talking, again] = TalkingSite::several(server, [TalkingSite::PATH; 3])?;
+    let sink = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let _running = (
+        Transport::behind(&bridge, None, &field.qnet_pt, sink, Duration::ZERO)?,
+        [talking.talk()?, again.talk()?],
+    );
+    let farther = Link::start(talking.address(), FARTHER)?;
+    Scene {
+        server: format!("behind {server:?}"),
+        model: ("a talking server", talking.address()),
+        judged: &[
+            ("QNet's websocket", Role::Subject, bridge.address()),
+            ("a talking server 2 ms farther away", Role::Positive, farther.address()),
+            ("a talking server again", Role::Negative, again.address()),
+        ],
+        asked: &Asked::BEHIND,
+        token: Vec::new(),
+    }
+    .play(field.plan.times)
+}
+
+/// Addresses that are asked in turn, and the one with which they are compared.
+struct Scene<'a> {
+    server: String,
+    model: (&'static str, SocketAddr),
+    judged: &'a [(&'static str, Role, SocketAddr)],
+    asked: &'a [Asked],
+    /// What [`Asked::Token`] says.
+    token: Vec<u8>,
+}
+
+impl Scene<'_> {
+    fn play(&self, times: usize) -> Result<(Vec<Verdict>, Vec<Plot>)> {
+        let Self { server, model, judged, asked, token } = self;
+        let addresses: Vec<SocketAddr> =
+            std::iter::once(model.1).chain(judged.iter().map(|(_, _, address)| *address)).collect();
+        let samples = asked.iter().map(|asked| Ok((*asked, measure(&addresses, times, *asked, token)?)));
+        let samples = samples.collect::<Result<Vec<_>>>()?;
+        let verdicts = judged.iter().enumerate().map(|(number, (what, role, _))| {
+            let mut verdict = Verdict {
+                what: format!("{what}, {server}"),
+                role: *role,
+                flagged: false,
+                figures: vec![Figure::new("times each", times as f64)],
+                note: String::new(),
+            };
+            for (one, all) in &samples {
+                let (model, sample) =
+                    (all.first().context("a model")?, all.get(number + 1).context("a sample")?);
+                let (distance, p) = kolmogorov_smirnov(sample, model)?;
+                verdict.flagged |= p < CHANCE / asked.len() as f64;
+                verdict.figures.extend([
+                    Figure::new(format!("p of {}", one.name()), p),
+                    Figure::new("D", distance),
+                    Figure::new("later by ms", median(sample) - median(model)),
+                ]);
+            }
+            Ok(verdict)
+        });
+        let verdicts = verdicts.collect::<Result<Vec<_>>>()?;
+        let plots = samples.into_iter().map(|(asked, all)| {
+            let names = std::iter::once(model.0).chain(judged.iter().map(|(what, _, _)| *what));
+            let samples = names.map(str::to_owned).zip(all).collect();
+            Plot { title: format!("{}, {server}: milliseconds to the answer", asked.name()), samples }
+        });
+        Ok((verdicts, plots.collect()))
+    }
 }
 
 /// The hello of a client of this bridge.
@@ -186,8 +245,10 @@ fn measure(addresses: &[SocketAddr], times: usize, asked: Asked, token: &[u8]) -
             Asked::Hello => visitor.hello()?,
             Asked::Token => token.to_vec(),
             Asked::Garbage => GARBAGE.to_vec(),
-            Asked::Request => Vec::new(),
+            Asked::Request => REQUEST.to_vec(),
+            Asked::Opening => opening(NAME, TalkingSite::PATH),
         };
+        let inside = matches!(asked, Asked::Request | Asked::Opening);
         let mut order: Vec<usize> = (0..addresses.len()).collect();
         for left in (1..order.len()).rev() {
             order.swap(left, rng.next_u32() as usize % (left + 1));
@@ -195,7 +256,7 @@ fn measure(addresses: &[SocketAddr], times: usize, asked: Asked, token: &[u8]) -
         for number in order {
             let (address, times) = (addresses.get(number), all.get_mut(number));
             let (address, times) = address.zip(times).context("an address has a place")?;
-            let took = if said.is_empty() { request(*address)? } else { once(*address, &said)? };
+            let took = if inside { request(*address, &said)? } else { once(*address, &said)? };
             times.push(took * 1_000.0);
         }
     }
@@ -223,14 +284,14 @@ fn once(address: SocketAddr, said: &[u8]) -> Result<f64> {
 }
 
 /// The same from a request over TLS to the first byte of its answer.
-fn request(address: SocketAddr) -> Result<f64> {
+fn request(address: SocketAddr, said: &[u8]) -> Result<f64> {
     let (tcp, round_trip) = connect(address)?;
     let mut connector = SslConnector::builder(SslMethod::tls())?;
     connector.set_verify(SslVerifyMode::NONE);
     let config = connector.build().configure()?.verify_hostname(false);
     let mut tls = config.connect(NAME, tcp).map_err(|error| anyhow!("no handshake: {error}"))?;
     let sent = Instant::now();
-    tls.write_all(REQUEST)?;
+    tls.write_all(said)?;
     let count = tls.read(&mut [0; 1]).context("no answer")?;
     ensure!(count == 1, "an end in place of an answer");
     Ok(sent.elapsed().as_secs_f64() - round_trip.as_secs_f64())

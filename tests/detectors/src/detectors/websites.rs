@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use qnet_transport::Shape;
 use serde::Deserialize;
 
 use self::visits::{Means, Visit, Visitor};
@@ -29,20 +30,6 @@ const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/detect/vis
 
 /// So many times what guessing gives: what a classifier must reach before it is called an attack.
 const BETTER: f64 = 3.0;
-
-/// Profiles that a bridge line may name. What a program does not know is left out, and said.
-const PROFILES: [&str; 10] = [
-    "none",
-    "web",
-    "front",
-    "regulator",
-    "tamaraw",
-    "interspace",
-    "break-pad",
-    "winding",
-    "scrambler",
-    "idle",
-];
 
 /// The detector.
 #[derive(Debug)]
@@ -77,14 +64,7 @@ impl Detector for Websites {
         let (pages, rounds) = field.plan.closed_world;
         ensure!(rounds >= 5, "five folds need five visits of each page");
         let mut visitor = Visitor::start(pages, &field.qnet_pt, Path::new(KEPT))?;
-        let means = |kind, profile, fresh| Means { kind, profile, fresh };
-        let mut all = vec![means(Kind::Plain, None, false), means(Kind::Obfs4, None, false)];
-        let qnet = std::iter::once(None).chain(PROFILES.map(Some));
-        let (known, unknown): (Vec<_>, Vec<_>) = qnet.partition(|profile| visitor.can(*profile));
-        all.extend([true, false].into_iter().flat_map(|fresh| {
-            known.iter().map(move |profile| means(Kind::Qnet, *profile, fresh)).collect::<Vec<_>>()
-        }));
-        ensure!(known.contains(&None), "QNet carries nothing");
+        let all = means(&field.plan.profiles);
         let mut verdicts = Vec::new();
         let mut direct: Option<Cost> = None;
         let visited = visitor.visits(&all, rounds)?;
@@ -93,21 +73,13 @@ impl Detector for Websites {
             let scores = classify(Path::new(PYTHON), &visits)?;
             let role = match means.kind {
                 Kind::Plain => Role::Positive,
-                Kind::Qnet => Role::Subject,
+                Kind::Qnet | Kind::QnetWebsocket => Role::Subject,
                 _ => Role::Beside,
             };
             let base = direct.get_or_insert(cost);
             let figures = [scores.figures(), cost.beside(base).to_vec(), sizes(pages, rounds)].concat();
             let flagged = scores.best() >= BETTER / pages as f64;
-            let mut note = String::new();
-            if means.kind == Kind::Qnet && means.profile.is_none() && !unknown.is_empty() {
-                let names: Vec<&str> = unknown.iter().flatten().copied().collect();
-                note = format!(
-                    "its own choice of profile; no tunnel comes of a line that names {}",
-                    names.join(", ")
-                );
-            }
-            verdicts.push(Verdict { what: means.name(), role, flagged, figures, note });
+            verdicts.push(Verdict { what: means.name(), role, flagged, figures, note: String::new() });
             if role == Role::Positive {
                 let shuffled = Figure::range("forest", &scores.shuffled);
                 verdicts.push(Verdict {
@@ -121,6 +93,17 @@ impl Detector for Websites {
         }
         Ok(verdicts)
     }
+}
+
+/// The controls, and QNet under these profiles, or all there are, each twice.
+fn means(profiles: &[Shape]) -> Vec<Means> {
+    let profiles = if profiles.is_empty() { Shape::all().collect() } else { profiles.to_vec() };
+    let controls = [Kind::Plain, Kind::Obfs4].map(|kind| Means { kind, profile: None, fresh: false });
+    let qnet =
+        |fresh| profiles.iter().map(move |shape| Means { kind: Kind::Qnet, profile: Some(*shape), fresh });
+    // By its own choice of profile.
+    let websocket = [true, false].map(|fresh| Means { kind: Kind::QnetWebsocket, profile: None, fresh });
+    controls.into_iter().chain(qnet(true)).chain(qnet(false)).chain(websocket).collect()
 }
 
 fn sizes(pages: usize, rounds: usize) -> Vec<Figure> {

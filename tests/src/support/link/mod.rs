@@ -199,7 +199,17 @@ impl Link {
         lock(&self.shared.connections).iter().map(|connection| lock(&connection.trace).clone()).collect()
     }
 
-    /// The same of a watched link, with all segments of what the wire took in.
+    /// Bytes that the wire took in so far, of all connections and both directions.
+    #[must_use]
+    pub fn passed(&self) -> usize {
+        let total = |connection: &Arc<Connection>| {
+            let trace = lock(&connection.trace);
+            trace.up.total() + trace.down.total()
+        };
+        lock(&self.shared.connections).iter().map(total).sum()
+    }
+
+    /// What [`Self::traces`] gives, of a watched link and with all segments of what the wire took in.
     ///
     /// # Errors
     /// The tap missed some.

@@ -14,7 +14,8 @@
 
 use std::time::Duration;
 
-use super::{Observation, Seen};
+use super::pool::Round;
+use super::{Observation, SPREADS, Seen};
 
 /// By how much two observations may differ and still be the same.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,21 @@ pub struct Tolerance {
 impl Default for Tolerance {
     fn default() -> Self {
         Self { time: Duration::from_millis(50), length: 8 }
+    }
+}
+
+impl Tolerance {
+    /// With as much time for this feature as the decoy's own plays ask for, where that is more.
+    pub(super) fn widened(self, feature: Feature, rounds: &[Round]) -> Self {
+        let apart = |round: &Round| {
+            let [one, other] = round.decoy.each_ref().map(|observation| feature.time(observation));
+            Some(one?.abs_diff(other?))
+        };
+        let mut spreads: Vec<Duration> = rounds.iter().filter_map(apart).collect();
+        spreads.sort_unstable();
+        // Of two the smaller: one that was late by itself says little.
+        let median = spreads.get(spreads.len().saturating_sub(1) / 2).copied().unwrap_or_default();
+        Self { time: self.time.max(median * SPREADS), ..self }
     }
 }
 
@@ -55,18 +71,31 @@ impl Feature {
     /// How the bridge's observation differs from the decoy's in this; empty where it does not.
     #[must_use]
     pub fn compare(self, decoy: &Observation, bridge: &Observation, tolerance: Tolerance) -> Vec<String> {
-        let (what, theirs, ours) = match self {
+        let what = match self {
             Self::Shape => return compare_shapes(decoy, bridge, tolerance),
-            Self::First => ("first byte", decoy.first_at, bridge.first_at),
-            Self::Last => ("last byte", decoy.last_at, bridge.last_at),
-            Self::End => ("end", decoy.ended_at, bridge.ended_at),
+            Self::First => "first byte",
+            Self::Last => "last byte",
+            Self::End => "end",
         };
+        let (theirs, ours) = (self.time(decoy), self.time(bridge));
         let same = match (theirs, ours) {
             (Some(theirs), Some(ours)) => theirs.abs_diff(ours) <= tolerance.time,
             // Whether there is one is the shape's.
             _ => true,
         };
         if same { Vec::new() } else { vec![format!("the {what} came at {ours:?}, not at {theirs:?}")] }
+    }
+}
+
+impl Feature {
+    /// When it was, for those that are times.
+    fn time(self, observation: &Observation) -> Option<Duration> {
+        match self {
+            Self::Shape => None,
+            Self::First => observation.first_at,
+            Self::Last => observation.last_at,
+            Self::End => observation.ended_at,
+        }
     }
 }
 
@@ -149,6 +178,24 @@ pub(super) mod tests {
         other.ended_at = Some(Duration::from_millis(2_040));
         other.first_at = Some(Duration::from_millis(50));
         assert!(compare(&some(), &other, Tolerance::default()).is_empty());
+    }
+
+    #[test]
+    fn a_time_counts_by_what_the_decoys_own_plays_differ_by() {
+        let round = |apart: u64| {
+            let mut late = some();
+            late.first_at = late.first_at.map(|at| at + Duration::from_millis(apart));
+            Round { probe: String::new(), decoy: [some(), late], bridge: some() }
+        };
+        let time = |feature, apart: &[u64]| {
+            let rounds: Vec<Round> = apart.iter().map(|apart| round(*apart)).collect();
+            Tolerance::default().widened(feature, &rounds).time
+        };
+        let usual = Tolerance::default().time;
+        assert_eq!(time(Feature::First, &[]), usual);
+        assert_eq!(time(Feature::First, &[1, 2, 1, 3, 900, 800]), usual);
+        assert_eq!(time(Feature::First, &[40, 50, 60, 70, 0, 50]), Duration::from_millis(150));
+        assert_eq!(time(Feature::End, &[40, 50, 60]), usual);
     }
 
     #[test]

@@ -3,9 +3,12 @@
 //! A probe is data. It is played against an address ([`play()`]), which gives an [`Observation`]: what came back, how
 //! the connection ended, and when. Two observations are compared modulo what is random ([`compare()`]): the content of
 //! records that are ciphertext, and times within a tolerance. [`differences`] plays each probe against the bridge and, at the
-//! same time, twice against its decoy, and judges twice:
+//! same time, twice against its decoy behind a plain wire, and judges twice. The wire is there because a bridge is one more program
+//! on the way: on a loaded machine each waits for its turn, and without it a bridge that does nothing but pass on would be
+//! the late one of three.
 //!
-//! - One by one: a probe that shows a difference is played again. It tells the two apart if what the bridge shows is, all but once, nothing that the
+//! - One by one: a probe that shows a difference is played again, fewer at once. A time that differs must differ by more than the tolerance, and by
+//!   more than the decoy's own plays do from each other then. It tells the two apart if what the bridge shows is, all but once, nothing that the
 //!   decoy shows in any of its plays.
 //! - All together (`pool`): over the first plays of all probes, the bridge may not be the odd one of three more often than chance
 //!   allows. This finds what shows only now and then.
@@ -27,8 +30,10 @@
 pub mod catalogue;
 mod compare;
 pub mod hello;
+mod inside;
 mod play;
 mod pool;
+pub mod web;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,7 +43,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::flow::End;
-use super::link::Rule;
+use super::link::{Link, Rule};
+use super::visitor::Visitor;
 pub use compare::{Feature, Tolerance, compare};
 pub use play::play;
 use pool::Round;
@@ -51,6 +57,16 @@ const TRIES: usize = 6;
 
 /// In how many of them the bridge must show what the decoy never does. Chance, on a loaded machine, showed three at most.
 const MOST: usize = 5;
+
+/// How many probes are played again at once: what they are played again for is mostly a time, and so few hardly load a machine.
+const AGAIN_AT_ONCE: usize = 6;
+
+/// Rounds begin this far from each other: where dozens begin together, whoever is served last answers tenths of a second later.
+const APART: Duration = Duration::from_millis(30);
+
+/// A time that differs counts where it differs by more than so many times what two plays of the decoy at once differ by, in the
+/// median of the rounds: on a quiet machine that is a millisecond, and the tolerance decides.
+const SPREADS: u32 = 3;
 
 /// An address, asked for before each play.
 pub type Address<'a> = &'a (dyn Fn() -> SocketAddr + Sync);
@@ -75,6 +91,8 @@ impl std::fmt::Debug for Probe {
 pub enum Driver {
     /// Bytes and pauses. The connection stays open afterwards until the far side ends it.
     Script(Vec<Step>),
+    /// The same inside TLS, which this visitor begins. What comes back is looked at in the clear.
+    Inside(Visitor, Vec<Step>),
     /// A real client, with a censor's wire between it and the address.
     Client(Client, Vec<Rule>),
 }
@@ -104,6 +122,12 @@ impl Probe {
         Self { name: name.into(), driver: Driver::Script(steps) }
     }
 
+    /// A probe of what is said inside TLS.
+    #[must_use]
+    pub fn inside(name: impl Into<String>, visitor: Visitor, steps: Vec<Step>) -> Self {
+        Self { name: name.into(), driver: Driver::Inside(visitor, steps) }
+    }
+
     /// A probe by a client whose records are treated by rules.
     #[must_use]
     pub fn client(name: impl Into<String>, client: Client, rules: Vec<Rule>) -> Self {
@@ -116,7 +140,7 @@ impl Probe {
 pub struct Observation {
     /// The TLS records that came.
     pub records: Vec<Seen>,
-    /// What came that is not TLS.
+    /// What came that is not TLS, or was inside it where the probe looks there; then the only record is a `close_notify`.
     pub plain: Vec<u8>,
     /// How it ended; `None` if it was open when the time was up.
     pub end: Option<End>,
@@ -200,17 +224,34 @@ pub fn differences(
     limit: Duration,
     tolerance: Tolerance,
 ) -> Result<Vec<Difference>> {
-    let scene = Scene { bridge, decoy, limit, tolerance };
-    let queue = Mutex::new(probes.iter());
-    let (rounds, found) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    let wires = [Link::start(decoy, Duration::ZERO)?, Link::start(decoy, Duration::ZERO)?];
+    let decoys = wires.each_ref().map(Link::address);
+    let scene = Scene { bridge, decoys, limit, tolerance, begin: Mutex::new(()) };
+    let rounds = at_once(AT_ONCE, probes, |probe| Ok((probe, scene.round(probe)?)))?;
+    let again: Vec<(&Probe, &Round)> = rounds
+        .iter()
+        .filter(|(_, round)| !scene.strange(std::slice::from_ref(round)).is_empty())
+        .map(|(probe, round)| (*probe, round))
+        .collect();
+    let found = at_once(AGAIN_AT_ONCE, &again, |(probe, first)| scene.examine(probe, first))?;
+    let rounds: Vec<Round> = rounds.into_iter().map(|(_, round)| round).collect();
+    Ok(found.into_iter().flatten().chain(pool::judge(&rounds, tolerance)).collect())
+}
+
+/// Does `work` to all of them, so many at once.
+fn at_once<'a, T: Sync, U: Send>(
+    width: usize,
+    all: &'a [T],
+    work: impl Fn(&'a T) -> Result<U> + Sync,
+) -> Result<Vec<U>> {
+    let (queue, done) = (Mutex::new(all.iter()), Mutex::new(Vec::new()));
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE.min(probes.len()))
+        let workers: Vec<_> = (0..width.min(all.len()))
             .map(|_| {
                 scope.spawn(|| -> Result<()> {
-                    while let Some(probe) = next(&queue) {
-                        let (first, difference) = scene.examine(probe)?;
-                        lock(&rounds).push(first);
-                        lock(&found).extend(difference);
+                    while let Some(one) = next(&queue) {
+                        let outcome = work(one)?;
+                        lock(&done).push(outcome);
                     }
                     Ok(())
                 })
@@ -220,32 +261,34 @@ pub fn differences(
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap_or_else(|_| anyhow::bail!("a player panicked")))
     })?;
-    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    found.extend(pool::judge(&lock(&rounds), tolerance));
-    Ok(found)
+    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn next<'a>(queue: &Mutex<std::slice::Iter<'a, Probe>>) -> Option<&'a Probe> {
+fn next<'a, T>(queue: &Mutex<std::slice::Iter<'a, T>>) -> Option<&'a T> {
     lock(queue).next()
 }
 
 /// Whom the probes test.
 struct Scene<'a> {
     bridge: Address<'a>,
-    decoy: SocketAddr,
+    /// The decoy, behind a wire for each play of a round.
+    decoys: [SocketAddr; 2],
     limit: Duration,
     tolerance: Tolerance,
+    /// Held by the round that begins.
+    begin: Mutex<()>,
 }
 
 impl Scene<'_> {
-    /// The first round of a probe, and what tells the two apart by this probe alone, if anything does.
-    fn examine(&self, probe: &Probe) -> Result<(Round, Option<Difference>)> {
-        let mut rounds = vec![self.round(probe)?];
-        while !self.strange(&rounds).is_empty() && rounds.len() < TRIES {
+    /// What tells the two apart by this probe alone, if anything does: it is played again as long as that can still come out.
+    fn examine(&self, probe: &Probe, first: &Round) -> Result<Option<Difference>> {
+        let mut rounds = vec![first.clone()];
+        // More of the decoy's can only make less of the bridge's strange.
+        while rounds.len() < TRIES && self.strange(&rounds).len() + TRIES - rounds.len() >= MOST {
             rounds.push(self.round(probe)?);
         }
         let strange = self.strange(&rounds);
@@ -256,16 +299,19 @@ impl Scene<'_> {
             decoy: found.0.clone(),
             bridge: found.1.clone(),
         });
-        Ok((rounds.swap_remove(0), difference))
+        Ok(difference)
     }
 
     /// All three at once: what a server does by its own clock it then does to all of them.
     fn round(&self, probe: &Probe) -> Result<Round> {
-        let bridge = (self.bridge)();
+        let ([one, other], bridge) = (self.decoys, (self.bridge)());
         let [one, other, bridge] = thread::scope(|scope| {
-            [self.decoy, self.decoy, bridge]
-                .map(|address| scope.spawn(move || play(probe, address, self.limit)))
-                .map(|player| player.join().unwrap_or_else(|_| anyhow::bail!("a player panicked")))
+            let begin = lock(&self.begin);
+            let players =
+                [one, other, bridge].map(|address| scope.spawn(move || play(probe, address, self.limit)));
+            thread::sleep(APART);
+            drop(begin);
+            players.map(|player| player.join().unwrap_or_else(|_| anyhow::bail!("a player panicked")))
         });
         Ok(Round { probe: probe.name.clone(), decoy: [one?, other?], bridge: bridge? })
     }
@@ -273,11 +319,15 @@ impl Scene<'_> {
     /// The bridge's observations that are none of the decoy's, each with the one of the decoy's it is most like, and by what it
     /// differs from that.
     fn strange<'r>(&self, rounds: &'r [Round]) -> Vec<(&'r Observation, &'r Observation, Vec<String>)> {
+        let wide = Feature::ALL.map(|feature| (feature, self.tolerance.widened(feature, rounds)));
+        let compare = |decoy: &_, bridge: &_| -> Vec<String> {
+            wide.iter().flat_map(|(feature, tolerance)| feature.compare(decoy, bridge, *tolerance)).collect()
+        };
         let bridges = rounds.iter().map(|round| &round.bridge);
         bridges
             .filter_map(|bridge| {
                 let decoys = rounds.iter().flat_map(|round| &round.decoy);
-                let compared = decoys.map(|decoy| (decoy, bridge, compare(decoy, bridge, self.tolerance)));
+                let compared = decoys.map(|decoy| (decoy, bridge, compare(decoy, bridge)));
                 compared.min_by_key(|(_, _, what)| what.len()).filter(|(_, _, what)| !what.is_empty())
             })
             .collect()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{Client, Driver, Observation, Probe, Seen, Step};
+use super::{Client, Driver, Observation, Probe, Seen, Step, inside};
 use crate::support::flow::{End, Flow};
 use crate::support::link::{Act, Link, Rule, Way, Which};
 
@@ -25,6 +25,7 @@ const SPACE: Duration = Duration::from_millis(8);
 pub fn play(probe: &Probe, address: SocketAddr, limit: Duration) -> Result<Observation> {
     match &probe.driver {
         Driver::Script(steps) => script(steps, address, limit),
+        Driver::Inside(visitor, steps) => inside::play(visitor, steps, address, limit),
         Driver::Client(client, rules) => {
             let space = Rule::new(Way::Up, Which::From(1), Act::Delay(SPACE));
             let rules = rules.iter().cloned().chain([space]).collect();

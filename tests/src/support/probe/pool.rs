@@ -17,6 +17,7 @@ const UNLIKELY: f64 = 2e-6;
 const AT_LEAST_ONE_IN: usize = 20;
 
 /// Three views taken at once.
+#[derive(Clone)]
 pub(super) struct Round {
     /// The probe's name.
     pub(super) probe: String,

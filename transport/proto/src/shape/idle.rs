@@ -10,9 +10,12 @@ use rand_chacha::ChaCha8Rng;
 use super::bursts::LEAST_DATA;
 use super::profile;
 use crate::mux::Role;
+use crate::sizes::below;
 
 /// The budget's period.
 const HOUR: Duration = Duration::from_secs(3_600);
+/// A pause that a profile gives in seconds ends anywhere within the second after it, milliseconds.
+const SECOND_MS: usize = 1_000;
 /// A record of padding that is as long as a request at least is one; shorter ones are control.
 const LEAST_REQUEST: usize = 57;
 
@@ -83,7 +86,9 @@ impl Idle {
         if !self.open {
             return 0;
         }
-        let pause = Duration::from_secs(self.data.pauses_s.draw(rng) as u64);
+        // A request at whole seconds after the one before would be a clock's.
+        let within = below(rng, SECOND_MS) as u64;
+        let pause = Duration::from_secs(self.data.pauses_s.draw(rng) as u64) + Duration::from_millis(within);
         let at = *self.next.get_or_insert(now + pause);
         if at > now {
             return 0;

@@ -52,12 +52,14 @@ impl Quantiles {
     }
 
     /// The greatest value.
-    pub(super) fn greatest(&self) -> u32 {
+    #[must_use]
+    pub fn greatest(&self) -> u32 {
         self.0.last().copied().unwrap_or_default()
     }
 
     /// The least value.
-    pub(super) fn least(&self) -> u32 {
+    #[must_use]
+    pub fn least(&self) -> u32 {
         self.0.first().copied().unwrap_or_default()
     }
 
@@ -130,7 +132,7 @@ pub struct Web {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Idle {
-    /// The pauses before the client's next request, seconds.
+    /// The pauses before the client's next request, whole seconds; up to one more is added.
     pub pauses_s: Quantiles,
     /// Lengths of such requests.
     pub asks: Quantiles,

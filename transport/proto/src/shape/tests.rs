@@ -334,11 +334,13 @@ fn cover_keeps_its_budget_and_rests_without_a_stream() {
         let begin = up.now;
         assert!(up.lengths(0).is_empty() && up.shaper.deadline().is_none(), "no stream, no cover");
         up.shaper.streams(true);
-        let (mut asked, mut answered) = (0, 0);
+        let (mut asked, mut answered, mut pauses, mut whole) = (0, 0, 0, 0);
         assert!(up.lengths(0).is_empty(), "first a pause");
         while up.now - begin < Duration::from_secs(3_600) {
             let at = up.shaper.deadline().expect("cover goes on as long as a stream is open");
             assert!(at > up.now, "it would spin");
+            pauses += 1;
+            whole += usize::from((at - up.now).subsec_millis() == 0);
             up.now = at;
             for length in up.lengths(0) {
                 asked += length;
@@ -354,6 +356,7 @@ fn cover_keeps_its_budget_and_rests_without_a_stream() {
         }
         assert!(asked > 1_000 && asked <= per_hour, "{asked}");
         assert!(answered > 100_000 && answered <= per_hour, "{answered}");
+        assert!(whole * 10 < pauses, "{whole} of {pauses} pauses are whole seconds");
         let counters = down.shaper.take_counters();
         assert_eq!((counters.cover, counters.padding), (answered as u64, 0));
         up.shaper.streams(false);

@@ -25,11 +25,10 @@ use crate::tunnel::{FRAMES, Meant, NOISE, Tunnel};
 const MAX_WAITING: usize = 256 * 1024;
 /// How long after the last byte buffers are given back.
 const SHRINK_AFTER: Duration = Duration::from_secs(1);
-/// How long a client may take from the websocket's opening to its session. Slow lines need a few seconds.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
-/// How long somebody who does not know the bridge's key is listened to, at least and beyond that at most: as if the site were
-/// waiting for something else from him. The time is drawn, so that it is not the bridge's mark.
-const DEAF_LIMIT: (Duration, u32) = (Duration::from_secs(30), 60_000);
+/// How long a client may take from the websocket's opening to its session, at least and beyond that at most, milliseconds; slow
+/// lines need a few seconds. Somebody who does not know the bridge's key is listened to as long, as if the site were waiting for
+/// something else from him. The time is drawn, so that it is not the bridge's mark.
+const PATIENCE: (Duration, u32) = (Duration::from_secs(30), 60_000);
 /// How long the client may take to end a connection after a close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -97,18 +96,20 @@ impl Bridge {
     /// Goes on behind [`Verdict::Opens`](super::Verdict::Opens). `seed`: 32 bytes from the system's generator.
     #[must_use]
     pub fn new(config: Arc<BridgeConfig>, answer: &[u8], rest: &[u8], seed: [u8; 32], now: Instant) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let limit = Some(now + patience(&mut rng));
         let mut bridge = Self {
             config,
             state: State::Nonce(Vec::new()),
             server: Server::default(),
             inbox: Inbox::default(),
             outbox: Outbox::default(),
-            rng: ChaCha20Rng::from_seed(seed),
+            rng,
             payload: Vec::new(),
             events: VecDeque::new(),
             told_up: false,
             told_end: false,
-            limit: Some(now + HANDSHAKE_LIMIT),
+            limit,
             shrink_at: Some(now + SHRINK_AFTER),
             close: None,
             closed: false,
@@ -184,8 +185,7 @@ impl Bridge {
     fn deaf(&mut self, now: Instant) {
         self.end(Ended::Tampered, now);
         self.state = State::Deaf;
-        let more = below(&mut self.rng, DEAF_LIMIT.1 as usize) as u64;
-        self.limit = Some(now + DEAF_LIMIT.0 + Duration::from_millis(more));
+        self.limit = Some(now + patience(&mut self.rng));
     }
 
     fn send(&mut self, now: Instant) {
@@ -223,6 +223,11 @@ impl Bridge {
         self.server.close(self.outbox.tail());
         self.limit = Some(now + CLOSE_LIMIT);
     }
+}
+
+/// How long somebody is borne with from now on.
+fn patience(rng: &mut ChaCha20Rng) -> Duration {
+    PATIENCE.0 + Duration::from_millis(below(rng, PATIENCE.1 as usize) as u64)
 }
 
 impl Talk {

@@ -96,6 +96,11 @@ impl Channel {
         }
     }
 
+    /// Whether it is a stream of the connection that the page was loaded over.
+    pub fn is_the_pages(&self) -> bool {
+        matches!(self.over, Over::Http2(_))
+    }
+
     /// Nothing more will come: the server closed it.
     pub fn is_over(&self) -> bool {
         let ended = match &self.over {
@@ -215,6 +220,14 @@ impl Channel {
         }
         self.queue(owed);
         Ok(())
+    }
+
+    /// The load whose connection was to carry it, where it came to nothing: the page stays.
+    pub fn into_load(self) -> Option<PageLoad> {
+        match self.over {
+            Over::Http2(http2) => Some(http2.load),
+            Over::Request(..) | Over::Answer(..) | Over::Http1 => None,
+        }
     }
 
     /// The stream that the server does not end after a close, dropped as Chrome drops it: the content of one record. Over

@@ -22,6 +22,8 @@ use crate::tunnel::{FRAMES, Meant, NOISE, Tunnel};
 
 /// How long Chrome waits for the server's close before it drops the connection (`kUnderlyingConnectionCloseTimeout`).
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How long a page stays whose websocket came to nothing: as Chrome keeps a connection that nobody uses.
+const PAGE_LIMIT: Duration = Duration::from_secs(300);
 /// How much longer than its content the record after message 3 may be.
 const SPREAD: usize = 256;
 
@@ -68,6 +70,8 @@ pub struct Client {
     ended: bool,
     /// When to drop a connection whose server does not answer a close.
     drop_at: Option<Instant>,
+    /// Nobody with the bridge's key has answered, and the connection is the page's, which a browser still shows.
+    stays: bool,
     /// The last record of a websocket that the server does not end.
     parting: Option<Vec<u8>>,
     over: Option<Close>,
@@ -136,6 +140,7 @@ impl Client {
             told_away: false,
             ended: false,
             drop_at: None,
+            stays: false,
             parting: None,
             over: None,
         };
@@ -259,7 +264,15 @@ impl Client {
             self.events.push_back(Event::Ended(why));
             self.channel.close();
             self.drop_at = Some(now + CLOSE_LIMIT);
+            let proved = matches!(self.talk.phase, Phase::Up);
+            self.stays |= !proved && why != Ended::Closed && self.channel.is_the_pages();
         }
+    }
+
+    /// Closes the websocket of which nothing came. Where its connection is the page's, that stays.
+    pub fn leave(&mut self, now: Instant) {
+        self.stays |= !self.ended && self.channel.is_the_pages();
+        self.close(now);
     }
 
     /// Closes the websocket as a page does.
@@ -278,7 +291,11 @@ impl Client {
     pub fn on_timer(&mut self, now: Instant) {
         if self.over.is_none() && self.drop_at.is_some_and(|at| at <= now) {
             self.parting = self.channel.cancel();
-            self.over = Some(Close::Fin);
+            if std::mem::take(&mut self.stays) {
+                self.drop_at = Some(now + PAGE_LIMIT);
+            } else {
+                self.over = Some(Close::Fin);
+            }
         }
         if !self.ended {
             self.talk.tunnel.on_timer(now);

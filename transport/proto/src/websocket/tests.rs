@@ -342,7 +342,11 @@ fn without_a_session_a_carrier_does_not_stay() {
     let mut bridge = Bridge::new(config, b"answer", &[], [4; 32], now);
     assert_eq!(bridge.pending(Side::Peer), b"answer");
     bridge.wrote(Side::Peer, 6, now);
-    let at = now + Duration::from_secs(30);
+    // After a while that is drawn as for who has no key.
+    bridge.on_timer(now + Duration::from_secs(30));
+    assert!(bridge.pending(Side::Peer).is_empty());
+    let at = bridge.deadline().unwrap();
+    assert!(at > now + Duration::from_secs(30) && at <= now + Duration::from_secs(90));
     bridge.on_timer(at);
     assert_eq!(bridge.pending(Side::Peer), [0x88, 0]);
     bridge.wrote(Side::Peer, 2, at);

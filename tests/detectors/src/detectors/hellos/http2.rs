@@ -29,6 +29,9 @@ const SILENT: Duration = Duration::from_millis(500);
 /// Visits of each client.
 const VISITS: usize = 4;
 
+/// Visits of the model's: whether it changes a stream's priority is a matter of times, and it has to show both.
+const MODEL: usize = 10;
+
 /// What a client showed: Akamai's fingerprint, and how its first request is framed.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Shown {
@@ -49,15 +52,15 @@ pub(super) fn verdicts() -> Result<Vec<Verdict>> {
     let front = Front::start(front::Server::Haproxy, front::Options::new("/socket", free_address()?))?;
     let [http2, http1] = front.in_the_clear();
     // Each time another tap, since what is seen is told by it.
-    let visits = |client: &Client| -> Result<BTreeSet<Shown>> {
-        (0..VISITS).map(|_| client(&Tap::start(front.certificates(), http2, http1)?)).collect()
+    let visits = |count: usize, client: &Client| -> Result<BTreeSet<Shown>> {
+        (0..count).map(|_| client(&Tap::start(front.certificates(), http2, http1)?)).collect()
     };
-    let model = visits(&|tap| chromium(tap))?;
+    let model = visits(MODEL, &|tap| chromium(tap))?;
     let judged = [
-        ("curl", Role::Positive, visits(&|tap| curl(tap))?),
+        ("curl", Role::Positive, visits(VISITS, &|tap| curl(tap))?),
         // A browser that is driven: were that to be seen, it would be seen here.
-        ("Chromium, driven", Role::Negative, visits(&|tap| driven(tap))?),
-        ("QNet", Role::Subject, visits(&|tap| qnet(tap, &front))?),
+        ("Chromium, driven", Role::Negative, visits(VISITS, &|tap| driven(tap))?),
+        ("QNet", Role::Subject, visits(VISITS, &|tap| qnet(tap, &front))?),
     ];
     let told = |shown: &BTreeSet<Shown>| shown.iter().map(Shown::to_string).collect::<Vec<_>>().join("; ");
     let verdict = |(what, role, shown): (&str, Role, BTreeSet<Shown>)| Verdict {

@@ -31,8 +31,8 @@ const APART: Duration = Duration::from_millis(730);
 /// Tests of one probe: its end's kind, when it ended, when its first byte came.
 const TESTS: usize = 3;
 
-/// What is played: a ladder of lengths, and what a server answers or waits for.
-fn probes() -> Result<Vec<Probe>> {
+/// What is played before a decoy: a ladder of lengths, and what a server answers or waits for.
+pub(super) fn probes() -> Result<Vec<Probe>> {
     let hello = Visitor::new(NAME).hello()?;
     let half = hello.get(..hello.len() / 2).unwrap_or_default().to_vec();
     let ladder = [1, 5, 11, 100, 517, 1_460, 16_384].map(|length| {
@@ -70,28 +70,40 @@ impl Drawn {
     }
 }
 
+/// Whose times are compared.
+pub(super) struct Compared {
+    /// QNet, as the report calls it.
+    pub(super) what: &'static str,
+    /// Where it is.
+    pub(super) qnet: SocketAddr,
+    /// What it is compared with.
+    pub(super) decoy: SocketAddr,
+    /// The same once more: the negative control.
+    pub(super) again: (&'static str, SocketAddr),
+}
+
 pub(super) fn verdicts(
     server: &str,
-    decoy: SocketAddr,
-    qnet: SocketAddr,
+    probes: &[Probe],
+    compared: &Compared,
     rounds: usize,
 ) -> Result<Vec<Verdict>> {
-    let probes = probes()?;
-    let (near, far) = (Link::start(decoy, Duration::ZERO)?, Link::start(decoy, FARTHER)?);
+    let Compared { what, qnet, decoy, again } = *compared;
+    let far = Link::start(decoy, FARTHER)?;
     let judged = [
         ("a wire 10 ms longer", Role::Positive, far.address()),
-        ("a plain wire", Role::Negative, near.address()),
-        ("QNet", Role::Subject, qnet),
+        (again.0, Role::Negative, again.1),
+        (what, Role::Subject, qnet),
     ];
     let addresses: Vec<SocketAddr> =
         std::iter::once(decoy).chain(judged.iter().map(|(_, _, address)| *address)).collect();
-    let drawn = draw(&probes, &addresses, rounds)?;
+    let drawn = draw(probes, &addresses, rounds)?;
     let model = drawn.first().context("a model")?;
     judged
         .into_iter()
         .zip(drawn.iter().skip(1))
         .map(|((what, role, _), drawn)| {
-            judge(format!("times: {what}, {server}"), role, &probes, drawn, model, rounds)
+            judge(format!("times: {what}, {server}"), role, probes, drawn, model, rounds)
         })
         .collect()
 }

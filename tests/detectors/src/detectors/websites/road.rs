@@ -4,13 +4,17 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use qnet_tests::support::decoy::Decoy;
+use qnet_tests::support::decoy::{Decoy, NAME};
+use qnet_tests::support::front::{self, Front};
 use qnet_tests::support::link::Link;
-use qnet_tests::support::tunnel::{dialer, runtime};
+use qnet_tests::support::process::free_address;
+use qnet_tests::support::tunnel::{dialer, dialer_with, runtime};
+use qnet_transport::Shape;
 use qnet_transport::admission::Admission;
-use qnet_transport::bridge::{BridgeConfig, Listener, Sessions};
+use qnet_transport::bridge::{BridgeConfig, Listener, Sessions, WebsocketBridgeConfig};
 use qnet_transport::client::{Dialer, Tunnel};
 use qnet_transport::connect::Connect;
 use qnet_wire::bridge_line::BridgeLine;
@@ -38,7 +42,12 @@ impl Road {
     }
 
     /// QNet before `decoy`, the line naming `profile` if there is one. The first connection makes the tunnel, or it is there before.
-    pub(super) fn qnet(decoy: &Decoy, profile: Option<&str>, sites: SocketAddr, ahead: bool) -> Result<Self> {
+    pub(super) fn qnet(
+        decoy: &Decoy,
+        profile: Option<Shape>,
+        sites: SocketAddr,
+        ahead: bool,
+    ) -> Result<Self> {
         let runtime = runtime()?;
         let entered = runtime.enter();
         let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32]));
@@ -53,12 +62,24 @@ impl Road {
             profile: qnet_transport::Profile::default(),
             sessions: Sessions::default(),
         })?;
-        let link = Link::start(listener.local_addr(), DELAY)?;
-        let profile = profile.map(|name| format!(" profile={name}")).unwrap_or_default();
-        let line: BridgeLine =
-            format!("qnet {} key={key} sni={}{profile}", link.address(), decoy.name()).parse()?;
+        let link = Link::watched(listener.local_addr(), DELAY)?;
+        let profile = profile.map(|shape| format!(" profile={}", shape.profile().name)).unwrap_or_default();
+        let line = format!("qnet {} key={key} sni={}{profile}", link.address(), decoy.name()).parse()?;
         tokio::spawn(serve(listener, sites));
-        let (dialer, tunnel) = (dialer(decoy)?, Arc::new(OnceCell::new()));
+        drop(entered);
+        Self::by(link, line, dialer(decoy)?, runtime, ahead)
+    }
+
+    /// QNet behind a web server, likewise.
+    pub(super) fn websocket(behind: &Behind, ahead: bool) -> Result<Self> {
+        let link = Link::watched(behind.front.address(), DELAY)?;
+        let line = BridgeLine { address: link.address(), ..behind.line.clone() };
+        Self::by(link, line, dialer_with(&behind.front.certificates().ca)?, runtime()?, ahead)
+    }
+
+    fn by(link: Link, line: BridgeLine, dialer: Dialer, runtime: Runtime, ahead: bool) -> Result<Self> {
+        let entered = runtime.enter();
+        let tunnel = Arc::new(OnceCell::new());
         if ahead {
             runtime.block_on(made(&tunnel, &dialer, &line)).context("no tunnel")?;
         }
@@ -101,6 +122,53 @@ impl Drop for Road {
             && let Some(runtime) = runtime.take()
         {
             // Nobody waits for connections that have lost their other end.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A bridge behind a web server, for all clients. Ends when dropped.
+pub(super) struct Behind {
+    front: Front,
+    line: BridgeLine,
+    runtime: Option<Runtime>,
+}
+
+/// Where its websocket is.
+const PATH: &str = "/a7Ge93kd";
+
+/// How long it may be silent: longer than a page may take.
+const IDLE: Duration = Duration::from_secs(600);
+
+impl Behind {
+    /// Starts it; what comes through goes to `sites`.
+    pub(super) fn start(sites: SocketAddr) -> Result<Self> {
+        let runtime = runtime()?;
+        let entered = runtime.enter();
+        let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32]));
+        let (key, listen) = (identity.public(), free_address()?);
+        let options = front::Options { idle: IDLE, ..front::Options::new(PATH, listen) };
+        let front = Front::start(front::Server::Nginx, options)?;
+        let url = format!("https://{NAME}{PATH}");
+        let listener = Listener::bind_websocket(WebsocketBridgeConfig {
+            listen,
+            identity,
+            url: url.parse()?,
+            site: front.site(),
+            connect: Connect::default(),
+            profile: qnet_transport::Profile::default(),
+            sessions: Sessions::default(),
+        })?;
+        tokio::spawn(serve(listener, sites));
+        let line = format!("qnet {} key={key} url={url}", front.address()).parse()?;
+        drop(entered);
+        Ok(Self { front, line, runtime: Some(runtime) })
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }

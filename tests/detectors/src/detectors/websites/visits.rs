@@ -8,15 +8,17 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use qnet_tests::support::decoy::{Decoy, Options, Server};
+use qnet_tests::support::isolate::ethernet;
 use qnet_tests::support::link::Link;
+use qnet_transport::Shape;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use super::pages::{self, Sites};
-use super::road::Road;
+use super::road::{Behind, Road};
 use crate::capture::{Connection, Way};
 use crate::devtools::{Browser, Page};
 use crate::transport::Kind;
@@ -47,7 +49,7 @@ pub(super) struct Means {
     /// The transport.
     pub(super) kind: Kind,
     /// QNet's profile, where the bridge line names one.
-    pub(super) profile: Option<&'static str>,
+    pub(super) profile: Option<Shape>,
     /// Whether each visit has a client, and so a connection, of its own; or all visits of a round share them as a user's do.
     pub(super) fresh: bool,
 }
@@ -57,21 +59,14 @@ impl Means {
     pub(super) fn name(&self) -> String {
         let mut name = format!("{:?}", self.kind).to_lowercase();
         if let Some(profile) = self.profile {
-            name.push_str(&format!(" {profile}"));
+            name.push_str(&format!(" {}", profile.profile().name));
         }
         match (self.kind, self.fresh) {
-            (Kind::Qnet, true) => name.push_str(", a carrier for each visit"),
-            (Kind::Qnet, false) => name.push_str(", one carrier for many visits"),
+            (Kind::Qnet | Kind::QnetWebsocket, true) => name.push_str(", a carrier for each visit"),
+            (Kind::Qnet | Kind::QnetWebsocket, false) => name.push_str(", one carrier for many visits"),
             _ => {}
         }
         name
-    }
-
-    fn start(&self, decoy: &Decoy, qnet_pt: &Path, sites: &Sites) -> Result<Road> {
-        match self.kind {
-            Kind::Qnet => Road::qnet(decoy, self.profile, sites.address(), !self.fresh),
-            other => Road::other(other, decoy, qnet_pt, sites.address()),
-        }
     }
 }
 
@@ -91,6 +86,7 @@ pub(super) struct Visitor {
     sites: Sites,
     pages: usize,
     decoy: Decoy,
+    behind: Behind,
     browser: Browser,
     qnet_pt: PathBuf,
     kept: PathBuf,
@@ -99,8 +95,11 @@ pub(super) struct Visitor {
 impl Visitor {
     /// Starts the sites, a decoy and the browser; rounds are kept in `kept`.
     pub(super) fn start(pages: usize, qnet_pt: &Path, kept: &Path) -> Result<Self> {
+        ethernet()?;
+        let sites = Sites::start(pages)?;
         Ok(Self {
-            sites: Sites::start(pages)?,
+            behind: Behind::start(sites.address())?,
+            sites,
             pages,
             decoy: Decoy::start(Server::Nginx, Options { idle: LIMIT * 10, ..Options::default() })?,
             browser: Browser::start(&format!("MAP *.{} 127.0.0.1", pages::DOMAIN))?,
@@ -109,17 +108,15 @@ impl Visitor {
         })
     }
 
-    /// Whether a tunnel comes about by these means: a line may name a profile that is not known.
-    pub(super) fn can(&self, profile: Option<&str>) -> bool {
-        Road::qnet(&self.decoy, profile, self.sites.address(), true).is_ok()
-    }
-
     /// Visits every page so many times by each of these means. A round is one visit to each page, in another order each time, and rounds take
     /// turns with those of other means: what changes with time tells neither pages nor means apart.
     pub(super) fn visits(&mut self, means: &[Means], rounds: usize) -> Result<Vec<Vec<Visit>>> {
         let folders = means.iter().map(|means| self.folder(means)).collect::<Result<Vec<_>>>()?;
-        let files = |round: usize| folders.iter().map(move |folder| folder.join(format!("{round:03}.json")));
+        let files = |round: usize| folders.iter().map(move |folder| kept(folder, round));
         let mut left = (0..rounds).flat_map(files).filter(|file| !file.exists()).count();
+        if left > 0 {
+            self.estimate(means, &folders, rounds)?;
+        }
         let (begun, mut made) = (Instant::now(), 0u32);
         let mut all = vec![Vec::new(); means.len()];
         for round in 0..rounds {
@@ -137,16 +134,45 @@ impl Visitor {
                 (made, left) = (made + 1, left.saturating_sub(1));
             }
             let each = begun.elapsed() / made.max(1);
-            // Who reads a terminal that is gone needs no estimate.
-            let _ = writeln!(
-                io::stderr(),
-                "detect: round {} of {rounds}, {:.2} s a visit, about {} minutes to go",
+            tell(&format!(
+                "round {} of {rounds}, {:.2} s a visit, about {} minutes to go",
                 round + 1,
                 each.as_secs_f64() / self.pages as f64,
                 (each * u32::try_from(left).unwrap_or(u32::MAX)).as_secs().div_ceil(60)
-            );
+            ));
         }
         Ok(all)
+    }
+
+    /// Visits one page by each of the means that have rounds to make, and says how long a visit takes by each, and how long all
+    /// will.
+    fn estimate(&mut self, means: &[Means], folders: &[PathBuf], rounds: usize) -> Result<()> {
+        let mut all = Duration::ZERO;
+        for (means, folder) in means.iter().zip(folders) {
+            let missing = (0..rounds).filter(|round| !kept(folder, *round).exists()).count();
+            if missing == 0 {
+                continue;
+            }
+            let mut begun = Instant::now();
+            let road = self.road(means)?;
+            if !means.fresh {
+                // All visits of a round share it.
+                begun = Instant::now();
+            }
+            let visit = self.visit(&road, 0, means.fresh)?;
+            drop(road);
+            let took = begun.elapsed();
+            let visits = u32::try_from(missing * self.pages)?;
+            all += took * visits;
+            tell(&format!(
+                "a visit takes {:.2} s ({:.2} s of them the page): {visits} visits, {}",
+                took.as_secs_f64(),
+                visit.took,
+                means.name()
+            ));
+        }
+        tell(&format!("about {} minutes for all visits that are missing", all.as_secs().div_ceil(60)));
+        Ok(())
     }
 
     /// Where rounds by these means are kept.
@@ -163,7 +189,7 @@ impl Visitor {
         (pages::VERSION, self.pages, DELAY, SILENT).hash(&mut hasher);
         let mut programs = vec![PathBuf::from("/usr/lib/chromium/chromium")];
         match means.kind {
-            Kind::Qnet => hash_sources(Path::new(TRANSPORT), &mut hasher)?,
+            Kind::Qnet | Kind::QnetWebsocket => hash_sources(Path::new(TRANSPORT), &mut hasher)?,
             Kind::Obfs4 => programs.extend(qnet_bench::measure::find("obfs4proxy")),
             _ => {}
         }
@@ -193,10 +219,10 @@ impl Visitor {
                 loop {
                     let road = match running.take() {
                         Some(road) => road,
-                        None => means.start(&self.decoy, &self.qnet_pt, &self.sites)?,
+                        None => self.road(means)?,
                     };
                     tries += 1;
-                    match self.visit(&road, page) {
+                    match self.visit(&road, page, means.fresh) {
                         Ok(visit) => {
                             running = Some(road);
                             return Ok(visit);
@@ -210,17 +236,39 @@ impl Visitor {
             .collect()
     }
 
-    fn visit(&mut self, road: &Road, page: usize) -> Result<Visit> {
+    fn road(&self, means: &Means) -> Result<Road> {
+        let sites = self.sites.address();
+        match means.kind {
+            Kind::Qnet => Road::qnet(&self.decoy, means.profile, sites, !means.fresh),
+            Kind::QnetWebsocket => Road::websocket(&self.behind, !means.fresh),
+            other => Road::other(other, &self.decoy, &self.qnet_pt, sites),
+        }
+    }
+
+    /// One visit, which may be the only one on this road.
+    fn visit(&mut self, road: &Road, page: usize, only: bool) -> Result<Visit> {
         let begun = Instant::now();
         let loaded = self.browser.open(&Sites::url(page, road.entry().port()), LIMIT)?;
         silence(road.link());
-        let packets = packets(road.link(), begun);
+        let packets = packets(road.link(), begun)?;
         self.browser.close(&loaded)?;
-        // What ends is not the next visit's.
-        silence(road.link());
+        if !only {
+            // What ends is not the next visit's.
+            silence(road.link());
+        }
         let Page { took, .. } = loaded;
         Ok(Visit { page, packets, took: took.as_secs_f64() })
     }
+}
+
+/// Where a round is kept.
+fn kept(folder: &Path, round: usize) -> PathBuf {
+    folder.join(format!("{round:03}.json"))
+}
+
+fn tell(what: &str) {
+    // Who reads a terminal that is gone needs no estimate.
+    let _ = writeln!(io::stderr(), "detect: {what}");
 }
 
 /// All of Rust below a folder, in the order of its names.
@@ -239,11 +287,10 @@ fn hash_sources(folder: &Path, hasher: &mut DefaultHasher) -> Result<()> {
 
 /// Waits until nothing passes any more.
 fn silence(link: &Link) {
-    let total = || -> usize { link.traces().iter().map(|trace| trace.up.total() + trace.down.total()).sum() };
-    let (begun, mut since, mut known) = (Instant::now(), Instant::now(), total());
+    let (begun, mut since, mut known) = (Instant::now(), Instant::now(), link.passed());
     while since.elapsed() < SILENT && begun.elapsed() < LINGER {
         thread::sleep(LOOK);
-        let now = total();
+        let now = link.passed();
         if now != known {
             (known, since) = (now, Instant::now());
         }
@@ -251,9 +298,9 @@ fn silence(link: &Link) {
 }
 
 /// What passed since, on all connections.
-fn packets(link: &Link, begun: Instant) -> Vec<(f64, i64)> {
+fn packets(link: &Link, begun: Instant) -> Result<Vec<(f64, i64)>> {
     let mut packets: Vec<(f64, i64)> = Vec::new();
-    for trace in link.traces() {
+    for trace in link.watched_traces()? {
         let later = trace.begun().saturating_duration_since(begun).as_secs_f64();
         let earlier = begun.saturating_duration_since(trace.begun()).as_secs_f64();
         let connection = Connection::from_trace(&trace, DELAY);
@@ -264,5 +311,6 @@ fn packets(link: &Link, begun: Instant) -> Vec<(f64, i64)> {
         }));
     }
     packets.sort_by(|one, other| one.0.total_cmp(&other.0));
-    packets
+    ensure!(!packets.is_empty(), "the tap saw nothing of the visit");
+    Ok(packets)
 }

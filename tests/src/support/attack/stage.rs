@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::support::decoy::{Decoy, Options, Server};
+use crate::support::flow::{End, Flow};
+use crate::support::link::{Link, Trace};
 use anyhow::{Context, Result, bail};
-use qnet_tests::support::decoy::{Decoy, Options, Server};
-use qnet_tests::support::flow::{End, Flow};
-use qnet_tests::support::link::{Link, Trace};
 use qnet_transport::admission::Admission;
 use qnet_transport::bridge::{BridgeConfig, Listener};
 use qnet_transport::client::{Dialer, DialerConfig, Tunnel};
@@ -36,24 +36,27 @@ const PIECE: usize = 16 * 1024;
 /// A protected record's type byte and tag.
 const OVERHEAD: usize = 17;
 /// The length of a protected alert.
-pub(crate) const ALERT: usize = 19;
-/// Shorter than any answer: alerts, GOAWAY, PING.
-const SHORT: usize = 64;
+pub const ALERT: usize = 19;
+/// Shorter than any answer (docs/protocol.md, section 4): alerts, GOAWAY, PING.
+pub const SHORT: usize = 64;
 /// How long anything that needs no waiting may take on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(20);
 
 /// What the bridge's side received, by the number that an upload says first.
 type Uploads = Arc<Mutex<HashMap<u64, Arc<Mutex<Payload>>>>>;
 
 /// The scene of an attack.
-pub(crate) struct Stage {
-    pub(crate) decoy: Decoy,
+pub struct Stage {
+    /// The decoy.
+    pub decoy: Decoy,
     /// Between client and bridge.
-    pub(crate) front: Link,
+    pub front: Link,
     /// Between bridge and decoy.
-    pub(crate) back: Link,
-    pub(crate) bridge: SocketAddr,
-    pub(crate) key: BridgeKey,
+    pub back: Link,
+    /// Where the bridge listens.
+    pub bridge: SocketAddr,
+    /// The bridge's public key.
+    pub key: BridgeKey,
     uploads: Uploads,
     next_upload: AtomicU64,
     runtime: tokio::runtime::Runtime,
@@ -61,25 +64,31 @@ pub(crate) struct Stage {
 
 /// What came out of a stream.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Payload {
+pub struct Payload {
     /// How many bytes came that were right, one after the other.
-    pub(crate) right: u64,
+    pub right: u64,
     /// A byte came that was not sent at its place.
-    pub(crate) wrong: bool,
+    pub wrong: bool,
     /// The stream ended in order.
-    pub(crate) ended: bool,
+    pub ended: bool,
     /// It ended otherwise.
-    pub(crate) broken: bool,
+    pub broken: bool,
 }
 
 impl Stage {
     /// A decoy, and a bridge before it.
-    pub(crate) fn new(server: Server, options: Options) -> Result<Self> {
+    ///
+    /// # Errors
+    /// The decoy does not start, or no port can be had.
+    pub fn new(server: Server, options: Options) -> Result<Self> {
         Self::with_delay(server, options, Duration::ZERO)
     }
 
     /// The same, with the decoy this far from the bridge (one way).
-    pub(crate) fn with_delay(server: Server, options: Options, delay: Duration) -> Result<Self> {
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with_delay(server: Server, options: Options, delay: Duration) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let decoy = Decoy::start(server, options)?;
         let back = Link::start(decoy.address(), delay)?;
@@ -105,12 +114,12 @@ impl Stage {
     }
 
     /// Runs `work` on the stage's runtime.
-    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
     }
 
     /// Runs `work` beside the test.
-    pub(crate) fn spawn<T: Send + 'static>(
+    pub fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> tokio::task::JoinHandle<T> {
@@ -118,12 +127,18 @@ impl Stage {
     }
 
     /// The line of a bridge at `address`, which is the wire's as a rule.
-    pub(crate) fn line(&self, address: SocketAddr) -> Result<BridgeLine> {
+    ///
+    /// # Errors
+    /// It is no line.
+    pub fn line(&self, address: SocketAddr) -> Result<BridgeLine> {
         Ok(format!("qnet {address} key={} sni={}", self.key, self.decoy.name()).parse()?)
     }
 
     /// A client that loads `path`.
-    pub(crate) fn dialer(&self, path: &str) -> Result<Dialer> {
+    ///
+    /// # Errors
+    /// The decoy's CA cannot be read.
+    pub fn dialer(&self, path: &str) -> Result<Dialer> {
         let roots = Roots::with(Some(&self.decoy.certificates().ca), None)?;
         // What becomes of one connection is looked at: no other takes its place.
         let profile = Profile::single();
@@ -131,12 +146,18 @@ impl Stage {
     }
 
     /// A tunnel through `front`, its inner handshake done.
-    pub(crate) fn tunnel(&self) -> Result<Tunnel> {
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn tunnel(&self) -> Result<Tunnel> {
         self.tunnel_over(&self.front)
     }
 
     /// The same over a wire of the caller's.
-    pub(crate) fn tunnel_over(&self, link: &Link) -> Result<Tunnel> {
+    ///
+    /// # Errors
+    /// As for [`Self::tunnel`].
+    pub fn tunnel_over(&self, link: &Link) -> Result<Tunnel> {
         let (dialer, line) = (self.dialer("/menu.js")?, self.line(link.address())?);
         self.block_on(async {
             let tunnel = dialer.dial(&line).await?;
@@ -146,7 +167,10 @@ impl Stage {
     }
 
     /// Sends for ever in a stream of `tunnel`; gives what the bridge's side receives of it.
-    pub(crate) fn upload(&self, tunnel: &Tunnel) -> Result<Arc<Mutex<Payload>>> {
+    ///
+    /// # Errors
+    /// The tunnel has ended.
+    pub fn upload(&self, tunnel: &Tunnel) -> Result<Arc<Mutex<Payload>>> {
         let number = self.next_upload.fetch_add(1, Ordering::Relaxed);
         let payload: Arc<Mutex<Payload>> = Arc::default();
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&payload));
@@ -160,14 +184,20 @@ impl Stage {
     }
 
     /// Says one byte in a stream of its own, which is given so that it stays open.
-    pub(crate) async fn whisper(&self, tunnel: &Tunnel) -> Result<Stream> {
+    ///
+    /// # Errors
+    /// The tunnel has ended.
+    pub async fn whisper(&self, tunnel: &Tunnel) -> Result<Stream> {
         let mut stream = tunnel.open()?;
         stream.write_all(&[UPLOAD]).await?;
         Ok(stream)
     }
 
     /// Receives for ever in a stream of `tunnel`.
-    pub(crate) fn download(&self, tunnel: &Tunnel) -> Result<Arc<Mutex<Payload>>> {
+    ///
+    /// # Errors
+    /// The tunnel has ended.
+    pub fn download(&self, tunnel: &Tunnel) -> Result<Arc<Mutex<Payload>>> {
         let mut stream = tunnel.open()?;
         let payload: Arc<Mutex<Payload>> = Arc::default();
         let theirs = Arc::clone(&payload);
@@ -181,7 +211,8 @@ impl Stage {
 }
 
 /// A copy of what was noted so far.
-pub(crate) fn copy(payload: &Mutex<Payload>) -> Payload {
+#[must_use]
+pub fn copy(payload: &Mutex<Payload>) -> Payload {
     payload.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
@@ -243,33 +274,40 @@ async fn receive(stream: &mut Stream, payload: &Mutex<Payload>) {
 
 /// What a direction shows to one who cannot read it: its records' types and lengths, whole or not, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) records: Vec<(u8, usize)>,
-    pub(crate) end: Option<End>,
+pub struct Seen {
+    /// Content types and lengths, as far as they came.
+    pub records: Vec<(u8, usize)>,
+    /// How it ended.
+    pub end: Option<End>,
 }
 
 /// What is left of [`Seen`] when it does not matter how a server cut its answers into records, which depends on how many of
 /// the requests it found at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Content {
+pub struct Content {
     /// Bytes inside protected records, type bytes not counted.
-    pub(crate) inside: usize,
+    pub inside: usize,
     /// All records of other types.
-    pub(crate) others: Vec<(u8, usize)>,
+    pub others: Vec<(u8, usize)>,
     /// Protected records as short as an alert's.
-    pub(crate) alerts: usize,
-    pub(crate) last: Option<(u8, usize)>,
-    pub(crate) end: Option<End>,
+    pub alerts: usize,
+    /// The last record, where it is shorter than any answer.
+    pub last: Option<(u8, usize)>,
+    /// How it ended.
+    pub end: Option<End>,
 }
 
 impl Seen {
     /// How a client's direction ended, where FIN and RST are alike: which of them a socket that is closed sends depends on
     /// whether something is left in it that was not read.
-    pub(crate) fn ended(&self) -> Option<End> {
+    #[must_use]
+    pub fn ended(&self) -> Option<End> {
         self.end.map(|_| End::Fin)
     }
 
-    pub(crate) fn content(&self) -> Content {
+    /// What is left of it.
+    #[must_use]
+    pub fn content(&self) -> Content {
         let protected = self.records.iter().filter(|(kind, _)| *kind == 23);
         Content {
             inside: protected.clone().map(|(_, length)| length.saturating_sub(OVERHEAD)).sum(),
@@ -282,13 +320,17 @@ impl Seen {
 }
 
 /// What `flow` shows from the record of this number on.
-pub(crate) fn seen(flow: &Flow, from: usize) -> Seen {
+#[must_use]
+pub fn seen(flow: &Flow, from: usize) -> Seen {
     let records = flow.records().iter().skip(from).map(|record| (record.kind, record.present)).collect();
     Seen { records, end: flow.end().map(|(end, _)| end) }
 }
 
 /// Waits until both directions of a connection have ended, or the whole connection has.
-pub(crate) fn both_ended(link: &Link, number: usize, limit: Duration) -> Result<Trace> {
+///
+/// # Errors
+/// They have not within `limit`.
+pub fn both_ended(link: &Link, number: usize, limit: Duration) -> Result<Trace> {
     link.wait("the connection to end", number, limit, |trace| {
         let abrupt = |flow: &Flow| matches!(flow.end(), Some((End::Rst, _)));
         abrupt(&trace.up) || abrupt(&trace.down) || trace.up.end().is_some() && trace.down.end().is_some()
@@ -296,7 +338,10 @@ pub(crate) fn both_ended(link: &Link, number: usize, limit: Duration) -> Result<
 }
 
 /// Waits, looking often, until `done`.
-pub(crate) fn until(what: &str, limit: Duration, done: impl Fn() -> bool) -> Result<()> {
+///
+/// # Errors
+/// It is not within `limit`.
+pub fn until(what: &str, limit: Duration, done: impl Fn() -> bool) -> Result<()> {
     let started = Instant::now();
     while !done() {
         if started.elapsed() > limit {
@@ -308,6 +353,9 @@ pub(crate) fn until(what: &str, limit: Duration, done: impl Fn() -> bool) -> Res
 }
 
 /// The only trace of a link, or its newest.
-pub(crate) fn newest(link: &Link) -> Result<Trace> {
+///
+/// # Errors
+/// There is none.
+pub fn newest(link: &Link) -> Result<Trace> {
     link.traces().pop().context("no connection yet")
 }

@@ -5,41 +5,49 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::flow::{End, Flow};
+use crate::support::link::{Link, Rule, Trace};
 use anyhow::{Context, Result, bail};
-use qnet_tests::support::flow::{End, Flow};
-use qnet_tests::support::link::{Link, Rule, Trace};
 use qnet_transport::client::{DialError, Tunnel};
 use qnet_wire::bridge_line::BridgeLine;
 
-use crate::stage::{Content, SOON, Seen, Stage, seen};
+use super::stage::{Content, SOON, Seen, Stage, seen};
 
 /// A page without anything to load but the icon: its load is short, and the same each time.
-pub(crate) const PATH: &str = "/menu.js";
+pub const PATH: &str = "/menu.js";
 /// One way from the client to whoever answers. Without it what a client says to an alert comes in the microseconds between the
 /// alert and the decoy's closing, which makes an RST of some FINs.
-pub(crate) const DISTANCE: Duration = Duration::from_millis(5);
+pub const DISTANCE: Duration = Duration::from_millis(5);
 /// How long nothing may come until all has come.
 const QUIET: Duration = Duration::from_millis(250);
 /// How long an end that is due is waited for.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 /// How often two visits are compared at most.
-pub(crate) const TRIES: usize = 5;
+pub const TRIES: usize = 5;
 /// What Chrome says to a fatal alert: a GOAWAY with a reason.
-pub(crate) const GOODBYE: usize = 64;
+pub const GOODBYE: usize = 64;
 
 /// What became of it.
-pub(crate) struct Visit {
-    pub(crate) outcome: Result<Tunnel, DialError>,
-    pub(crate) link: Link,
+pub struct Visit {
+    /// A tunnel, or why there is none.
+    pub outcome: Result<Tunnel, DialError>,
+    /// The wire it went over.
+    pub link: Link,
 }
 
 /// Dials `target` as if it were the bridge, under these rules.
-pub(crate) fn visit(stage: &Stage, target: SocketAddr, rules: Vec<Rule>) -> Result<Visit> {
+///
+/// # Errors
+/// No port can be had.
+pub fn visit(stage: &Stage, target: SocketAddr, rules: Vec<Rule>) -> Result<Visit> {
     visit_with(stage, target, rules, |line| line)
 }
 
 /// The same with a changed bridge line.
-pub(crate) fn visit_with(
+///
+/// # Errors
+/// As for [`visit`].
+pub fn visit_with(
     stage: &Stage,
     target: SocketAddr,
     rules: Vec<Rule>,
@@ -54,18 +62,25 @@ pub(crate) fn visit_with(
 
 impl Visit {
     /// What the wire showed, when nothing more comes or all has ended.
-    pub(crate) fn trace(&self) -> Result<Trace> {
+    ///
+    /// # Errors
+    /// Nobody connected.
+    pub fn trace(&self) -> Result<Trace> {
         settled(&self.link, 0)
     }
 
     /// Why there is no tunnel, in words.
-    pub(crate) fn why(&self) -> String {
+    #[must_use]
+    pub fn why(&self) -> String {
         self.outcome.as_ref().err().map_or_else(|| "a tunnel".to_owned(), ToString::to_string)
     }
 }
 
 /// A connection's trace when nothing more comes.
-pub(crate) fn settled(link: &Link, number: usize) -> Result<Trace> {
+///
+/// # Errors
+/// There is no such connection.
+pub fn settled(link: &Link, number: usize) -> Result<Trace> {
     let look = || -> Result<Trace> { link.traces().into_iter().nth(number).context("no such connection") };
     let (mut known, mut since) = ((0, 0, false), Instant::now());
     let started = Instant::now();
@@ -87,7 +102,10 @@ pub(crate) fn settled(link: &Link, number: usize) -> Result<Trace> {
 /// The same connection made with the bridge and with its decoy must end the same way, and look the same to its end. A
 /// server's own timing shows in what it says: what is seen at the bridge must be among what is seen at the decoy, in up to
 /// [`TRIES`] tries each.
-pub(crate) fn same(stage: &Stage, what: &str, rules: &[Rule]) -> Result<()> {
+///
+/// # Errors
+/// They do not; or a visit cannot be made.
+pub fn same(stage: &Stage, what: &str, rules: &[Rule]) -> Result<()> {
     let (mut here, mut there) = (Vec::new(), Vec::new());
     for _ in 0..TRIES {
         let (bridge, decoy) = thread::scope(|scope| {
@@ -128,7 +146,10 @@ impl Shown {
 }
 
 /// Runs cases at once, as many as `width`; the first failure is the outcome.
-pub(crate) fn all<T: Sync>(width: usize, cases: &[T], run: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+///
+/// # Errors
+/// A case's.
+pub fn all<T: Sync>(width: usize, cases: &[T], run: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let outcomes = thread::scope(|scope| {
         let workers: Vec<_> = (0..width)
@@ -148,14 +169,18 @@ pub(crate) fn all<T: Sync>(width: usize, cases: &[T], run: impl Fn(&T) -> Result
 }
 
 /// A record that opens under nobody's key.
-pub(crate) fn made_up(length: u8) -> Vec<u8> {
+#[must_use]
+pub fn made_up(length: u8) -> Vec<u8> {
     let mut record = vec![23, 3, 3, 0, length];
     record.extend((0..length).map(|n| n.wrapping_mul(167).wrapping_add(13)));
     record
 }
 
 /// Says these pieces to `target`, each when the answer to the one before it is whole, and shows what came.
-pub(crate) fn say(target: SocketAddr, pieces: &[Vec<u8>], then: Option<End>) -> Result<Seen> {
+///
+/// # Errors
+/// Nobody listens there.
+pub fn say(target: SocketAddr, pieces: &[Vec<u8>], then: Option<End>) -> Result<Seen> {
     let mut tcp = TcpStream::connect(target)?;
     tcp.set_nodelay(true)?;
     let mut flow = Flow::new(Instant::now());

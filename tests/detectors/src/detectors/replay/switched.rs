@@ -1,0 +1,163 @@
+//! Records changed, dropped, doubled, swapped and injected in a tunnel, once what it carries is QNet's own.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use qnet_tests::support::attack::refusal::{
+    Deed, Refusal, deeds, nonsense, objection, refused_by, refused_by_bridge, run,
+};
+use qnet_tests::support::attack::stage::{SOON, Stage, seen};
+use qnet_tests::support::attack::visit::{DISTANCE, TRIES, all, made_up, settled};
+use qnet_tests::support::decoy::{Options, Server};
+use qnet_tests::support::flow::{End, Flow};
+use qnet_tests::support::link::{Act, Gate, Link, Rule, Trace, Way, Which};
+use qnet_tests::support::visitor::Visitor;
+
+use crate::detector::{Figure, Role, Verdict};
+
+/// Of the ways to change a record, every so manieth is tried in the quick part.
+const SOME: usize = 5;
+
+/// In so many of [`TRIES`] what is shown must be none of what the decoy shows: an alert may be lost to the reset that follows it, and a
+/// loaded machine is late at times.
+pub(super) const MOST: usize = TRIES - 1;
+
+/// Cases at once: each has times that are compared.
+const WIDTH: usize = 3;
+
+/// How long a visitor's request is on its way, so that the first record of the answer, not one of the server's own before it, is changed.
+const ASKS_LATE: Duration = Duration::from_millis(300);
+
+/// A tunnel in which nothing goes on, an upload, and a download, with their controls.
+pub(super) fn verdicts(server: Server, full: bool) -> Result<Vec<Verdict>> {
+    let stage = Stage::new(server, Options::default())?;
+    let step = if full { 1 } else { SOME };
+    let nonsense: Vec<_> = nonsense().into_iter().step_by(step).collect();
+    let deeds: Vec<_> = deeds().into_iter().step_by(step).collect();
+    let all = [silent(&stage, &nonsense)?, busy(&stage, &deeds)?].concat();
+    Ok(all
+        .into_iter()
+        .map(|(what, role, cases, found)| Verdict {
+            what: format!("{what}, {server:?}"),
+            role,
+            flagged: !found.is_empty(),
+            figures: vec![
+                Figure::new("cases", cases as f64),
+                Figure::new("that tell apart", found.len() as f64),
+            ],
+            note: found.into_iter().take(3).collect::<Vec<_>>().join("; "),
+        })
+        .collect())
+}
+
+/// Who was judged and why, in how many cases, and what was found.
+type Found = (&'static str, Role, usize, Vec<String>);
+
+/// What makes no sense, where nothing goes on: in a tunnel, and after a page.
+fn silent(stage: &Stage, nonsense: &[(String, Vec<u8>)]) -> Result<Vec<Found>> {
+    let decoy = stage.decoy.address();
+    let (wire, faulty) = (Link::start(decoy, Duration::ZERO)?, Link::start(decoy, Duration::ZERO)?);
+    faulty.set_rules(vec![Rule::new(Way::Down, Which::AtEnd, Act::InjectBefore(made_up(80)))]);
+    let said_to = |target: SocketAddr| move |bytes: &Vec<u8>| refused_by(stage, target, bytes.clone());
+    let found = |target| told(nonsense, said_to(target), said_to(decoy), Refusal::same);
+    let bridge =
+        told(nonsense, |bytes| refused_by_bridge(stage, bytes.clone()), said_to(decoy), Refusal::same)?;
+    let cases = nonsense.len();
+    Ok(vec![
+        ("QNet, nonsense in a silent tunnel", Role::Subject, cases, bridge),
+        ("a wire that adds a record to a refusal", Role::Positive, cases, found(faulty.address())?),
+        ("a plain wire, nonsense after a page", Role::Negative, cases, found(wire.address())?),
+    ])
+}
+
+/// What is done to records of a tunnel with data in it, and to those of a visitor's download.
+fn busy(stage: &Stage, deeds: &[(String, Deed)]) -> Result<Vec<Found>> {
+    let uploading = |deed: &Deed| {
+        let (trace, _, begun) = run(stage, Way::Up, deed)?;
+        Ok(Refusal::of(&trace.down, begun))
+    };
+    let objection = |deed: &Deed| objection(stage, stage.decoy.address(), deed);
+    // How much of the client's data is unread when it closes is chance.
+    let alike = |here: &Refusal, there: &Refusal| {
+        here.same_words(there) && [there.end, Some(End::Fin)].contains(&here.end)
+    };
+    let downloading = |deed: &Deed| Ok(Tail::of(&run(stage, Way::Down, deed)?.0.up));
+    let visiting = |deed: &Deed| visited(stage, deed);
+    let cases = deeds.len();
+    Ok(vec![
+        ("QNet, an upload tampered with", Role::Subject, cases, told(deeds, uploading, objection, alike)?),
+        (
+            "QNet, a download tampered with",
+            Role::Subject,
+            cases,
+            told(deeds, downloading, visiting, Tail::eq)?,
+        ),
+        (
+            "a visitor again, a download tampered with",
+            Role::Negative,
+            cases,
+            told(deeds, visiting, visiting, Tail::eq)?,
+        ),
+    ])
+}
+
+/// How a client ends what it cannot read: its last record, the records as long as an alert's, and whether it ends the
+/// connection. FIN or RST depends on what was left unread in its socket.
+#[derive(Debug, PartialEq)]
+struct Tail {
+    last: Option<(u8, usize)>,
+    alerts: usize,
+    ended: bool,
+}
+
+impl Tail {
+    fn of(up: &Flow) -> Self {
+        let seen = seen(up, 0);
+        Self { last: seen.records.last().copied(), alerts: seen.content().alerts, ended: seen.end.is_some() }
+    }
+}
+
+/// What a visitor with Chrome's TLS stack shows who downloads from the decoy, when that is done to the download.
+fn visited(stage: &Stage, deed: &Deed) -> Result<Tail> {
+    let link = Link::start(stage.decoy.address(), DISTANCE)?;
+    let armed = Gate::new();
+    // A visitor's download is short: what was said before is said again at once.
+    let deed = if matches!(deed, Deed::Old) { &Deed::Act(Act::Double) } else { deed };
+    let request = Rule::new(Way::Up, Which::NthData(1), Act::Delay(ASKS_LATE));
+    link.set_rules([deed.rules(Way::Down, &armed), vec![request]].concat());
+    let visitor = Visitor { paths: vec!["/tours.zip".into()], ..Visitor::new(stage.decoy.name()) };
+    let address = link.address();
+    std::thread::spawn(move || visitor.visit(address, SOON).is_ok());
+    let asked = |trace: &Trace| trace.up.records().iter().filter(|record| record.kind == 23).count() > 1;
+    link.wait("a request", 0, SOON, asked)?;
+    armed.open();
+    Ok(Tail::of(&settled(&link, 0)?.up))
+}
+
+/// The cases in which what is shown here is, all but once, none of what is shown there.
+fn told<C: Sync, S: std::fmt::Debug>(
+    cases: &[(String, C)],
+    here: impl Fn(&C) -> Result<S> + Sync,
+    there: impl Fn(&C) -> Result<S> + Sync,
+    alike: impl Fn(&S, &S) -> bool + Sync,
+) -> Result<Vec<String>> {
+    let found = Mutex::new(Vec::new());
+    all(WIDTH, cases, |(what, case)| {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let strange = |ours: &[S], theirs: &[S]| {
+            ours.iter().filter(|one| !theirs.iter().any(|other| alike(one, other))).count()
+        };
+        while ours.len() < TRIES && strange(&ours, &theirs) + TRIES - ours.len() >= MOST {
+            ours.push(here(case).with_context(|| what.clone())?);
+            theirs.push(there(case).with_context(|| what.clone())?);
+        }
+        if strange(&ours, &theirs) >= MOST {
+            let told = format!("{what}: {:?}, not {:?}", ours.last(), theirs.last());
+            found.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+        }
+        Ok(())
+    })?;
+    Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
