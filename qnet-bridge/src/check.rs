@@ -139,7 +139,12 @@ async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
         profile: None,
         invitation: None,
     };
-    check(&Subject { line, end: End::Unknown, idle, own: true, opens }, roots, findings).await;
+    if plan.balancers.is_empty() {
+        check(&Subject { line, end: End::Unknown, idle, own: true, opens }, roots, findings).await;
+    } else {
+        let words = "not tried: the balancers in proxy-protocol alone may connect; check with the line, as in `qnet-bridge check LINE`";
+        findings.warn("port", words);
+    }
     if let Destination::Upstream(upstream) = &plan.destination {
         behind(upstream, findings).await;
     }

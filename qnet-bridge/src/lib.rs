@@ -5,6 +5,9 @@
 //! | [`exit`] | where streams go where no tor stands behind the bridge: exit policy, limits, TCP and UDP |
 //! | [`settings`] | the TOML file and the flags of the same names |
 //! | `run` | a bridge without tor |
+//! | `serve` | what it does from then on: streams, signals, the end |
+//! | `handover` | its sockets, from one process to the next |
+//! | `systemd` | what a service manager is told |
 //! | `init` | from a fresh server to a bridge |
 //! | `metrics` | numbers for Prometheus |
 //! | `check` | does a bridge work, from either side? |
@@ -22,13 +25,16 @@ mod decoys;
 pub mod exit;
 mod files;
 pub mod findings;
+mod handover;
 mod init;
 mod invite;
 mod line;
 mod metrics;
 mod run;
+mod serve;
 pub mod settings;
 pub mod site;
+mod systemd;
 
 use std::{
     ffi::OsString,

@@ -38,12 +38,20 @@ const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) struct Metrics(JoinHandle<()>);
 
 impl Metrics {
-    pub(crate) async fn start(address: SocketAddr, counter: Counter, exit: Arc<Exit>) -> Result<Self> {
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.with_context(|| format!("cannot listen on {address} (metrics)"))?;
+    /// Begins to tell, at a socket that listens there already if there is one. With the socket for who comes after.
+    pub(crate) fn start(
+        address: SocketAddr,
+        inherited: Option<std::net::TcpListener>,
+        counter: Counter,
+        exit: Arc<Exit>,
+    ) -> Result<(Self, std::net::TcpListener)> {
+        let socket = inherited.map_or_else(|| std::net::TcpListener::bind(address), Ok);
+        let socket = socket.with_context(|| format!("cannot listen on {address} (metrics)"))?;
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(socket.try_clone()?)?;
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let numbers = Arc::new(Numbers { counter, exit, started });
-        Ok(Self(tokio::spawn(serve(listener, numbers))))
+        Ok((Self(tokio::spawn(serve(listener, numbers))), socket))
     }
 }
 

@@ -15,22 +15,22 @@ use qnet_transport::{
     bridge::{BridgeConfig, Listener, Sessions},
     connect::Connect,
     decoy, identity,
+    listening::Listening,
     tls::Roots,
 };
 use qnet_wire::{
     bridge_line::{BridgeLine, Cover},
     invitation::InvitedList,
 };
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, watch},
-};
+use tokio::{sync::watch, task::JoinSet};
 use zeroize::Zeroizing;
 
 use crate::{
     acme::Acme,
     exit::Exit,
+    handover::{self, Inherited, Program},
     metrics::Metrics,
+    serve::{Service, Signals},
     settings::{self, Certificate, Plan, Settings},
     site::{
         Site,
@@ -55,19 +55,23 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn plan(&self) -> Result<Plan> {
+    pub(crate) fn plan(&self) -> Result<Plan> {
         let file = self.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
         self.settings.clone().over(file).plan()
     }
 
     pub(crate) fn start(self) -> Result<()> {
+        if handover::stands_between()? {
+            return Ok(());
+        }
         let plan = self.plan()?;
         if self.check_config {
             read_invited(&plan)?;
             return crate::say("the settings are right\n");
         }
+        let inherited = Inherited::receive()?;
         raise_file_limit();
-        wait(run(plan, &self))
+        wait(run(plan, &self, inherited))
     }
 }
 
@@ -91,31 +95,62 @@ fn raise_file_limit() {
     }
 }
 
-async fn run(plan: Plan, invocation: &Run) -> Result<()> {
+async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<()> {
+    let program = Program::this()?;
     let mut signals = Signals::watch()?;
     let decoy = Decoy::start(&plan).await?;
     let invited = read_invited(&plan)?;
-    let listener = bind(&plan, decoy.address, invited.as_ref())?;
-    // The authority comes through the bridge's own port, so the certificate is got when that is open.
-    tokio::select! {
-        () = decoy.certify() => {}
-        () = signals.end.recv() => return Ok(()),
+    let listening = listen(&plan, &mut inherited)?;
+    let mut sockets = vec![listening.share()?];
+    let mut listener = bind(listening, &plan, decoy.address, invited.as_ref())?;
+    let certified = decoy.certified();
+    if !inherited.takes_over() || !certified {
+        listener.open();
+    }
+    if !certified {
+        // The authority comes through the bridge's own port, so the certificate is got when that is open here and nowhere else.
+        inherited.ready();
+        tokio::select! {
+            () = decoy.certify() => {}
+            () = signals.end.recv() => return Ok(()),
+        }
     }
     announce(&listener, &plan).await?;
     tokio::spawn(watch_decoy(listener.trouble()));
     let guests = follow_invited(&listener, &plan, invited);
     let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone()));
-    let _metrics = match plan.metrics {
-        Some(address) => Some(Metrics::start(address, listener.counter(), Arc::clone(&exit)).await?),
+    let metrics = match plan.metrics {
+        Some(address) => {
+            let (metrics, socket) =
+                Metrics::start(address, inherited.take(address), listener.counter(), Arc::clone(&exit))?;
+            sockets.push(socket);
+            Some(metrics)
+        }
         None => None,
     };
+    listener.open();
+    if certified {
+        inherited.ready();
+    }
+    let renewal = decoy.renew();
     let read_again = |plan: &Plan| {
         decoy.reload(plan);
         if let Some(guests) = &guests {
             guests.read_again();
         }
     };
-    serve(listener, exit, plan, invocation, &read_again, &mut signals).await;
+    let service = Service {
+        listener,
+        exit,
+        plan,
+        invocation,
+        read_again: &read_again,
+        signals,
+        program,
+        sockets,
+        alone: (metrics, renewal),
+    };
+    service.run().await;
     // Sessions that have just ended tell their clients, which would wait otherwise.
     tokio::time::sleep(GOODBYE).await;
     Ok(())
@@ -152,19 +187,30 @@ impl Decoy {
         }
     }
 
-    /// Sees to it that there is a certificate, now and later, where it is this program that has to.
-    async fn certify(&self) {
-        let Some(acme) = &self.acme else { return };
-        match acme.show_kept() {
-            Ok(true) => {}
-            Ok(false) => acme.get().await,
-            Err(error) => {
+    /// Whether there is a certificate, or somebody else sees to it.
+    fn certified(&self) -> bool {
+        self.acme.as_ref().is_none_or(|acme| {
+            acme.show_kept().unwrap_or_else(|error| {
                 tracing::error!("the certificate that is kept cannot be used: {error:#}");
-                acme.get().await;
-            }
+                false
+            })
+        })
+    }
+
+    /// Gets a certificate, where it is this program that has to.
+    async fn certify(&self) {
+        if let Some(acme) = &self.acme {
+            acme.get().await;
         }
-        let acme = Arc::clone(acme);
-        tokio::spawn(async move { acme.keep().await });
+    }
+
+    /// Renews it in time, for as long as what is returned is held.
+    fn renew(&self) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        if let Some(acme) = self.acme.clone() {
+            tasks.spawn(async move { acme.keep().await });
+        }
+        tasks
     }
 
     /// Reads the site and its certificate again, whichever way they may have changed.
@@ -209,9 +255,25 @@ fn follow_invited(listener: &Listener, plan: &Plan, list: Option<InvitedList>) -
     Some(guests)
 }
 
-/// A bridge that listens before its decoy.
-fn bind(plan: &Plan, decoy: SocketAddr, invited: Option<&InvitedList>) -> Result<Listener> {
-    Listener::bind(BridgeConfig {
+/// The socket at which the bridge listens, inherited where it can be.
+fn listen(plan: &Plan, inherited: &mut Inherited) -> Result<Listening> {
+    let listening = match inherited.take_own(plan.listen)? {
+        Some(socket) => Listening::inherited(socket),
+        None => Listening::bind(plan.listen),
+    };
+    let listening =
+        listening.with_context(|| format!("cannot listen on {}; {}", plan.listen, LISTEN_ADVICE))?;
+    Ok(listening.behind(&plan.balancers))
+}
+
+/// A bridge before its decoy, which serves nobody yet.
+fn bind(
+    listening: Listening,
+    plan: &Plan,
+    decoy: SocketAddr,
+    invited: Option<&InvitedList>,
+) -> Result<Listener> {
+    let config = BridgeConfig {
         listen: plan.listen,
         identity: identity::load_or_create(&plan.state)?,
         decoy,
@@ -220,8 +282,8 @@ fn bind(plan: &Plan, decoy: SocketAddr, invited: Option<&InvitedList>) -> Result
         connect: Connect::default(),
         profile: qnet_transport::Profile::default(),
         sessions: Sessions::default(),
-    })
-    .with_context(|| format!("cannot listen on {}; {}", plan.listen, LISTEN_ADVICE))
+    };
+    Ok(Listener::prepare(listening, config))
 }
 
 /// Examines the decoy and says how users reach the bridge.
@@ -259,97 +321,6 @@ async fn watch_decoy(mut trouble: watch::Receiver<Option<String>>) {
         match trouble.borrow_and_update().as_deref() {
             Some(why) => tracing::warn!("neither visitors nor clients can be served: {why}"),
             None => tracing::info!("the web site behind this bridge answers again"),
-        }
-    }
-}
-
-/// Serves until told to end, and then until the streams have ended or their time is over.
-async fn serve(
-    mut listener: Listener,
-    exit: Arc<Exit>,
-    mut plan: Plan,
-    invocation: &Run,
-    read_again: &impl Fn(&Plan),
-    signals: &mut Signals,
-) {
-    let (alive, mut gone) = mpsc::channel::<()>(1);
-    loop {
-        tokio::select! {
-            incoming = listener.accept() => {
-                let Some(incoming) = incoming else { break };
-                let (exit, alive) = (Arc::clone(&exit), alive.clone());
-                tokio::spawn(async move {
-                    exit.serve(incoming).await;
-                    drop(alive);
-                });
-            }
-            _ = signals.hangup.recv() => {
-                reload(&exit, &mut plan, invocation);
-                read_again(&plan);
-            }
-            () = signals.end.recv() => break,
-        }
-    }
-    listener.stop_listening();
-    drop(alive);
-    tracing::info!(
-        "ending: no new connections are taken; {} streams may go on for {} s (a second signal ends them)",
-        exit.clients.streams(),
-        plan.drain.as_secs()
-    );
-    tokio::select! {
-        // New streams are dropped, so that their clients turn to another bridge.
-        () = async { while let Some(incoming) = listener.accept().await { drop(incoming) } } => {}
-        _ = gone.recv() => {}
-        () = signals.end.recv() => {}
-        () = tokio::time::sleep(plan.drain) => {}
-    }
-}
-
-/// Takes the file's destination, limits and drain; the rest needs a restart.
-fn reload(exit: &Exit, plan: &mut Plan, invocation: &Run) {
-    let new = match invocation.plan() {
-        Ok(new) => new,
-        Err(error) => {
-            tracing::error!("the settings stay as they are: {error:#}");
-            return;
-        }
-    };
-    exit.set(new.destination.clone(), new.limits.clone());
-    let Plan { destination, limits, drain, .. } = new.clone();
-    *plan = Plan { destination, limits, drain, ..plan.clone() };
-    if *plan == new {
-        tracing::info!("the settings were read again");
-    } else {
-        tracing::warn!(
-            "the settings were read again, but listen, state, invited, metrics and which site answers strangers stay until a restart"
-        );
-    }
-}
-
-struct Signals {
-    hangup: Signal,
-    end: End,
-}
-
-struct End {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn watch() -> Result<Self> {
-        let on = |kind| signal(kind).context("the system gives no signal handlers");
-        let end = End { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? };
-        Ok(Self { hangup: on(SignalKind::hangup())?, end })
-    }
-}
-
-impl End {
-    async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
         }
     }
 }

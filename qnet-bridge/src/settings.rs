@@ -1,6 +1,13 @@
 //! What the operator sets: the keys of the TOML file and the flags of the same names. A flag goes before the file.
 
-use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -17,6 +24,8 @@ pub const DEFAULT_STATE: &str = "/var/lib/qnet-bridge";
 pub const DEFAULT_CONFIG: &str = "/etc/qnet-bridge/bridge.toml";
 /// How long streams may go on when the bridge is told to end.
 const DEFAULT_DRAIN: u64 = 30;
+/// How long connections may go on in a process whose successor runs: visits to the decoy and most downloads are over by then.
+const DEFAULT_UPGRADE_DRAIN: u64 = 3_600;
 /// Longest drain, seconds: a day. Who wants more wants no drain.
 const MAX_DRAIN: u64 = 86_400;
 
@@ -28,6 +37,11 @@ pub struct Settings {
     #[arg(long, value_name = "ADDRESS:PORT")]
     #[serde(default, deserialize_with = "text")]
     pub listen: Option<SocketAddr>,
+
+    /// Take connections from this balancer alone, each with a PROXY header of version 2; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(default, deserialize_with = "texts")]
+    pub proxy_protocol: Vec<IpAddr>,
 
     /// The folder with the bridge's key [default: /var/lib/qnet-bridge]
     #[arg(long, value_name = "FOLDER")]
@@ -126,6 +140,10 @@ pub struct Settings {
     /// Seconds that streams may go on when the bridge is told to end [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub drain: Option<u64>,
+
+    /// Seconds that connections may go on when a new process has taken over, after SIGUSR2 [default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    pub upgrade_drain: Option<u64>,
 }
 
 /// A string of the file, parsed as the flag's value is.
@@ -180,6 +198,8 @@ pub enum Certificate {
 pub struct Plan {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// The balancers that alone may connect, and say whose each connection is; none: anybody connects.
+    pub balancers: Vec<IpAddr>,
     /// The folder with the key.
     pub state: PathBuf,
     /// The decoy.
@@ -196,6 +216,8 @@ pub struct Plan {
     pub metrics: Option<SocketAddr>,
     /// How long streams may go on at the end.
     pub drain: Duration,
+    /// How long connections may go on once another process has taken over.
+    pub upgrade_drain: Duration,
 }
 
 impl Settings {
@@ -229,6 +251,11 @@ impl Settings {
         };
         Self {
             listen: self.listen.or(file.listen),
+            proxy_protocol: if self.proxy_protocol.is_empty() {
+                file.proxy_protocol
+            } else {
+                self.proxy_protocol
+            },
             state: self.state.or(file.state),
             decoy: self.decoy.or(file.decoy),
             sni: if self.sni.is_empty() { file.sni } else { self.sni },
@@ -252,6 +279,7 @@ impl Settings {
             bandwidth_per_client: self.bandwidth_per_client.or(file.bandwidth_per_client),
             metrics: self.metrics.or(file.metrics),
             drain: self.drain.or(file.drain),
+            upgrade_drain: self.upgrade_drain.or(file.upgrade_drain),
         }
     }
 
@@ -262,10 +290,8 @@ impl Settings {
     pub fn plan(self) -> Result<Plan> {
         let destination = self.destination()?;
         let limits = self.limits()?;
-        let drain = self.drain.unwrap_or(DEFAULT_DRAIN);
-        if drain > MAX_DRAIN {
-            bail!("drain is {drain}: it is a number of seconds up to {MAX_DRAIN}");
-        }
+        let drain = seconds("drain", self.drain, DEFAULT_DRAIN)?;
+        let upgrade_drain = seconds("upgrade-drain", self.upgrade_drain, DEFAULT_UPGRADE_DRAIN)?;
         if let Some(metrics) = self.metrics.filter(|metrics| !metrics.ip().is_loopback()) {
             bail!(
                 "metrics is {metrics}: the numbers are for this machine alone, on an address such as 127.0.0.1:9435"
@@ -274,6 +300,7 @@ impl Settings {
         let (decoy, names) = self.decoy()?;
         Ok(Plan {
             listen: self.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 443))),
+            balancers: self.proxy_protocol.clone(),
             state: self.state(),
             decoy,
             names,
@@ -281,7 +308,8 @@ impl Settings {
             destination,
             limits,
             metrics: self.metrics,
-            drain: Duration::from_secs(drain),
+            drain,
+            upgrade_drain,
         })
     }
 
@@ -397,6 +425,14 @@ impl Settings {
             bandwidth_per_client: rate(self.bandwidth_per_client, usual.bandwidth_per_client),
         })
     }
+}
+
+fn seconds(name: &str, value: Option<u64>, usual: u64) -> Result<Duration> {
+    let value = value.unwrap_or(usual);
+    if value > MAX_DRAIN {
+        bail!("{name} is {value}: it is a number of seconds up to {MAX_DRAIN}");
+    }
+    Ok(Duration::from_secs(value))
 }
 
 #[cfg(test)]

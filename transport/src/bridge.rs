@@ -18,7 +18,7 @@ use qnet_proto::{
 };
 use qnet_wire::{key::IdentityKey, name::ServerName, url::WebsocketUrl};
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
     task::JoinHandle,
 };
@@ -29,6 +29,7 @@ use crate::{
     connect::{Connect, Hop},
     decoy::{self, Examined, Idle, Lifetime, Pace, Refusal, Resolver},
     driver::{Driver, Host, now},
+    listening::{Balancers, Listening},
     seed::seed,
     session::Shared,
     stream::Stream,
@@ -41,9 +42,7 @@ const REMEMBERED: usize = 65_536;
 /// Streams opened by clients and not yet taken by [`Listener::accept`].
 const BACKLOG: usize = 256;
 /// Connections at once. Each costs two descriptors; a system's usual limit is reached before.
-const MAX_CONNECTIONS: usize = 60_000;
-/// Connections the kernel completes ahead of us.
-const LISTEN_BACKLOG: u32 = 1_024;
+const MAX_CONNECTIONS: u32 = 60_000;
 /// How long the decoy may take to accept. It is on this machine or near it.
 const DECOY_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// What is taken for the decoy's idle limit before it is measured: less than any server's default.
@@ -128,6 +127,7 @@ struct Common {
     connect: Connect,
     budget: Mutex<Budget>,
     counts: Mutex<Counts>,
+    balancers: Balancers,
     /// Why the decoy was not reached, if it was not when last asked.
     trouble: watch::Sender<Option<String>>,
     incoming: mpsc::Sender<Incoming>,
@@ -210,7 +210,9 @@ pub struct Listener {
     local: SocketAddr,
     incoming: mpsc::Receiver<Incoming>,
     common: Arc<Common>,
-    task: JoinHandle<()>,
+    /// Until [`Self::open`].
+    closed: Option<TcpListener>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Listener {
@@ -220,6 +222,15 @@ impl Listener {
     ///
     /// The address cannot be listened on.
     pub fn bind(config: BridgeConfig) -> io::Result<Self> {
+        let mut listener = Self::prepare(Listening::bind(config.listen)?, config);
+        listener.open();
+        Ok(listener)
+    }
+
+    /// A bridge at a socket of one's own, instead of the one that `config` says. It serves nobody before [`Self::open`]: who connects
+    /// meanwhile waits.
+    #[must_use]
+    pub fn prepare(listening: Listening, config: BridgeConfig) -> Self {
         let core = Core {
             door: Door::new(&config.identity, &config.admission),
             identity: config.identity,
@@ -230,7 +241,7 @@ impl Listener {
             profile: config.profile,
         };
         let cover = Cover::Mirror { core: Arc::new(core), decoy: config.decoy };
-        Self::listen(config.listen, cover, config.connect, config.sessions)
+        Self::behind(listening, cover, config.connect, config.sessions)
     }
 
     /// Binds and begins to serve behind a web server.
@@ -246,32 +257,36 @@ impl Listener {
             profile: config.profile,
         };
         let cover = Cover::Websocket { core: Arc::new(core), site: config.site };
-        Self::listen(config.listen, cover, config.connect, config.sessions)
+        let listening = Listening::bind(config.listen)?;
+        let mut listener = Self::behind(listening, cover, config.connect, config.sessions);
+        listener.open();
+        Ok(listener)
     }
 
-    fn listen(address: SocketAddr, cover: Cover, connect: Connect, sessions: Sessions) -> io::Result<Self> {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        let listener = socket.listen(LISTEN_BACKLOG)?;
-        let local = listener.local_addr()?;
+    fn behind(listening: Listening, cover: Cover, connect: Connect, sessions: Sessions) -> Self {
+        let local = listening.local_addr();
+        let (tcp, balancers) = listening.split();
         let (sender, incoming) = mpsc::channel(BACKLOG);
         let common = Arc::new(Common {
             cover,
             connect,
             budget: Mutex::new(Budget::new(now())),
             counts: Mutex::default(),
+            balancers,
             trouble: watch::Sender::new(None),
             incoming: sender,
-            slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            slots: Arc::new(Semaphore::new(MAX_CONNECTIONS as usize)),
             sessions,
         });
         tokio::spawn(expire(Arc::downgrade(&common)));
-        let task = tokio::spawn(serve(listener, Arc::clone(&common)));
-        Ok(Self { local, incoming, common, task })
+        Self { local, incoming, common, closed: Some(tcp), task: None }
+    }
+
+    /// Begins to serve, if it did not.
+    pub fn open(&mut self) {
+        if let Some(tcp) = self.closed.take() {
+            self.task = Some(tokio::spawn(serve(tcp, Arc::clone(&self.common))));
+        }
     }
 
     /// The address that was bound.
@@ -281,8 +296,11 @@ impl Listener {
     }
 
     /// Takes no more connections; those that are there go on, and so does [`Self::accept`].
-    pub fn stop_listening(&self) {
-        self.task.abort();
+    pub fn stop_listening(&mut self) {
+        self.closed = None;
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
     }
 
     /// The next stream a client opened.
@@ -356,6 +374,12 @@ impl Counter {
         self.0.trouble.borrow().is_none()
     }
 
+    /// Waits until no connection is left, a client's or a visitor's. To be asked when no new ones are taken.
+    pub async fn drained(&self) {
+        // Fails only where the semaphore is closed, which it never is.
+        let _ = self.0.slots.acquire_many(MAX_CONNECTIONS).await;
+    }
+
     /// Sessions that have not ended.
     #[must_use]
     pub fn sessions(&self) -> usize {
@@ -426,7 +450,7 @@ impl Examiner {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.task.abort();
+        self.stop_listening();
     }
 }
 
@@ -482,7 +506,8 @@ async fn serve(listener: TcpListener, common: Arc<Common>) {
     }
 }
 
-async fn carry(tcp: TcpStream, client: SocketAddr, common: Arc<Common>) {
+async fn carry(mut tcp: TcpStream, peer: SocketAddr, common: Arc<Common>) {
+    let Some(client) = common.balancers.client(&mut tcp, peer).await else { return abort(&tcp) };
     common.counts().connections += 1;
     match &common.cover {
         Cover::Mirror { core, decoy } => {

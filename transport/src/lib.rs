@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`client`] | dial a bridge, open streams |
 //! | [`bridge`] | listen, join clients to the decoy, accept streams |
+//! | [`listening`] | the socket it listens on: bound or inherited, with or without a balancer before it |
 //! | [`admission`] | who may use a bridge by invitation, in a file |
 //! | [`decoy`] | can the site behind a bridge be its decoy? |
 //! | [`connect`] | the TCP connection to a bridge, direct or through an upstream proxy |
@@ -21,6 +22,7 @@ pub mod connect;
 pub mod decoy;
 mod driver;
 pub mod identity;
+pub mod listening;
 pub mod relay;
 mod seed;
 mod session;

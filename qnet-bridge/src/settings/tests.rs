@@ -19,6 +19,8 @@ stream-rate-per-client = 0
 bandwidth = 1000000
 bandwidth-per-client = 100000
 drain = 5
+upgrade-drain = 60
+proxy-protocol = ["192.0.2.1", "2001:db8::1"]
 "#;
 
 #[test]
@@ -37,7 +39,8 @@ fn a_whole_file() {
         bandwidth_per_client: NonZeroU32::new(100_000),
     };
     assert_eq!(plan.limits, limits);
-    assert_eq!(plan.drain, Duration::from_secs(5));
+    assert_eq!((plan.drain, plan.upgrade_drain), (Duration::from_secs(5), Duration::from_secs(60)));
+    assert_eq!(plan.balancers, ["192.0.2.1".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]);
 }
 
 #[test]
@@ -71,6 +74,7 @@ fn a_wrong_value_names_itself_its_place_and_what_was_expected() {
         ("\nsni = [\"a.example\", \"-b\"]", &["line 2", "sni", "`-b`"]),
         ("max-streams = \"many\"", &["line 1", "max-streams", "invalid type", "many"]),
         ("max-streams = -1", &["line 1", "max-streams", "-1"]),
+        ("proxy-protocol = [\"10.0.0.0/8\"]", &["line 1", "proxy-protocol", "`10.0.0.0/8`"]),
         ("udp = \"yes\"", &["line 1", "udp", "boolean"]),
         ("decoi = \"127.0.0.1:1\"", &["line 1", "decoi", "expected", "`decoy`"]),
         ("listen", &["line 1"]),
@@ -98,6 +102,7 @@ fn a_wrong_value_names_itself_its_place_and_what_was_expected() {
         (&format!("{decoy}max-streams = 0"), "max-streams is 0"),
         (&format!("{decoy}max-streams-per-client = 0"), "max-streams-per-client is 0"),
         (&format!("{decoy}drain = 86401"), "drain is 86401"),
+        (&format!("{decoy}upgrade-drain = 86401"), "upgrade-drain is 86401"),
         (&format!("{decoy}upstream = \"127.0.0.1:1\"\nudp = true"), "upstream"),
     ] {
         let error = format!("{:#}", settings(text).plan().unwrap_err());

@@ -52,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "mux_peer", body: mux::peer },
     Target { name: "noise", body: htx::noise },
     Target { name: "page_load", body: http2::page_load },
+    Target { name: "proxy", body: pt::proxy },
     Target { name: "pt_args", body: pt::args },
     Target { name: "proxy_datagram", body: proxy::datagram },
     Target { name: "proxy_http_head", body: proxy::http_head },

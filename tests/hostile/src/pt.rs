@@ -1,5 +1,5 @@
 //! What programs read: bridge lines, a pluggable transport's environment, its parent's SOCKS, the Extended ORPort, the head of
-//! a stream that goes to no tor.
+//! a stream that goes to no tor, a balancer's header.
 
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -11,6 +11,7 @@ use qnet_pt_ipc::{env as pt_env, extor, socks as pt_socks};
 use qnet_wire::bridge_line::BridgeLine;
 use qnet_wire::invitation::{InvitedError, InvitedList, MAX_INVITED, MAX_LIST};
 use qnet_wire::key::IdentityKey;
+use qnet_wire::proxy::{self, MAX_HEADER, Progress};
 use qnet_wire::target::{ANSWER, Answer, Datagram, MAX_FRAME, MAX_REQUEST, Request, Target};
 
 use crate::{pieces, rng};
@@ -144,5 +145,20 @@ pub fn target(data: &[u8]) {
     }
     if let Some(target) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<Target>().ok()) {
         assert_eq!(target.to_string().parse(), Ok(target));
+    }
+}
+
+/// A balancer's header, read as it says; whoever reaches the port may send it.
+pub fn proxy(data: &[u8]) {
+    let mut taken = 0;
+    loop {
+        let Some(bytes) = data.get(..taken) else { return };
+        match proxy::read(bytes) {
+            Ok(Progress::Missing(count)) => {
+                assert!(count > 0 && taken + count <= MAX_HEADER, "more is wanted than a header has");
+                taken += count;
+            }
+            Ok(Progress::Whole(_)) | Err(_) => return,
+        }
     }
 }

@@ -1,0 +1,238 @@
+//! An upgrade without a lost connection: the listening sockets go from a process that runs to one that it starts beside itself.
+//!
+//! 1. The old process starts its program again, by the path and with the arguments by which it was started itself. The new one's
+//!    standard input is a socket between the two, on which the listening sockets come (`SCM_RIGHTS`, unix(7)). It is started by way of
+//!    a third, which ends at once, so that it is nobody's child but the system's: a service manager hears of its end as of the old one's,
+//!    which it would not if the old one were its parent.
+//! 2. The new one reads its settings and examines the decoy. Where it cannot serve it ends, and nothing has changed.
+//! 3. It says that it is ready, and takes the connections from then on. The old one takes no more; those that it has go on.
+//!
+//! Between 2 and 3 nobody takes connections for a moment: they wait in the kernel's queue, which belongs to the socket.
+//!
+//! A service manager passes sockets in another way, `sd_listen_fds(3)`: it holds them itself, so they outlive every process.
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, IoSlice, IoSliceMut, Write as _},
+    mem::MaybeUninit,
+    net::{SocketAddr, TcpListener},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::PathBuf,
+    process::{self, Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use listenfd::ListenFd;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{io::AsyncReadExt as _, time::timeout};
+
+use crate::systemd;
+
+/// Set for a process that takes over, and for the one between.
+const VARIABLE: &str = "QNET_BRIDGE_TAKES_OVER";
+/// Its value for the one between.
+const BETWEEN: &str = "between";
+/// Sockets that are handed over at most: where the bridge listens, and where it tells numbers.
+const MAX_SOCKETS: usize = 2;
+/// How long a new process may take: the decoy's examination takes up to 12 s.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// How long a process may take to end once it has closed everything, and between two looks whether it has.
+const END_LIMIT: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The sockets with which this process was started, and who waits for it.
+pub(crate) struct Inherited {
+    sockets: Vec<TcpListener>,
+    predecessor: Option<UnixStream>,
+}
+
+impl Inherited {
+    /// Looks what there is. To be called once, before there are threads.
+    pub(crate) fn receive() -> Result<Self> {
+        if env::var_os(VARIABLE).is_some() {
+            return from_predecessor()
+                .with_context(|| format!("{VARIABLE} is for the program's own use: no sockets came"));
+        }
+        let sockets = from_manager().context("the service manager's sockets cannot be used")?;
+        Ok(Self { sockets, predecessor: None })
+    }
+
+    /// Whether another process serves until this one is ready.
+    pub(crate) fn takes_over(&self) -> bool {
+        self.predecessor.is_some()
+    }
+
+    /// The socket that listens at `address`, of which port 0 is any port.
+    pub(crate) fn take(&mut self, address: SocketAddr) -> Option<TcpListener> {
+        let fits = |socket: &TcpListener| {
+            socket
+                .local_addr()
+                .is_ok_and(|local| local == address || (address.port() == 0 && local.ip() == address.ip()))
+        };
+        self.sockets.iter().position(fits).map(|place| self.sockets.remove(place))
+    }
+
+    /// The same for the bridge's own address: where the service manager holds sockets, one of them must be it.
+    pub(crate) fn take_own(&mut self, address: SocketAddr) -> Result<Option<TcpListener>> {
+        let found = self.take(address);
+        match self.sockets.first() {
+            Some(other) if found.is_none() && !self.takes_over() => bail!(
+                "the service manager listens on {}, and listen is {address}: make them the same",
+                other.local_addr()?
+            ),
+            _ => Ok(found),
+        }
+    }
+
+    /// Tells whoever waits for it that this process serves.
+    pub(crate) fn ready(&mut self) {
+        match self.predecessor.take() {
+            // One that is gone needs no word.
+            Some(mut predecessor) => drop(predecessor.write_all(&[1])),
+            None => systemd::ready(),
+        }
+    }
+}
+
+/// The crate clears the variables, which are for this process alone, and sees that none started from here has the sockets unless it
+/// is given them.
+fn from_manager() -> Result<Vec<TcpListener>> {
+    let mut given = ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for number in 0..given.len() {
+        let socket = given.take_tcp_listener(number)?.context("one is missing")?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+fn from_predecessor() -> Result<Inherited> {
+    let mut channel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let received =
+        recvmsg(&channel, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    if received.bytes == 0 {
+        bail!("the other side has gone");
+    }
+    channel.write_all(&process::id().to_be_bytes())?;
+    let mut sockets = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            sockets.extend(descriptors.map(TcpListener::from));
+        }
+    }
+    Ok(Inherited { sockets, predecessor: Some(channel) })
+}
+
+/// How this process was started, which is how its successor is.
+#[derive(Clone)]
+pub(crate) struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Program {
+    /// To be asked early: when the file has been replaced, the system no longer tells its path.
+    pub(crate) fn this() -> Result<Self> {
+        let path = env::current_exe().context("this program's own path is not known")?;
+        Ok(Self { path, arguments: env::args_os().skip(1).collect() })
+    }
+
+    /// Starts it with these sockets and waits until it is ready. The process's number.
+    ///
+    /// # Errors
+    /// It does not start, ends, or is not ready in time; then it is gone.
+    pub(crate) async fn succeed(self, sockets: Vec<TcpListener>) -> Result<u32> {
+        let (own, its) = UnixStream::pair().context("no socket for the new process")?;
+        send(&own, &sockets).context("the sockets cannot be handed over")?;
+        own.set_nonblocking(true)?;
+        let own = tokio::net::UnixStream::from_std(own)?;
+        let between = self.start(BETWEEN, OwnedFd::from(its).into())?;
+        let mut attempt = Attempt { between, process: None };
+        let ready = timeout(READY_LIMIT, attempt.ready(own)).await;
+        let late = || format!("the new process was not ready within {} s", READY_LIMIT.as_secs());
+        let pid = ready.with_context(late)??;
+        attempt.process = None;
+        Ok(pid)
+    }
+
+    fn start(&self, role: &str, input: Stdio) -> Result<Child> {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).env(VARIABLE, role).stdin(input);
+        command.spawn().with_context(|| format!("cannot start {}", self.path.display()))
+    }
+}
+
+/// Starts the process that takes over, if this one is there for nothing else.
+pub(crate) fn stands_between() -> Result<bool> {
+    if env::var_os(VARIABLE).is_none_or(|role| role != BETWEEN) {
+        return Ok(false);
+    }
+    Program::this()?.start("", Stdio::inherit())?;
+    Ok(true)
+}
+
+fn send(channel: &UnixStream, sockets: &[TcpListener]) -> io::Result<()> {
+    let descriptors: Vec<_> = sockets.iter().take(MAX_SOCKETS).map(|socket| socket.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(channel, &[IoSlice::new(&[1])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// A new process that is not ready; ended when dropped.
+struct Attempt {
+    between: Child,
+    process: Option<Pid>,
+}
+
+impl Attempt {
+    /// Waits for its word. The process's number.
+    async fn ready(&mut self, mut channel: tokio::net::UnixStream) -> Result<u32> {
+        let Ok(pid) = channel.read_u32().await else { bail!("{}; why, it says above", self.end().await) };
+        self.process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        if channel.read_u8().await.is_err() {
+            bail!("{}; why, it says above", self.end().await);
+        }
+        Ok(pid)
+    }
+
+    /// How it ended, as far as that is known here.
+    async fn end(&mut self) -> String {
+        let end = tokio::time::Instant::now() + END_LIMIT;
+        while tokio::time::Instant::now() < end {
+            match self.between.try_wait() {
+                Ok(None) => tokio::time::sleep(LOOK_EVERY).await,
+                Ok(Some(status)) if !status.success() => return format!("the new process ended ({status})"),
+                _ => break,
+            }
+        }
+        "the new process ended before it was ready".to_owned()
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(process) = self.process {
+            // Fails where it has ended by itself.
+            let _ = kill_process(process, Signal::KILL);
+        }
+        // It has ended as a rule, and is only taken notice of.
+        let _ = self.between.kill();
+        let _ = self.between.wait();
+    }
+}

@@ -1,0 +1,368 @@
+//! A bridge's listening socket goes from one process to the next, and comes from a service manager.
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    os::unix::{
+        fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+        net::UnixDatagram,
+    },
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use qnet_tests::support::{
+    decoy::{Decoy, Options, Server},
+    isolate::isolated,
+    process::{self, Running, runs, signal, wait_for},
+    tunnel::{self, runtime},
+};
+use qnet_transport::Stream;
+use qnet_wire::{bridge_line::BridgeLine, target::Answer};
+use rustix::process::Signal;
+use support::{ask, echo, round};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// How long the decoy keeps what idles: so long does a connection stay whose client has gone.
+const IDLE: Duration = Duration::from_secs(5);
+const POLICY: &str = "allow-special = true\nexit-policy = [\"accept *:*\"]";
+
+/// A bridge whose program is a file of its own, and who hears what it tells its service manager.
+struct Installed {
+    folder: TempDir,
+    decoy: Decoy,
+    listen: SocketAddr,
+    manager: UnixDatagram,
+}
+
+impl Installed {
+    fn new(settings: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        fs::DirBuilder::new().mode(0o700).create(folder.path().join("state"))?;
+        let decoy = Decoy::start(Server::Nginx, Options { idle: IDLE, ..Options::default() })?;
+        let manager = UnixDatagram::bind(folder.path().join("notify"))?;
+        manager.set_read_timeout(Some(LIMIT))?;
+        let installed = Self { folder, decoy, listen: process::free_address()?, manager };
+        installed.configure(settings)?;
+        installed.install()?;
+        Ok(installed)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn configure(&self, settings: &str) -> Result<()> {
+        let text = format!(
+            "listen = \"{}\"\nstate = \"{}\"\ndecoy = \"{}\"\nsni = [\"{}\"]\n{settings}\n",
+            self.listen,
+            self.path("state").display(),
+            self.decoy.address(),
+            self.decoy.name()
+        );
+        Ok(fs::write(self.path("bridge.toml"), text)?)
+    }
+
+    /// A new file in the program's place, as a package's upgrade puts one there.
+    fn install(&self) -> Result<()> {
+        fs::copy(env!("CARGO_BIN_EXE_qnet-bridge"), self.path("new"))?;
+        Ok(fs::rename(self.path("new"), self.path("qnet-bridge"))?)
+    }
+
+    fn install_script(&self, text: &str) -> Result<()> {
+        fs::write(self.path("new"), text)?;
+        fs::set_permissions(self.path("new"), fs::Permissions::from_mode(0o755))?;
+        Ok(fs::rename(self.path("new"), self.path("qnet-bridge"))?)
+    }
+
+    fn start(&self) -> Result<Running> {
+        let mut command = Command::new(self.path("qnet-bridge"));
+        command.args(["run", "--config"]).arg(self.path("bridge.toml"));
+        command.env("SSL_CERT_FILE", &self.decoy.certificates().ca).env("NOTIFY_SOCKET", self.path("notify"));
+        let running = Running::start(
+            "qnet-bridge",
+            command.stdin(Stdio::null()).stderr(File::create(self.path("log"))?),
+        )?;
+        ensure!(self.told()? == "READY=1");
+        Ok(running)
+    }
+
+    /// The next that the service manager is told.
+    fn told(&self) -> Result<String> {
+        let mut buffer = [0; 100];
+        let length =
+            self.manager.recv(&mut buffer).with_context(|| format!("nothing is told: {:?}", self.log()))?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+
+    fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.path("log"))?)
+    }
+
+    fn logs(&self, words: &str) -> Result<()> {
+        wait_for(words, LIMIT, || Ok(self.log()?.contains(words).then_some(())))
+            .with_context(|| self.log().unwrap_or_default())
+    }
+
+    fn line(&self) -> Result<BridgeLine> {
+        let log = self.log()?;
+        let (_, line) = log.lines().find_map(|line| line.split_once("Bridge qnet ")).context("no line")?;
+        Ok(format!("qnet {line}").parse()?)
+    }
+
+    /// Makes the process give its sockets to the next, whose number is returned.
+    fn upgrade(&self, running: &Running) -> Result<u32> {
+        signal(running.pid(), Signal::USR2)?;
+        let told = self.told()?;
+        Ok(told.strip_prefix("MAINPID=").with_context(|| told.clone())?.parse()?)
+    }
+}
+
+/// A stranger's visit: nginx answers plain HTTP at its TLS port in plain words.
+fn visit(address: SocketAddr) -> Result<()> {
+    let mut tcp = TcpStream::connect(address)?;
+    tcp.set_read_timeout(Some(LIMIT))?;
+    tcp.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    Ok(())
+}
+
+/// Strangers without a pause, until the first is not served.
+struct Visitors {
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+    threads: Vec<thread::JoinHandle<Result<()>>>,
+}
+
+impl Visitors {
+    fn begin(address: SocketAddr) -> Self {
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let one = || {
+            let (stop, count) = (Arc::clone(&stop), Arc::clone(&count));
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    visit(address)?;
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        };
+        let threads = (0..4).map(|_| one()).collect();
+        Self { stop, count, threads }
+    }
+
+    /// Waits for `more` visits.
+    fn more(&self, more: usize) -> Result<()> {
+        let enough = self.count.load(Ordering::Relaxed) + more;
+        wait_for("visits", LIMIT, || Ok((self.count.load(Ordering::Relaxed) >= enough).then_some(())))
+    }
+
+    fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().unwrap_or_else(|_| bail!("a visitor panicked"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A few bytes there and back.
+async fn echoes(stream: &mut Stream, data: &[u8]) -> Result<()> {
+    let mut back = vec![0; data.len()];
+    let there_and_back = async {
+        stream.write_all(data).await?;
+        stream.read_exact(&mut back).await
+    };
+    tokio::time::timeout(LIMIT, there_and_back).await.context("no echo")??;
+    ensure!(back == data);
+    Ok(())
+}
+
+/// Which file a process runs.
+fn file_of(pid: u32) -> Result<u64> {
+    Ok(fs::metadata(format!("/proc/{pid}/exe"))?.ino())
+}
+
+#[test]
+fn a_new_process_takes_over_and_no_connection_is_lost() -> Result<()> {
+    isolated("a_new_process_takes_over_and_no_connection_is_lost", || {
+        let metrics = process::free_address()?;
+        let bridge = Installed::new(&format!("{POLICY}\nmetrics = \"{metrics}\""))?;
+        let mut old = bridge.start()?;
+        runtime()?.block_on(async {
+            let (echo, dialer) = (echo().await?.to_string(), tunnel::dialer(&bridge.decoy)?);
+            let before = dialer.dial(&bridge.line()?).await?;
+            let (mut stream, _) = ask(&before, &echo).await?;
+            echoes(&mut stream, b"before").await?;
+            let visitors = Visitors::begin(bridge.listen);
+            visitors.more(20)?;
+            bridge.install()?;
+            let new = bridge.upgrade(&old)?;
+            bridge.logs("takes the connections from now on")?;
+            visitors.more(50)?;
+            visitors.end().context("a visitor was not served")?;
+            assert_eq!(file_of(new)?, fs::metadata(bridge.path("qnet-bridge"))?.ino(), "the old program");
+            assert_ne!(file_of(new)?, file_of(old.pid())?);
+            // Who is there has all that was there before, new streams too.
+            echoes(&mut stream, b"after").await?;
+            let (another, said) = ask(&before, &echo).await?;
+            assert_eq!((said, round(another, b"more").await?), (Answer::Connected, b"more".to_vec()));
+            // Who comes now comes to the new one.
+            let after = dialer.dial(&bridge.line()?).await?;
+            let (mut late, _) = ask(&after, &echo).await?;
+            assert!(old.ended()?.is_none());
+            drop((stream, before));
+            let status = wait_for("the old process's end", 6 * IDLE, || old.ended())?;
+            assert!(status.success(), "{status}");
+            echoes(&mut late, b"still there").await?;
+            let numbers = Command::new("curl")
+                .args(["--silent", "--fail", &format!("http://{metrics}/metrics")])
+                .output()?;
+            assert!(numbers.status.success(), "nobody tells numbers");
+            // And once more, from a process that took over itself.
+            signal(new, Signal::USR2)?;
+            let third = bridge.told()?;
+            assert!(third.starts_with("MAINPID=") && !third.ends_with(&new.to_string()), "{third}");
+            visit(bridge.listen)?;
+            echoes(&mut late, b"and still").await
+        })
+    })
+}
+
+#[test]
+fn a_process_that_cannot_take_over_changes_nothing() -> Result<()> {
+    isolated("a_process_that_cannot_take_over_changes_nothing", || {
+        let bridge = Installed::new(POLICY)?;
+        let old = bridge.start()?;
+        runtime()?.block_on(async {
+            let (echo, dialer) = (echo().await?.to_string(), tunnel::dialer(&bridge.decoy)?);
+            let tunnel = dialer.dial(&bridge.line()?).await?;
+            let (mut stream, _) = ask(&tunnel, &echo).await?;
+            let processes = process::children(1)?;
+            let visitors = Visitors::begin(bridge.listen);
+            let fails = |why: &str| -> Result<()> {
+                signal(old.pid(), Signal::USR2)?;
+                bridge.logs(why)
+            };
+            bridge.configure("bandwith = 7")?;
+            fails("unknown field `bandwith`")?;
+            bridge.logs("no upgrade, and this process goes on: the new process ended before it was ready")?;
+            bridge.configure(POLICY)?;
+            bridge.install_script("#!/bin/sh\nexec <&-\nexit 7\n")?;
+            fails("(exit status: 7)")?;
+            bridge.install_script("#!/nowhere/sh\n")?;
+            fails("this process goes on: cannot start")?;
+            visitors.more(20)?;
+            visitors.end()?;
+            echoes(&mut stream, b"as before").await?;
+            assert_eq!(process::children(old.pid())?, [], "a process was left");
+            assert_eq!(process::children(1)?, processes, "a process was left");
+            // What failed does not stand in the way of what works.
+            bridge.install()?;
+            let new = bridge.upgrade(&old)?;
+            assert!(
+                runs(new) && !process::children(old.pid())?.contains(&new),
+                "nobody else hears of its end"
+            );
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn what_is_left_ends_with_its_time_or_at_a_word() -> Result<()> {
+    isolated("what_is_left_ends_with_its_time_or_at_a_word", || {
+        let bridge = Installed::new(&format!("{POLICY}\nupgrade-drain = 2\ndrain = 0"))?;
+        let mut old = bridge.start()?;
+        runtime()?.block_on(async {
+            let (echo, dialer) = (echo().await?.to_string(), tunnel::dialer(&bridge.decoy)?);
+            let tunnel = dialer.dial(&bridge.line()?).await?;
+            let (mut stream, _) = ask(&tunnel, &echo).await?;
+            bridge.configure(&format!("{POLICY}\ndrain = 0"))?;
+            let second = bridge.upgrade(&old)?;
+            echoes(&mut stream, b"for two seconds").await?;
+            wait_for("the old process's end", LIMIT, || old.ended())?;
+            // The successor, whose time is an hour, ends at a word.
+            let tunnel = dialer.dial(&bridge.line()?).await?;
+            let (mut stream, _) = ask(&tunnel, &echo).await?;
+            signal(second, Signal::USR2)?;
+            bridge.told()?;
+            echoes(&mut stream, b"for an hour").await?;
+            assert!(runs(second));
+            signal(second, Signal::TERM)?;
+            wait_for("its end", LIMIT, || Ok((!runs(second)).then_some(())))?;
+            visit(bridge.listen)
+        })
+    })
+}
+
+#[test]
+fn an_upgrade_under_way_ends_with_the_process() -> Result<()> {
+    isolated("an_upgrade_under_way_ends_with_the_process", || {
+        let bridge = Installed::new(POLICY)?;
+        let mut old = bridge.start()?;
+        bridge.install_script("#!/bin/sh\nexec sleep 1000\n")?;
+        signal(old.pid(), Signal::USR2)?;
+        let started = || Ok(process::children(old.pid())?.first().copied());
+        let hangs = wait_for("a process", LIMIT, started)?;
+        visit(bridge.listen)?;
+        signal(old.pid(), Signal::USR2)?;
+        bridge.logs("a new process is being started already")?;
+        signal(old.pid(), Signal::TERM)?;
+        let status = wait_for("the end", LIMIT, || old.ended())?;
+        assert!(status.success() && !runs(hangs), "{status}");
+        Ok(())
+    })
+}
+
+/// `systemd-socket-activate` does to a program what systemd does for a socket unit.
+fn activate(bridge: &Installed, socket: SocketAddr) -> Result<Running> {
+    let mut command = Command::new("systemd-socket-activate");
+    command.args(["--listen", &socket.to_string(), "-E"]);
+    command.arg(format!("SSL_CERT_FILE={}", bridge.decoy.certificates().ca.display())).arg("-E");
+    command.arg(format!("NOTIFY_SOCKET={}", bridge.path("notify").display()));
+    command.arg(bridge.path("qnet-bridge")).args(["run", "--config"]).arg(bridge.path("bridge.toml"));
+    let log = File::create(bridge.path("log"))?;
+    let running = Running::start("systemd-socket-activate", command.stdin(Stdio::null()).stderr(log))?;
+    bridge.logs("Listening on")?;
+    Ok(running)
+}
+
+#[test]
+fn a_service_managers_socket_is_used_and_handed_on() -> Result<()> {
+    isolated("a_service_managers_socket_is_used_and_handed_on", || {
+        let bridge = Installed::new(POLICY)?;
+        let mut first = activate(&bridge, bridge.listen)?;
+        // The one that starts the bridge is served as any other.
+        visit(bridge.listen)?;
+        assert_eq!(bridge.told()?, "READY=1");
+        let second = bridge.upgrade(&first)?;
+        wait_for("the first process's end", LIMIT, || first.ended())?;
+        visit(bridge.listen)?;
+        signal(second, Signal::TERM)?;
+        wait_for("the end", LIMIT, || Ok((!runs(second)).then_some(())))?;
+        assert!(TcpStream::connect(bridge.listen).is_err(), "somebody holds the socket still");
+
+        let other = process::free_address()?;
+        let mut wrong = activate(&bridge, other)?;
+        drop(TcpStream::connect(other)?);
+        let status = wait_for("an end", LIMIT, || wrong.ended())?;
+        assert!(!status.success());
+        bridge.logs(&format!("the service manager listens on {other}, and listen is {}", bridge.listen))
+    })
+}
