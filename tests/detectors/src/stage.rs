@@ -239,15 +239,22 @@ fn refusal(error: &anyhow::Error) -> Option<String> {
     said.find("SMETHOD-ERROR").and_then(|at| said.get(at..)).map(str::to_owned)
 }
 
+/// A decoy that QNet takes.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn suitable(server: Server, mut options: Options) -> Result<Decoy> {
+    if server == Server::Caddy {
+        // Its answers are too short for a bridge without a header that not all of them have: docs/protocol.md, section 4.
+        options.extra += "header /favicon.ico Cache-Control \"public, max-age=604800, immutable\"";
+    }
+    Decoy::start(server, options)
+}
+
 /// A decoy whose connections last: a load is not cut short by an idle limit.
 fn decoy(server: Server, name: &str) -> Result<Decoy> {
     let idle = Duration::from_secs(600);
-    let extra = match server {
-        // Its answers are too short for a bridge without a header that not all of them have: docs/protocol.md, section 4.
-        Server::Caddy => "header /favicon.ico Cache-Control \"public, max-age=604800, immutable\"".into(),
-        _ => String::new(),
-    };
-    Decoy::start(server, Options { names: vec![name.to_owned()], idle, extra, ..Options::default() })
+    suitable(server, Options { names: vec![name.to_owned()], idle, ..Options::default() })
 }
 
 /// Which of ours the censor sees visited.

@@ -8,13 +8,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use qnet_tests::support::decoy::{Decoy, NAME, Options};
+use qnet_tests::support::decoy::{NAME, Options};
 use qnet_tests::support::link::Link;
 use qnet_tests::support::probe::{Probe, Tolerance, catalogue, differences};
 
 use self::times::Compared;
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
-use crate::stage::Field;
+use crate::stage::{Field, suitable};
 use crate::transport::{Kind, Transport};
 
 const SOURCE: &str = "Frolov, Wampler and Wustrow, Detecting Probe-resistant Proxies, NDSS 2020; Alice et al., How China Detects and Blocks Shadowsocks, IMC 2020";
@@ -85,7 +85,7 @@ impl Detector for Probing {
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
             let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
-            let decoy = Decoy::start(*server, limits)?;
+            let decoy = suitable(*server, limits)?;
             let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
             let start = |kind| Transport::start(kind, &decoy, &field.qnet_pt, sink, Duration::ZERO);
             let (qnet, obfs4) = (start(Kind::Qnet)?, start(Kind::Obfs4)?);

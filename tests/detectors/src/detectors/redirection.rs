@@ -11,7 +11,7 @@ use qnet_tests::support::link::{Link, Trace};
 
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
 use crate::load;
-use crate::stage::Field;
+use crate::stage::{Field, suitable};
 use crate::transport::{Kind, TalkingSite, Transport};
 
 const SOURCE: &str = "Frolov, Wampler and Wustrow, NDSS 2020, on servers that only a right client finds; REALITY's documentation on redirection";
@@ -64,7 +64,7 @@ impl Detector for Redirection {
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
             for (kind, role) in [(Kind::Qnet, Role::Subject), (Kind::Obfs4, Role::Positive)] {
-                let decoy = Decoy::start(*server, Options::default())?;
+                let decoy = suitable(*server, Options::default())?;
                 let sink = TcpListener::bind("127.0.0.1:0")?;
                 let transport =
                     Transport::start(kind, &decoy, &field.qnet_pt, sink.local_addr()?, Duration::ZERO)?;
@@ -81,7 +81,7 @@ impl Detector for Redirection {
                     &traces,
                 ));
             }
-            let decoy = Decoy::start(*server, Options::default())?;
+            let decoy = suitable(*server, Options::default())?;
             let link = Link::start(decoy.address(), Duration::ZERO)?;
             load::page(&decoy, link.address())?;
             let what = format!("Chromium, {server:?}");

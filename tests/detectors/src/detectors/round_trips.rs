@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use boring::ssl::{SslConnector, SslMethod, SslVerifyMode};
-use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
+use qnet_tests::support::decoy::{NAME, Options, Server};
 use qnet_tests::support::front;
 use qnet_tests::support::link::Link;
 use qnet_tests::support::probe::web::opening;
@@ -19,7 +19,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::detector::{About, Detector, Figure, Plot, Role, Threshold, Verdict};
-use crate::stage::Field;
+use crate::stage::{Field, suitable};
 use crate::stats::{kolmogorov_smirnov, median};
 use crate::transport::{Kind, TalkingSite, Transport};
 
@@ -125,7 +125,7 @@ impl Detector for RoundTrips {
 
 /// The bridge before one web server.
 fn before(server: Server, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
-    let decoy = Decoy::start(server, Options::default())?;
+    let decoy = suitable(server, Options::default())?;
     let sink = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let qnet = Transport::start(Kind::Qnet, &decoy, &field.qnet_pt, sink, Duration::ZERO)?;
     let forwarder = Link::start(decoy.address(), Duration::ZERO)?;

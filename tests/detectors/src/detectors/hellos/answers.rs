@@ -15,6 +15,7 @@ use qnet_tests::support::tunnel::{dialer_with, echo_bridge, runtime};
 use qnet_wire::bridge_line::BridgeLine;
 
 use crate::detector::{Figure, Role, Verdict};
+use crate::stage::suitable;
 
 /// Answers taken of each.
 const ANSWERS: usize = 8;
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn verdicts(server: Server) -> Result<Vec<Verdict>> {
     let runtime = runtime()?;
-    let decoy = Decoy::start(server, Options::default())?;
+    let decoy = suitable(server, Options::default())?;
     let (bridge, line) = runtime.block_on(echo_bridge(&decoy))?;
     // Another TLS stack than any decoy's.
     let front = Front::start(front::Server::Haproxy, front::Options::new("/socket", free_address()?))?;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::detector::{Figure, Role, Verdict};
 use crate::devtools::Browser;
+use crate::stage::suitable;
 use crate::stats::permutation;
 
 /// Below this two kinds of visits do not have one distribution.
@@ -37,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(20);
 type Visit = Vec<usize>;
 
 pub(super) fn verdicts(server: Server, visits: usize) -> Result<Vec<Verdict>> {
-    let decoy = Decoy::start(server, Options::default())?;
+    let decoy = suitable(server, Options::default())?;
     let agent = agent(&CHROME_156);
     let link = Link::start(decoy.address(), DELAY)?;
     // A site's requests name its port unless it is the usual one.
