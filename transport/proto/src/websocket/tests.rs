@@ -302,6 +302,21 @@ fn who_has_not_the_bridges_key_hears_nothing() {
     assert_eq!(pair.bridge.pending(Side::Peer), [0x88, 0]);
 }
 
+/// nDPI takes no more than three packets for a ClientHello, and three in a row of 411 bytes for a tunnel's.
+#[test]
+fn the_first_bytes_go_in_more_messages_than_a_hello_has_packets() {
+    for seed in 0..100 {
+        let now = start();
+        let mut pair = Pair::new(&config(), &session(now), seed, now);
+        pair.client.flush(pair.now);
+        let lengths: Vec<usize> =
+            std::iter::from_fn(|| pair.client.poll(pair.now)).map(|content| content.len()).collect();
+        assert!(lengths.len() > 3, "{lengths:?}");
+        // TLS adds 22 bytes to each.
+        assert!(lengths.iter().all(|length| length + 22 < 411), "{lengths:?}");
+    }
+}
+
 /// Who is in the middle plays a client's first message again: message 2 is another, and there it ends.
 #[test]
 fn a_first_message_played_again_brings_nothing() {
