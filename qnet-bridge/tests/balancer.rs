@@ -28,9 +28,9 @@ use qnet_transport::{
     tls::Roots,
 };
 use qnet_wire::{bridge_line::BridgeLine, target::Answer};
-use support::{ask, echo, program};
+use support::{ask, echo, echoes, program};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// Where clients find the bridges: no address of loopback's, which clients reach from there alone.
@@ -242,18 +242,6 @@ fn config(folder: &Path, balance: Option<&str>) -> Result<String> {
         ensure!(text.contains(&format!(" {}\n", own_address(number))));
     }
     Ok(text)
-}
-
-/// A few bytes there and back.
-async fn echoes(stream: &mut Stream, data: &[u8]) -> Result<()> {
-    let mut back = vec![0; data.len()];
-    let there_and_back = async {
-        stream.write_all(data).await?;
-        stream.read_exact(&mut back).await
-    };
-    tokio::time::timeout(LIMIT, there_and_back).await.context("no echo")??;
-    ensure!(back == data);
-    Ok(())
 }
 
 /// Clients at every bridge, each with a stream.

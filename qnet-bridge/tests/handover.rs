@@ -28,12 +28,10 @@ use qnet_tests::support::{
     process::{self, Running, runs, signal, wait_for},
     tunnel::{self, runtime},
 };
-use qnet_transport::Stream;
 use qnet_wire::{bridge_line::BridgeLine, target::Answer};
 use rustix::process::Signal;
-use support::{ask, echo, round};
+use support::{ask, echo, echoes, round};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long the decoy keeps what idles: so long does a connection stay whose client has gone.
@@ -179,18 +177,6 @@ impl Visitors {
         }
         Ok(())
     }
-}
-
-/// A few bytes there and back.
-async fn echoes(stream: &mut Stream, data: &[u8]) -> Result<()> {
-    let mut back = vec![0; data.len()];
-    let there_and_back = async {
-        stream.write_all(data).await?;
-        stream.read_exact(&mut back).await
-    };
-    tokio::time::timeout(LIMIT, there_and_back).await.context("no echo")??;
-    ensure!(back == data);
-    Ok(())
 }
 
 /// Which file a process runs.

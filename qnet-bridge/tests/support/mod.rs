@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use qnet_tests::support::{
     decoy::{Decoy, Options, Server},
     process::{self, Running},
@@ -157,4 +157,16 @@ pub(crate) async fn round(mut stream: Stream, data: &[u8]) -> Result<Vec<u8>> {
     stream.shutdown().await?;
     tokio::time::timeout(LIMIT, stream.read_to_end(&mut back)).await.context("too slow")??;
     Ok(back)
+}
+
+/// A few bytes there and back.
+pub(crate) async fn echoes(stream: &mut Stream, data: &[u8]) -> Result<()> {
+    let mut back = vec![0; data.len()];
+    let there_and_back = async {
+        stream.write_all(data).await?;
+        stream.read_exact(&mut back).await
+    };
+    tokio::time::timeout(LIMIT, there_and_back).await.context("no echo")??;
+    ensure!(back == data);
+    Ok(())
 }
