@@ -152,6 +152,30 @@ fn nothing_follows_the_knock_until_given_up() {
     assert_eq!(visit.load.deadline(), Some(visit.now + Duration::from_secs(300)));
 }
 
+/// What comes with SETTINGS is read before they are acknowledged, as in Chromium.
+#[test]
+fn settings_are_acknowledged_behind_the_answer_that_comes_with_them() {
+    for seed in 0..20 {
+        let mut visit = Visit::new("/", Field::Padding, seed);
+        let mut decoy = Decoy::new(site(BASIC));
+        while let Some(Output::Record(record)) = visit.load.poll(visit.now) {
+            decoy.take(&record);
+        }
+        let start = visit.now;
+        let later = |at: Option<Instant>| at.expect("something is owed").duration_since(start);
+        while let Some(record) = decoy.out.pop_front() {
+            visit.load.on_data(&record, visit.now).unwrap();
+            assert_eq!(visit.load.poll(visit.now), None);
+            visit.now += Duration::from_micros(20);
+        }
+        let waits = later(visit.load.deadline());
+        assert!((READING.0..READING.1).contains(&waits), "{waits:?}");
+        visit.now = start + waits;
+        let Some(Output::Record(record)) = visit.load.poll(visit.now) else { panic!("nothing is owed") };
+        assert_eq!((record[3], record[4]), (kind::SETTINGS, flag::ACK));
+    }
+}
+
 #[test]
 fn the_knock_waits_until_settings_are_acknowledged() {
     let mut load = Visit::new("/", Field::Padding, 1);
