@@ -2,27 +2,17 @@
 
 mod answers;
 mod http2;
+mod samples;
 mod visits;
 mod websocket;
 
-use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use qnet_proto::token;
+use anyhow::{Context, Result};
 use qnet_tests::ja4::{Hello, is_grease};
-use qnet_tests::support::browser::Browser;
-use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
+use qnet_tests::support::decoy::NAME;
 use qnet_tests::support::front;
 use qnet_tests::support::hello::constants;
 use qnet_tests::support::visitor::Visitor;
-use qnet_transport::tls::{Roots, aes_hardware, handshake};
-use qnet_wire::key::IdentityKey;
-use qnet_wire::name::ServerName;
-use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::SeedableRng;
+use qnet_transport::tls::Purpose;
 
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
 use crate::stage::Field;
@@ -32,15 +22,6 @@ const SOURCE: &str = "FoxIO, JA4 and JA4S; Shuster et al., Akamai, Passive Finge
 
 /// All distributions together; each gets its part of it (Bonferroni).
 const CHANCE: f64 = 1e-3;
-
-/// How long Chromium may take to send its hellos.
-const LIMIT: Duration = Duration::from_secs(120);
-
-/// How long a connection may take to send its hello.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Fetches that Chromium's page makes at once: as many connections as it opens to one host.
-const AT_ONCE: usize = 6;
 
 /// The detector.
 #[derive(Debug)]
@@ -92,20 +73,7 @@ impl Detector for Hellos {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
-        let wanted = field.plan.hellos;
-        let chromiums = chromiums(2 * wanted)?;
-        let (model, again) = chromiums.split_at(wanted);
-        let ours = ours(wanted)?;
-        let others = (0..wanted).map(|_| {
-            let hello = Visitor::new(NAME).hello()?;
-            Hello::parse(&hello).context("a visitor's hello")
-        });
-        let others = others.collect::<Result<Vec<_>>>()?;
-        let mut verdicts = vec![
-            judge("hello: BoringSSL as it comes", Role::Positive, &others, model)?,
-            judge("hello: Chromium again", Role::Negative, again, model)?,
-            judge("hello: QNet", Role::Subject, &ours, model)?,
-        ];
+        let mut verdicts = hellos(field.plan.hellos)?;
         for server in &field.plan.servers {
             verdicts.extend(answers::verdicts(*server)?);
         }
@@ -118,6 +86,30 @@ impl Detector for Hellos {
         }
         Ok(verdicts)
     }
+}
+
+/// Hellos of a visit, and of a websocket that is opened without a ticket, against Chromium's.
+fn hellos(wanted: usize) -> Result<Vec<Verdict>> {
+    let chromiums = samples::chromiums_fetches(2 * wanted)?;
+    let (model, again) = chromiums.split_at(wanted);
+    let others = (0..wanted).map(|_| {
+        let hello = Visitor::new(NAME).hello()?;
+        Hello::parse(&hello).context("a visitor's hello")
+    });
+    let others = others.collect::<Result<Vec<_>>>()?;
+    let websockets = samples::chromiums_websockets(2 * wanted)?;
+    let (websocket_model, websockets_again) = websockets.split_at(wanted);
+    let page = samples::websocket_cover(wanted, || Purpose::Page(None))?;
+    let websocket = samples::websocket_cover(wanted, || Purpose::Websocket(None))?;
+    Ok(vec![
+        judge("hello: BoringSSL as it comes", Role::Positive, &others, model)?,
+        judge("hello: Chromium again", Role::Negative, again, model)?,
+        judge("hello: QNet", Role::Subject, &samples::htx(wanted)?, model)?,
+        judge("hello: QNet's websocket, its page", Role::Subject, &page, model)?,
+        judge("hello: a visit's, as a websocket's", Role::Positive, &page, websocket_model)?,
+        judge("hello: Chromium's websocket again", Role::Negative, websockets_again, websocket_model)?,
+        judge("hello: QNet's websocket", Role::Subject, &websocket, websocket_model)?,
+    ])
 }
 
 /// What differs from hello to hello, as categories.
@@ -178,69 +170,4 @@ fn fields(hello: &Hello) -> Vec<(&'static str, String)> {
     let complete =
         hello.ech().is_some() && hello.key_shares().is_some() && hello.signature_algorithms().is_some();
     if complete { constants(hello) } else { vec![("what browsers send", "is not all there".into())] }
-}
-
-/// Takes `count` hellos from whoever connects, closing after each.
-fn collect(listener: &TcpListener, count: usize) -> Result<Vec<Hello>> {
-    let end = Instant::now() + LIMIT;
-    let mut hellos = Vec::new();
-    while hellos.len() < count {
-        ensure!(Instant::now() < end, "{} of {count} hellos in {LIMIT:?}", hellos.len());
-        let (mut tcp, _) = listener.accept()?;
-        tcp.set_read_timeout(Some(PATIENCE))?;
-        // A connection opened ahead and closed unused says nothing.
-        hellos.extend(read_record(&mut tcp).and_then(|record| Hello::parse(&record)));
-    }
-    Ok(hellos)
-}
-
-fn read_record(tcp: &mut TcpStream) -> Option<Vec<u8>> {
-    let mut record = vec![0; 5];
-    tcp.read_exact(&mut record).ok()?;
-    let length = match *record {
-        [.., high, low] => usize::from(u16::from_be_bytes([high, low])),
-        _ => 0,
-    };
-    record.resize(5 + length, 0);
-    tcp.read_exact(record.get_mut(5..)?).ok()?;
-    Some(record)
-}
-
-/// Hellos of Chromium, from a page that fetches from a port where nobody answers one.
-fn chromiums(count: usize) -> Result<Vec<Hello>> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let port = listener.local_addr()?.port();
-    let script = format!(
-        "<script>const go = async () => {{ for (let i = 0; i < {count}; i++) try {{ \
-         await fetch(\"https://{NAME}:{port}/?\" + i, {{ mode: \"no-cors\", cache: \"no-store\" }}); }} catch (e) {{}} }}; \
-         for (let n = 0; n < {AT_ONCE}; n++) go();</script>"
-    );
-    let extra = format!("location = / {{ default_type text/html; return 200 '{script}'; }}");
-    let page = Decoy::start(Server::Nginx, Options { extra, ..Options::default() })?;
-    let _browser = Browser::open(NAME, page.address().port(), &["--ignore-certificate-errors"])?;
-    collect(&listener, count)
-}
-
-/// Hellos of QNet's client, each with another token for another bridge.
-fn ours(count: usize) -> Result<Vec<Hello>> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let address = listener.local_addr()?;
-    let collector = thread::spawn(move || collect(&listener, count));
-    let roots = Roots::with(None, None)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    for seed in 0..count as u64 {
-        runtime.block_on(visit(address, seed, &roots))?;
-    }
-    collector.join().map_err(|_| anyhow::anyhow!("the collector panicked"))?
-}
-
-async fn visit(address: SocketAddr, seed: u64, roots: &Roots) -> Result<()> {
-    let mut rng = ChaCha20Rng::seed_from_u64(seed);
-    let name: ServerName = NAME.parse()?;
-    let key = IdentityKey::generate(&mut rng).public();
-    let offer = token::offer(&mut rng, &key, &name, aes_hardware());
-    let mut tcp = tokio::net::TcpStream::connect(address).await?;
-    // Nobody answers: only the hello counts.
-    let _ = tokio::time::timeout(PATIENCE, handshake(&mut tcp, &offer, &name, roots)).await?;
-    Ok(())
 }

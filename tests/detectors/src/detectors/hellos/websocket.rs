@@ -98,7 +98,7 @@ fn shown(tap: &Tap) -> Shown {
         let frames = frames(&page.records.concat()).unwrap_or_default();
         say("page: HTTP/2", akamai(&frames).map(|text| without_priorities(&text)));
         say("page: the first request", first_request(&frames));
-        say("websocket: extended CONNECT", first_connect(&frames));
+        say("websocket: extended CONNECT", first_connect(&frames).map(|text| without_parent(&text)));
     }
     if let Some(own) = seen.iter().find(|one| request(one).is_some()) {
         for (field, value) in fields(&own.hello) {
@@ -119,6 +119,11 @@ fn without_priorities(akamai: &str) -> String {
         .map(|(_, part)| part)
         .collect::<Vec<_>>()
         .join("|")
+}
+
+/// On which stream it depends is a matter of times, too: which requests are still open.
+fn without_parent(framing: &str) -> String {
+    framing.split(", ").filter(|part| !part.starts_with("parent ")).collect::<Vec<_>>().join(", ")
 }
 
 /// The request over HTTP/1.1 that opens the websocket.
