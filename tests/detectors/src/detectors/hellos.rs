@@ -82,7 +82,9 @@ impl Detector for Hellos {
             verdicts.extend(websocket::verdicts(front)?);
         }
         for server in &field.plan.servers {
-            verdicts.extend(visits::verdicts(*server, field.plan.visits)?);
+            for round_trip in &field.plan.round_trips {
+                verdicts.extend(visits::verdicts(*server, *round_trip, field.plan.visits)?);
+            }
         }
         Ok(verdicts)
     }

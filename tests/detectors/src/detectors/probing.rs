@@ -40,11 +40,11 @@ impl Detector for Probing {
             name: "active probing",
             source: SOURCE,
             rule: "Each probe (silence, ladders of random lengths, other protocols, odd and damaged records and hellos, visitors) is played against \
-                   the bridge and against the decoy directly. What comes back, record by record, how the connection ends (FIN, RST or \
+                   the bridge and against the decoy, without a path between and over each path. What comes back, record by record, how the connection ends (FIN, RST or \
                    not at all) and when must be what the decoy gives; where it differs at first, it is played again, and the two are told \
                    apart if most of what the bridge shows is none of what the decoy shows. Beside it obfs4 and a plain wire to the decoy. Then \
                    a few probes, with a ladder of lengths, are played many times, and the kinds of end (with alerts), and the times of first byte \
-                   and end, are compared as distributions with the decoy's, reached directly. The websocket cover stands behind a web server: to who does \
+                   and end, are compared as distributions with the decoy's. The websocket cover stands behind a web server: to who does \
                    not know its path it must be the same site with a talking server there, and with nobody there; what opens no websocket at its \
                    path must get what a front gets that knows no such path, at the same times. Who opens the websocket and has no key, which is what \
                    a CDN can do, tells it from a talking server; that it does what docs/protocol.md says (section 17), and no more, is what is judged.",
@@ -88,34 +88,62 @@ impl Detector for Probing {
             let decoy = suitable(*server, limits)?;
             let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
             let start = |kind| Transport::start(kind, &decoy, &field.qnet_pt, sink, Duration::ZERO);
-            let (qnet, obfs4) = (start(Kind::Qnet)?, start(Kind::Obfs4)?);
-            let wire = Link::start(decoy.address(), Duration::ZERO)?;
-            let examined = [
-                ("QNet", Role::Subject, qnet.server()),
-                ("obfs4", Role::Positive, obfs4.server()),
-                ("a plain wire", Role::Negative, wire.address()),
-            ];
-            let judged = examined.map(|(what, role, address)| Judged {
-                what: format!("{what}, {server:?}"),
-                role,
+            let place = Place {
+                decoy: decoy.address(),
+                qnet: start(Kind::Qnet)?,
+                obfs4: start(Kind::Obfs4)?,
                 probes: &probes,
-                address,
-                decoy: decoy.address(),
-                watch: WATCH,
-            });
-            verdicts.extend(judge_all(&judged)?);
-            let name = format!("{server:?}");
-            let compared = Compared {
-                what: "QNet",
-                qnet: qnet.server(),
-                decoy: decoy.address(),
-                again: ("a plain wire", wire.address()),
+                rounds: field.plan.rounds,
             };
-            verdicts.extend(times::verdicts(&name, &times::probes()?, &compared, field.plan.rounds)?);
+            // Without a path first: there times show most.
+            for round_trip in std::iter::once(0).chain(field.plan.round_trips.iter().copied()) {
+                let path = format!("{server:?}, {round_trip} ms");
+                verdicts.extend(place.verdicts(&path, Duration::from_millis(round_trip / 2))?);
+            }
         }
         for server in &field.plan.fronts {
             verdicts.extend(websocket::verdicts(*server, &probes, field)?);
         }
+        Ok(verdicts)
+    }
+}
+
+/// What stands before one decoy.
+struct Place<'a> {
+    decoy: SocketAddr,
+    qnet: Transport,
+    obfs4: Transport,
+    probes: &'a [Probe],
+    rounds: usize,
+}
+
+impl Place<'_> {
+    /// Everything reached over a path with this delay each way.
+    fn verdicts(&self, path: &str, delay: Duration) -> Result<Vec<Verdict>> {
+        let away = |address| Link::start(address, delay);
+        let (qnet, obfs4) = (away(self.qnet.server())?, away(self.obfs4.server())?);
+        let (decoy, wire) = (away(self.decoy)?, away(self.decoy)?);
+        let examined = [
+            ("QNet", Role::Subject, &qnet),
+            ("obfs4", Role::Positive, &obfs4),
+            ("a plain wire", Role::Negative, &wire),
+        ];
+        let judged = examined.map(|(what, role, link)| Judged {
+            what: format!("{what}, {path}"),
+            role,
+            probes: self.probes,
+            address: link.address(),
+            decoy: decoy.address(),
+            watch: WATCH,
+        });
+        let mut verdicts = judge_all(&judged)?;
+        let compared = Compared {
+            what: "QNet",
+            qnet: qnet.address(),
+            decoy: decoy.address(),
+            again: ("a plain wire", wire.address()),
+        };
+        verdicts.extend(times::verdicts(path, &times::probes()?, &compared, self.rounds)?);
         Ok(verdicts)
     }
 }

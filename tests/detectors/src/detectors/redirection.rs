@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Error, Result, bail};
-use qnet_tests::support::decoy::{Decoy, NAME, Options};
+use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
 use qnet_tests::support::front;
 use qnet_tests::support::link::{Link, Trace};
 
@@ -63,38 +63,40 @@ impl Detector for Redirection {
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
-            for (kind, role) in [(Kind::Qnet, Role::Subject), (Kind::Obfs4, Role::Positive)] {
-                let decoy = suitable(*server, Options::default())?;
-                let sink = TcpListener::bind("127.0.0.1:0")?;
-                let transport =
-                    Transport::start(kind, &decoy, &field.qnet_pt, sink.local_addr()?, Duration::ZERO)?;
-                let before = when_quiet(&decoy)?;
-                transport.link().set_target(decoy.address());
-                let load = TcpStream::connect(transport.entry())?;
-                thread::sleep(WATCHED);
-                let traces = transport.link().traces();
-                drop(load);
-                verdicts.push(judge(
-                    format!("{kind:?}, {server:?}"),
-                    role,
-                    &log_after(&decoy, before)?,
-                    &traces,
-                ));
+            for round_trip in &field.plan.round_trips {
+                verdicts.extend(before(*server, *round_trip, field)?);
             }
-            let decoy = suitable(*server, Options::default())?;
-            let link = Link::start(decoy.address(), Duration::ZERO)?;
-            load::page(&decoy, link.address())?;
-            let what = format!("Chromium, {server:?}");
-            // The browser has ended by now, and with it its connections: only what it drew is looked at.
-            let mut traces = link.traces();
-            traces.clear();
-            verdicts.push(judge(what, Role::Negative, &log_after(&decoy, 0)?, &traces));
         }
         for server in &field.plan.fronts {
             verdicts.extend(behind(*server, field)?);
         }
         Ok(verdicts)
     }
+}
+
+/// The clients of a bridge and of obfs4 led to the decoy, and Chromium there, over a path of so many milliseconds.
+fn before(server: Server, round_trip: u64, field: &Field) -> Result<Vec<Verdict>> {
+    let delay = Duration::from_millis(round_trip / 2);
+    let title = |who: &str| format!("{who}, {server:?}, {round_trip} ms");
+    let mut verdicts = Vec::new();
+    for (kind, role) in [(Kind::Qnet, Role::Subject), (Kind::Obfs4, Role::Positive)] {
+        let decoy = suitable(server, Options::default())?;
+        let sink = TcpListener::bind("127.0.0.1:0")?;
+        let transport = Transport::start(kind, &decoy, &field.qnet_pt, sink.local_addr()?, delay)?;
+        let before = when_quiet(&decoy)?;
+        transport.link().set_target(decoy.address());
+        let load = TcpStream::connect(transport.entry())?;
+        thread::sleep(WATCHED);
+        let traces = transport.link().traces();
+        drop(load);
+        verdicts.push(judge(title(&format!("{kind:?}")), role, &log_after(&decoy, before)?, &traces));
+    }
+    let decoy = suitable(server, Options::default())?;
+    let link = Link::start(decoy.address(), delay)?;
+    load::page(&decoy, link.address())?;
+    // The browser has ended by now, and with it its connections: only what it drew is looked at.
+    verdicts.push(judge(title("Chromium"), Role::Negative, &log_after(&decoy, 0)?, &[]));
+    Ok(verdicts)
 }
 
 /// The client of a bridge behind a web server, led to where the site is and the bridge is not; and Chromium there.

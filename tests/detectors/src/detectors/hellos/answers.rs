@@ -27,17 +27,18 @@ pub(super) fn verdicts(server: Server) -> Result<Vec<Verdict>> {
     let runtime = runtime()?;
     let decoy = suitable(server, Options::default())?;
     let (bridge, line) = runtime.block_on(echo_bridge(&decoy))?;
-    // Another TLS stack than any decoy's.
+    // Another TLS stack than the decoy's: rustls answers as BoringSSL does.
     let front = Front::start(front::Server::Haproxy, front::Options::new("/socket", free_address()?))?;
     let [http2, http1] = front.in_the_clear();
-    let other = Tap::start(decoy.certificates(), http2, http1)?;
+    let boringssl = Tap::start(decoy.certificates(), http2, http1)?;
+    let other = match server {
+        Server::Rustls => ("OpenSSL's server", Role::Positive, front.address()),
+        _ => ("BoringSSL's server", Role::Positive, boringssl.address()),
+    };
     let of = |address| answers(&runtime, &line, &decoy, address);
     let model = of(decoy.address())?;
-    let judged = [
-        ("BoringSSL's server", Role::Positive, other.address()),
-        ("the decoy again", Role::Negative, decoy.address()),
-        ("QNet", Role::Subject, bridge),
-    ];
+    let judged =
+        [other, ("the decoy again", Role::Negative, decoy.address()), ("QNet", Role::Subject, bridge)];
     judged
         .into_iter()
         .map(|(what, role, address)| {

@@ -21,13 +21,10 @@ use crate::stats::permutation;
 /// Below this two kinds of visits do not have one distribution.
 pub(super) const CHANCE: f64 = 1e-3;
 
-/// One way: what a client says at once depends on what it has to wait for.
-const DELAY: Duration = Duration::from_millis(10);
-
 /// How long a page may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A visit is over when the client has said nothing for so long: its last request comes 50 ms after the last answer, and what QNet's client
+/// A visit is over when the client has said nothing for a round trip and so long: its last request comes 50 ms after the last answer, and what QNet's client
 /// says where it is not answered comes after a second and two round trips.
 const SILENT: Duration = Duration::from_millis(400);
 
@@ -37,19 +34,21 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The lengths of the protected records that a client sent, in order.
 type Visit = Vec<usize>;
 
-pub(super) fn verdicts(server: Server, visits: usize) -> Result<Vec<Verdict>> {
+/// What a client says at once depends on what it has to wait for: `round_trip` is that of the path, milliseconds.
+pub(super) fn verdicts(server: Server, round_trip: u64, visits: usize) -> Result<Vec<Verdict>> {
+    let delay = Duration::from_millis(round_trip / 2);
     let decoy = suitable(server, Options::default())?;
     let agent = agent(&CHROME_156);
-    let link = Link::start(decoy.address(), DELAY)?;
+    let link = Link::start(decoy.address(), delay)?;
     // A site's requests name its port unless it is the usual one.
     let mut browser = Browser::start(&format!("MAP {NAME}:443 {}", link.address()))?;
     let mut chromiums = |agent: Option<&Value>, visits: usize| -> Result<Vec<Visit>> {
-        (0..visits).map(|_| chromium(&mut browser, agent, &link)).collect()
+        (0..visits).map(|_| chromium(&mut browser, agent, &link, delay)).collect()
     };
     let model = chromiums(Some(&agent), visits)?;
     let again = chromiums(Some(&agent), visits)?;
     let headless = chromiums(None, visits)?;
-    let ours: Vec<Visit> = (0..visits as u64).map(|seed| qnet(&decoy, seed)).collect::<Result<_>>()?;
+    let ours: Vec<Visit> = (0..visits as u64).map(|seed| qnet(&decoy, seed, delay)).collect::<Result<_>>()?;
     let judged = [
         ("Chromium with its own user agent", Role::Positive, headless),
         ("Chromium again", Role::Negative, again),
@@ -61,7 +60,7 @@ pub(super) fn verdicts(server: Server, visits: usize) -> Result<Vec<Verdict>> {
         let bytes =
             |visits: &[Visit]| visits.concat().iter().sum::<usize>() as f64 / visits.len().max(1) as f64;
         Verdict {
-            what: format!("visit: {what}, {server:?}"),
+            what: format!("visit: {what}, {server:?}, {round_trip} ms"),
             role,
             flagged: p < CHANCE,
             figures: vec![
@@ -91,29 +90,29 @@ fn commonest(visits: &[Visit]) -> Visit {
     best.map(|(visit, _)| visit.clone()).unwrap_or_default()
 }
 
-fn chromium(browser: &mut Browser, agent: Option<&Value>, link: &Link) -> Result<Visit> {
+fn chromium(browser: &mut Browser, agent: Option<&Value>, link: &Link, delay: Duration) -> Result<Visit> {
     let before = link.traces().len();
     let page = browser.open_as(agent, &format!("https://{NAME}/"), PATIENCE)?;
-    let visit = visited(link, before);
+    let visit = visited(link, before, SILENT + 2 * delay);
     browser.close(&page)?;
     visit
 }
 
 /// QNet's client, led to the decoy itself: it sends all up to the knock, and waits for a proof that does not come.
-fn qnet(decoy: &Decoy, seed: u64) -> Result<Visit> {
-    let link = Link::start(decoy.address(), DELAY)?;
+fn qnet(decoy: &Decoy, seed: u64, delay: Duration) -> Result<Visit> {
+    let link = Link::start(decoy.address(), delay)?;
     let key = IdentityKey::generate(&mut ChaCha20Rng::seed_from_u64(seed)).public();
     let line: BridgeLine = format!("qnet {} key={key} sni={NAME}", link.address()).parse()?;
     let runtime = runtime()?;
     let dialer = dialer_with(&decoy.certificates().ca)?;
     runtime.spawn(async move { dialer.dial(&line).await.map(drop) });
-    visited(&link, 0)
+    visited(&link, 0, SILENT + 2 * delay)
 }
 
-/// What the client of the busiest connection sent, of those after so many, once it is silent.
-fn visited(link: &Link, before: usize) -> Result<Visit> {
+/// What the client of the busiest connection sent, of those after so many, once it was silent for so long.
+fn visited(link: &Link, before: usize, silent: Duration) -> Result<Visit> {
     let (begun, mut since, mut known) = (Instant::now(), Instant::now(), 0);
-    while known == 0 && begun.elapsed() < PATIENCE || since.elapsed() < SILENT {
+    while known == 0 && begun.elapsed() < PATIENCE || since.elapsed() < silent {
         std::thread::sleep(LOOK);
         let now: usize = link.traces().iter().skip(before).map(|trace| trace.up.total()).sum();
         if now != known {
