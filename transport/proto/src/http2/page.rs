@@ -37,6 +37,9 @@ const MAX_LOAD: Duration = Duration::from_secs(60);
 /// Chromium's never stood in what the lab captured.
 const READING: (Duration, Duration) = (Duration::from_micros(700), Duration::from_micros(2_500));
 
+/// In one visit of so many the parser reaches a script behind pictures before anything is requested: Chromium's did in 4 of 33.
+const AHEAD: u32 = 8;
+
 /// What [`PageLoad::poll`] wants sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
@@ -496,7 +499,8 @@ impl PageLoad {
             return Ok(());
         }
         let found = self.read(page);
-        let mut plan = plan::plan(self.profile, found.resources);
+        let ahead = self.random.next_u32().is_multiple_of(AHEAD);
+        let mut plan = plan::plan(self.profile, found.resources, ahead);
         let last = match found.icon {
             Icon::Default => (Resource::Icon, "/favicon.ico".to_owned()),
             Icon::At(path) => (Resource::Icon, path),

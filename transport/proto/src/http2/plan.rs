@@ -3,7 +3,7 @@
 //! As captured: what is urgent goes at once, in document order, and with it no more than two of the less urgent, the
 //! most urgent of them first. The rest waits: for the scripts and style sheets that block the parser, where the
 //! page has such scripts before its images, and otherwise for a moment only. A script among those two becomes urgent when the
-//! parser reaches it, after that moment.
+//! parser reaches it, after that moment; where the parser is there first, it is urgent from the start.
 
 use super::request::{Level, Resource};
 use crate::chrome::Profile;
@@ -22,10 +22,14 @@ pub(crate) struct Plan {
     pub(crate) blocked: bool,
 }
 
-/// Sorts subresources, given in document order.
-pub(crate) fn plan(profile: &Profile, found: Vec<Wanted>) -> Plan {
+/// Sorts subresources, given in document order. `ahead`: the parser, where nothing blocks it, reached the late scripts before anything was
+/// requested.
+pub(crate) fn plan(profile: &Profile, found: Vec<Wanted>, ahead: bool) -> Plan {
     let blocked = found.iter().any(|(resource, _)| *resource == Resource::Script);
-    let urgent = |resource: Resource| resource.level() <= Level::Medium && resource != Resource::LateScript;
+    let reached = ahead && !blocked;
+    let urgent = |resource: Resource| {
+        resource.level() <= Level::Medium && (reached || resource != Resource::LateScript)
+    };
     let (mut burst, mut rest): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|(resource, _)| urgent(*resource));
     // A late script's urgency comes only when the parser has reached it: until then it is as an image.
@@ -55,8 +59,23 @@ mod tests {
         wanted.iter().map(|(_, path)| path.as_str()).collect()
     }
 
+    fn sorted(found: &[(Resource, &str)], ahead: bool) -> Plan {
+        let found = found.iter().map(|(resource, path)| (*resource, (*path).to_owned())).collect();
+        plan(&CHROME_156, found, ahead)
+    }
+
     fn planned(found: &[(Resource, &str)]) -> Plan {
-        plan(&CHROME_156, found.iter().map(|(resource, path)| (*resource, (*path).to_owned())).collect())
+        sorted(found, false)
+    }
+
+    #[test]
+    fn a_script_that_the_parser_has_reached_goes_before_pictures() {
+        use Resource::{Image, LateScript, LaterImage, Script, Style};
+        let small = sorted(&[(Style, "s"), (LaterImage, "a"), (Image, "b"), (LateScript, "j")], true);
+        assert_eq!((names(&small.burst), small.rest.len()), (vec!["s", "j", "b", "a"], 0));
+        assert_eq!(small.burst[1].0, LateScript);
+        let behind = [(Script, "h"), (Image, "a"), (Image, "b"), (Image, "c"), (LateScript, "j")];
+        assert_eq!(sorted(&behind, true), sorted(&behind, false));
     }
 
     #[test]
