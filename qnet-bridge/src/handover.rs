@@ -7,6 +7,10 @@
 //! 2. The new one reads its settings and examines the decoy. Where it cannot serve it ends, and nothing has changed.
 //! 3. It says that it is ready, and takes the connections from then on. The old one takes no more; those that it has go on.
 //!
+//! 4. The socket between the two stays. For each client that comes to the new one with a session of the old one's, the new one makes a
+//!    connection to the old one and hands that one's end of it over on this socket ([`give`], [`taken`]). Nobody else has the socket, and
+//!    it has no name by which it could be found. Where the new one is succeeded itself, its successor gets the socket as well.
+//!
 //! Between 2 and 3 nobody takes connections for a moment: they wait in the kernel's queue, which belongs to the socket.
 //!
 //! A service manager passes sockets in another way, `sd_listen_fds(3)`: it holds them itself, so they outlive every process.
@@ -18,7 +22,7 @@ use std::{
     mem::MaybeUninit,
     net::{SocketAddr, TcpListener},
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::PathBuf,
@@ -33,7 +37,12 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::{io::AsyncReadExt as _, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, Interest},
+    net::UnixStream as Channel,
+    sync::mpsc,
+    time::timeout,
+};
 
 use crate::systemd;
 
@@ -43,6 +52,9 @@ const VARIABLE: &str = "QNET_BRIDGE_TAKES_OVER";
 const BETWEEN: &str = "between";
 /// Sockets that are handed over at most: where the bridge listens, and where it tells numbers.
 const MAX_SOCKETS: usize = 2;
+/// Processes before the one that hands over of which its successor hears. More than these end their sessions' carriers by their number:
+/// a bridge that is upgraded eight times in `upgrade-drain`.
+const MAX_OLDER: usize = 7;
 /// How long a new process may take: the decoy's examination takes up to 12 s.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a process may take to end once it has closed everything, and between two looks whether it has.
@@ -53,6 +65,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub(crate) struct Inherited {
     sockets: Vec<TcpListener>,
     predecessor: Option<UnixStream>,
+    /// To the processes before that one, the oldest first.
+    older: Vec<UnixStream>,
+    told: bool,
 }
 
 impl Inherited {
@@ -63,7 +78,12 @@ impl Inherited {
                 .with_context(|| format!("{VARIABLE} is for the program's own use: no sockets came"));
         }
         let sockets = from_manager().context("the service manager's sockets cannot be used")?;
-        Ok(Self { sockets, predecessor: None })
+        Ok(Self { sockets, predecessor: None, older: Vec::new(), told: false })
+    }
+
+    /// How many processes there were before that may have sessions still.
+    pub(crate) fn predecessors(&self) -> usize {
+        self.older.len() + usize::from(self.predecessor.is_some())
     }
 
     /// Whether another process serves until this one is ready.
@@ -95,11 +115,19 @@ impl Inherited {
 
     /// Tells whoever waits for it that this process serves.
     pub(crate) fn ready(&mut self) {
-        match self.predecessor.take() {
+        if std::mem::replace(&mut self.told, true) {
+            return;
+        }
+        match &mut self.predecessor {
             // One that is gone needs no word.
-            Some(mut predecessor) => drop(predecessor.write_all(&[1])),
+            Some(predecessor) => drop(predecessor.write_all(&[1])),
             None => systemd::ready(),
         }
+    }
+
+    /// The sockets to the processes that may have sessions still, the oldest first.
+    pub(crate) fn older(self) -> Vec<UnixStream> {
+        self.older.into_iter().chain(self.predecessor).collect()
     }
 }
 
@@ -117,22 +145,56 @@ fn from_manager() -> Result<Vec<TcpListener>> {
 
 fn from_predecessor() -> Result<Inherited> {
     let mut channel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let received =
-        recvmsg(&channel, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    if received.bytes == 0 {
-        bail!("the other side has gone");
-    }
+    let Some((count, mut sockets)) = receive(&channel)? else { bail!("the other side has gone") };
     channel.write_all(&process::id().to_be_bytes())?;
-    let mut sockets = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-            sockets.extend(descriptors.map(TcpListener::from));
+    let older = sockets.split_off(usize::from(count).min(sockets.len()));
+    let sockets = sockets.into_iter().map(TcpListener::from).collect();
+    let older = older.into_iter().map(UnixStream::from).collect();
+    Ok(Inherited { sockets, predecessor: Some(channel), older, told: false })
+}
+
+/// From now on `links` go to the processes at the channels' other ends, each to its own.
+pub(crate) fn reach(channels: &[UnixStream], links: Vec<mpsc::Receiver<UnixStream>>) -> Result<()> {
+    for (channel, links) in channels.iter().zip(links) {
+        tokio::spawn(give(channel.try_clone().context("an older process is lost")?, links));
+    }
+    Ok(())
+}
+
+/// Hands connections over to the process at the channel's other end, for as long as that is there.
+async fn give(channel: UnixStream, mut links: mpsc::Receiver<UnixStream>) {
+    let Ok(channel) = nonblocking(channel) else { return };
+    loop {
+        tokio::select! {
+            link = links.recv() => {
+                let Some(link) = link else { return };
+                let sent = channel.async_io(Interest::WRITABLE, || send(channel.as_fd(), 1, &[link.as_fd()]));
+                match sent.await {
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return,
+                    Err(error) => tracing::debug!("a client's session in the older process is not reached: {error}"),
+                    Ok(()) => {}
+                }
+            }
+            // It says nothing, so this is its end.
+            _ = channel.async_io(Interest::READABLE, || receive(&channel)) => return,
         }
     }
-    Ok(Inherited { sockets, predecessor: Some(channel) })
+}
+
+/// The next connection that the process at the channel's other end makes to this one; none when it is gone.
+pub(crate) async fn taken(channel: &Channel) -> Option<UnixStream> {
+    loop {
+        let (_, sockets) = channel.async_io(Interest::READABLE, || receive(channel)).await.ok().flatten()?;
+        // Without one where this process has too many open files.
+        if let Some(socket) = sockets.into_iter().next() {
+            return Some(socket.into());
+        }
+    }
+}
+
+fn nonblocking(channel: UnixStream) -> io::Result<Channel> {
+    channel.set_nonblocking(true)?;
+    Channel::from_std(channel)
 }
 
 /// How this process was started, which is how its successor is.
@@ -149,22 +211,30 @@ impl Program {
         Ok(Self { path, arguments: env::args_os().skip(1).collect() })
     }
 
-    /// Starts it with these sockets and waits until it is ready. The process's number.
+    /// Starts it with these sockets, to listen and to older processes, and waits until it is ready.
     ///
     /// # Errors
     /// It does not start, ends, or is not ready in time; then it is gone.
-    pub(crate) async fn succeed(self, sockets: Vec<TcpListener>) -> Result<u32> {
+    pub(crate) async fn succeed(
+        self,
+        sockets: Vec<TcpListener>,
+        older: Vec<UnixStream>,
+    ) -> Result<Successor> {
         let (own, its) = UnixStream::pair().context("no socket for the new process")?;
-        send(&own, &sockets).context("the sockets cannot be handed over")?;
-        own.set_nonblocking(true)?;
-        let own = tokio::net::UnixStream::from_std(own)?;
+        let listening = sockets.iter().take(MAX_SOCKETS).map(|socket| socket.as_fd());
+        let forgotten = older.len().saturating_sub(MAX_OLDER);
+        let descriptors: Vec<_> =
+            listening.chain(older.iter().skip(forgotten).map(|channel| channel.as_fd())).collect();
+        let count = u8::try_from(sockets.len().min(MAX_SOCKETS)).unwrap_or(u8::MAX);
+        send(own.as_fd(), count, &descriptors).context("the sockets cannot be handed over")?;
+        let mut own = nonblocking(own)?;
         let between = self.start(BETWEEN, OwnedFd::from(its).into())?;
         let mut attempt = Attempt { between, process: None };
-        let ready = timeout(READY_LIMIT, attempt.ready(own)).await;
+        let ready = timeout(READY_LIMIT, attempt.ready(&mut own)).await;
         let late = || format!("the new process was not ready within {} s", READY_LIMIT.as_secs());
         let pid = ready.with_context(late)??;
         attempt.process = None;
-        Ok(pid)
+        Ok(Successor { pid, channel: own })
     }
 
     fn start(&self, role: &str, input: Stdio) -> Result<Child> {
@@ -172,6 +242,13 @@ impl Program {
         command.args(&self.arguments).env(VARIABLE, role).stdin(input);
         command.spawn().with_context(|| format!("cannot start {}", self.path.display()))
     }
+}
+
+/// A process that has taken over.
+pub(crate) struct Successor {
+    pub(crate) pid: u32,
+    /// To it.
+    pub(crate) channel: Channel,
 }
 
 /// Starts the process that takes over, if this one is there for nothing else.
@@ -183,15 +260,32 @@ pub(crate) fn stands_between() -> Result<bool> {
     Ok(true)
 }
 
-fn send(channel: &UnixStream, sockets: &[TcpListener]) -> io::Result<()> {
-    let descriptors: Vec<_> = sockets.iter().take(MAX_SOCKETS).map(|socket| socket.as_fd()).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
+/// One byte, with descriptors.
+fn send(channel: BorrowedFd<'_>, byte: u8, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS + MAX_OLDER))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    sendmsg(channel, &[IoSlice::new(&[1])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    sendmsg(channel, &[IoSlice::new(&[byte])], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+/// The same from the other end; none where that is gone.
+fn receive(channel: &impl AsFd) -> io::Result<Option<(u8, Vec<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS + MAX_OLDER))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let into = &mut [IoSliceMut::new(&mut byte)];
+    let received = recvmsg(channel, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let mut descriptors = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(more) = message {
+            descriptors.extend(more);
+        }
+    }
+    let [byte] = byte;
+    Ok((received.bytes > 0).then_some((byte, descriptors)))
 }
 
 /// A new process that is not ready; ended when dropped.
@@ -202,7 +296,7 @@ struct Attempt {
 
 impl Attempt {
     /// Waits for its word. The process's number.
-    async fn ready(&mut self, mut channel: tokio::net::UnixStream) -> Result<u32> {
+    async fn ready(&mut self, channel: &mut Channel) -> Result<u32> {
         let Ok(pid) = channel.read_u32().await else { bail!("{}; why, it says above", self.end().await) };
         self.process = i32::try_from(pid).ok().and_then(Pid::from_raw);
         if channel.read_u8().await.is_err() {

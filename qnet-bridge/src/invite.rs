@@ -1,4 +1,4 @@
-//! `qnet-bridge invite` and `qnet-bridge revoke`: who may use a bridge by invitation.
+//! `qnet-bridge invite`, `revoke` and `invited`: who may use a bridge by invitation.
 //!
 //! The list holds names and public keys. A client's secret is made here, printed in its line, and kept nowhere: who loses the line
 //! is revoked and invited again.
@@ -17,12 +17,13 @@ use qnet_transport::admission::{self, InvitedFileError};
 use qnet_wire::{
     bridge_line::{BridgeLine, Cover, MAX_LEN},
     invitation::{ClientName, InvitedError, InvitedList},
+    key::BridgeKey,
 };
 
 use crate::{
-    files::{self, Owner},
+    files::{self, Owner, Written},
     line::{self, Fingerprints, TOR_DATA},
-    settings::{DEFAULT_CONFIG, DEFAULT_STATE, Settings},
+    settings::{DEFAULT_CONFIG, DEFAULT_INVITED, Settings},
 };
 
 /// For a new list: whom a bridge serves is nobody else's business.
@@ -55,6 +56,16 @@ pub(crate) struct Revoke {
     list: List,
 }
 
+/// Tell who is invited: the names in the list and the clients' public keys, in the order of their invitations
+#[derive(Args, Debug)]
+pub(crate) struct Invited {
+    #[command(flatten)]
+    list: List,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// Where the list is.
 #[derive(Args, Debug)]
 struct List {
@@ -71,7 +82,7 @@ impl List {
         let path = self.invited.clone().or_else(|| settings.invited.clone()).with_context(|| {
             format!(
                 "this bridge lets in whoever has its line: to let in invited clients alone, set invited = \
-                 \"{DEFAULT_STATE}/invited\" in {}, invite somebody, and start the bridge anew (for a bridge that tor starts, give \
+                 \"{DEFAULT_INVITED}\" in {}, invite somebody, and start the bridge anew (for a bridge that tor starts, give \
                  the file of its option invited= as --invited FILE)",
                 self.config.display()
             )
@@ -126,6 +137,41 @@ impl Revoke {
             "{} is not invited any more; a bridge that runs ends the client's sessions within two seconds\n",
             self.name
         ))
+    }
+}
+
+impl Invited {
+    pub(crate) fn start(self) -> Result<()> {
+        let settings = self.list.settings()?;
+        let list = admission::read(&self.list.path(&settings.unwrap_or_default())?)?;
+        crate::say(&if self.json { names_json(&list) } else { names(&list) })
+    }
+}
+
+fn names(list: &InvitedList) -> String {
+    let width = list.clients().map(|(name, _)| name.as_str().len()).max().unwrap_or(0);
+    let mut text: String =
+        list.clients().map(|(name, key)| format!("{:<width$}  {key}\n", name.as_str())).collect();
+    if text.is_empty() {
+        text.push_str("nobody is invited\n");
+    }
+    text
+}
+
+fn names_json(list: &InvitedList) -> String {
+    let client = |(name, key): (&ClientName, &BridgeKey)| serde_json::json!({ "name": name.as_str(), "key": key.to_string() });
+    format!("{:#}\n", serde_json::json!({ "clients": list.clients().map(client).collect::<Vec<_>>() }))
+}
+
+/// Makes a list on which nobody is, unless there is one, which must be whole.
+pub(crate) fn begin(path: &Path) -> Result<Written> {
+    match admission::read(path) {
+        Ok(_) => Ok(Written::Unchanged(path.to_owned())),
+        Err(InvitedFileError::Missing { .. }) => {
+            change(path, true, |_| Ok(()))?;
+            Ok(Written::New(path.to_owned()))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

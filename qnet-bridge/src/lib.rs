@@ -67,6 +67,7 @@ enum Verb {
     Line(line::Line),
     Invite(invite::Invite),
     Revoke(invite::Revoke),
+    Invited(invite::Invited),
     Decoys(decoys::Decoys),
     /// Print completions for a shell
     Completions {
@@ -120,6 +121,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Line(line) => line.start().map(|()| true),
         Verb::Invite(invite) => invite.start().map(|()| true),
         Verb::Revoke(revoke) => revoke.start().map(|()| true),
+        Verb::Invited(invited) => invited.start().map(|()| true),
         Verb::Decoys(decoys) => run::wait(decoys.start()),
         Verb::Completions { shell } => completions(shell).map(|()| true),
         Verb::Man { folder } => man(&folder).map(|()| true),

@@ -102,7 +102,10 @@ async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<(
     let invited = read_invited(&plan)?;
     let listening = listen(&plan, &mut inherited)?;
     let mut sockets = vec![listening.share()?];
-    let mut listener = bind(listening, &plan, decoy.address, invited.as_ref())?;
+    let sessions = Sessions::default();
+    // Before a client of an older process can come.
+    let asked: Vec<_> = (0..inherited.predecessors()).map(|_| sessions.look_elsewhere()).collect();
+    let mut listener = bind(listening, &plan, decoy.address, invited.as_ref(), sessions)?;
     let certified = decoy.certified();
     if !inherited.takes_over() || !certified {
         listener.open();
@@ -119,19 +122,13 @@ async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<(
     tokio::spawn(watch_decoy(listener.trouble()));
     let guests = follow_invited(&listener, &plan, invited);
     let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone()));
-    let metrics = match plan.metrics {
-        Some(address) => {
-            let (metrics, socket) =
-                Metrics::start(address, inherited.take(address), listener.counter(), Arc::clone(&exit))?;
-            sockets.push(socket);
-            Some(metrics)
-        }
-        None => None,
-    };
+    let mut tell_numbers = |at| Metrics::start(at, inherited.take(at), listener.counter(), Arc::clone(&exit));
+    let (metrics, socket) = plan.metrics.map(&mut tell_numbers).transpose()?.unzip();
+    sockets.extend(socket);
     listener.open();
-    if certified {
-        inherited.ready();
-    }
+    inherited.ready();
+    let older = inherited.older();
+    handover::reach(&older, asked)?;
     let renewal = decoy.renew();
     let read_again = |plan: &Plan| {
         decoy.reload(plan);
@@ -148,6 +145,7 @@ async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<(
         signals,
         program,
         sockets,
+        older,
         alone: (metrics, renewal),
     };
     service.run().await;
@@ -272,6 +270,7 @@ fn bind(
     plan: &Plan,
     decoy: SocketAddr,
     invited: Option<&InvitedList>,
+    sessions: Sessions,
 ) -> Result<Listener> {
     let config = BridgeConfig {
         listen: plan.listen,
@@ -281,7 +280,7 @@ fn bind(
         admission: invited.map_or(Admission::Open, admission::admission),
         connect: Connect::default(),
         profile: qnet_transport::Profile::default(),
-        sessions: Sessions::default(),
+        sessions,
     };
     Ok(Listener::prepare(listening, config))
 }

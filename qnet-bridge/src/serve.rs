@@ -1,6 +1,6 @@
 //! What `qnet-bridge run` does once it listens: it serves streams, heeds signals, and ends without tearing anything that can go on.
 
-use std::{net::TcpListener, sync::Arc};
+use std::{net::TcpListener, os::unix::net::UnixStream, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use qnet_transport::bridge::{Incoming, Listener};
@@ -11,7 +11,14 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{exit::Exit, handover::Program, metrics::Metrics, run::Run, settings::Plan, systemd};
+use crate::{
+    exit::Exit,
+    handover::{self, Program, Successor},
+    metrics::Metrics,
+    run::Run,
+    settings::Plan,
+    systemd,
+};
 
 /// A bridge that listens.
 pub(crate) struct Service<'a, F> {
@@ -26,6 +33,8 @@ pub(crate) struct Service<'a, F> {
     pub(crate) program: Program,
     /// The sockets that are handed over.
     pub(crate) sockets: Vec<TcpListener>,
+    /// To the processes that were there before, the oldest first: handed over as well.
+    pub(crate) older: Vec<UnixStream>,
     /// What only one process may do: it tells numbers and renews the certificate.
     pub(crate) alone: (Option<Metrics>, JoinSet<()>),
 }
@@ -34,7 +43,7 @@ pub(crate) struct Service<'a, F> {
 enum Stop {
     Told,
     /// This process takes them.
-    Succeeded(u32),
+    Succeeded(Successor),
 }
 
 impl<F: Fn(&Plan)> Service<'_, F> {
@@ -46,9 +55,17 @@ impl<F: Fn(&Plan)> Service<'_, F> {
         let stop = self.serve(&alive).await;
         self.listener.stop_listening();
         self.sockets.clear();
-        if let Stop::Succeeded(pid) = stop {
+        let mut held = JoinSet::new();
+        if let Stop::Succeeded(Successor { pid, channel }) = stop {
             self.alone = (None, JoinSet::new());
             systemd::main_process(pid);
+            let holding = self.listener.holding();
+            held.spawn(async move {
+                while let Some(link) = handover::taken(&channel).await {
+                    let holding = holding.clone();
+                    tokio::spawn(async move { holding.serve(link).await });
+                }
+            });
             if self.go_on(pid, &alive).await {
                 return;
             }
@@ -76,7 +93,7 @@ impl<F: Fn(&Plan)> Service<'_, F> {
                 _ = self.signals.hangup.recv() => self.read_again(),
                 _ = self.signals.upgrade.recv() => self.begin_upgrade(&mut successors),
                 Some(done) = successors.join_next() => match done.context("a bug").flatten() {
-                    Ok(pid) => return Stop::Succeeded(pid),
+                    Ok(successor) => return Stop::Succeeded(successor),
                     Err(error) => tracing::error!("no upgrade, and this process goes on: {error:#}"),
                 },
                 () = self.signals.end.recv() => return Stop::Told,
@@ -84,22 +101,24 @@ impl<F: Fn(&Plan)> Service<'_, F> {
         }
     }
 
-    fn begin_upgrade(&self, successors: &mut JoinSet<Result<u32>>) {
+    fn begin_upgrade(&self, successors: &mut JoinSet<Result<Successor>>) {
         if !successors.is_empty() {
             tracing::info!("a new process is being started already");
             return;
         }
         let sockets: std::io::Result<_> = self.sockets.iter().map(TcpListener::try_clone).collect();
-        match sockets {
-            Ok(sockets) => {
+        let older: std::io::Result<_> = self.older.iter().map(UnixStream::try_clone).collect();
+        match sockets.and_then(|sockets| Ok((sockets, older?))) {
+            Ok((sockets, older)) => {
                 tracing::info!("starting the process that takes over");
-                successors.spawn(self.program.clone().succeed(sockets));
+                successors.spawn(self.program.clone().succeed(sockets, older));
             }
             Err(error) => tracing::error!("no upgrade, and this process goes on: {error}"),
         }
     }
 
-    /// Lets the connections that are there go on, clients' and visitors', with all their sessions want: whether they came to their end.
+    /// Lets the connections that are there go on, clients' and visitors', and the sessions, whose next connections come by way of the
+    /// successor: whether they came to their end.
     async fn go_on(&mut self, pid: u32, alive: &mpsc::Sender<()>) -> bool {
         tracing::info!(
             "process {pid} takes the connections from now on; those that are here may go on for {} s",

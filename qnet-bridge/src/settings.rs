@@ -20,6 +20,8 @@ use crate::exit::{Allowed, Destination, limits::Limits, policy::ExitPolicy};
 
 /// Where the key is unless the operator says otherwise; the package's service makes it.
 pub const DEFAULT_STATE: &str = "/var/lib/qnet-bridge";
+/// Where `init` has the list of invited clients.
+pub const DEFAULT_INVITED: &str = "/var/lib/qnet-bridge/invited";
 /// Where the settings are unless the operator says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/qnet-bridge/bridge.toml";
 /// How long streams may go on when the bridge is told to end.

@@ -23,15 +23,25 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use qnet_tests::support::{
+    censor::{Censor, Manner},
     decoy::{Decoy, Options, Server},
     isolate::isolated,
     process::{self, Running, runs, signal, wait_for},
     tunnel::{self, runtime},
 };
+use qnet_transport::{
+    Profile, Stream,
+    client::{Dialer, DialerConfig},
+    tls::Roots,
+};
 use qnet_wire::{bridge_line::BridgeLine, target::Answer};
 use rustix::process::Signal;
 use support::{ask, echo, echoes, round};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long the decoy keeps what idles: so long does a connection stay whose client has gone.
@@ -127,6 +137,58 @@ impl Installed {
         let told = self.told()?;
         Ok(told.strip_prefix("MAINPID=").with_context(|| told.clone())?.parse()?)
     }
+}
+
+/// What is downloaded while the bridge is upgraded, bytes: several windows of a stream.
+const DOWNLOAD: usize = 48 << 20;
+
+/// The bytes at a place of the download.
+fn pattern(from: usize, count: usize) -> Vec<u8> {
+    (from..from + count).map(|at| (at.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect()
+}
+
+/// A server that gives the download to whoever connects.
+async fn source() -> Result<String> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut sent = 0;
+                while sent < DOWNLOAD {
+                    let next = pattern(sent, (DOWNLOAD - sent).min(64 * 1024));
+                    tcp.write_all(&next).await?;
+                    sent += next.len();
+                }
+                tcp.shutdown().await
+            });
+        }
+    });
+    Ok(address.to_string())
+}
+
+/// Takes the download from `from` to `to` and looks at every byte.
+async fn take(stream: &mut Stream, from: usize, to: usize) -> Result<()> {
+    let mut got = from;
+    let mut buffer = vec![0; 64 * 1024];
+    while got < to {
+        let most = buffer.len().min(to - got);
+        let n = timeout(LIMIT, stream.read(&mut buffer[..most])).await.context("it stands still")??;
+        ensure!(n > 0, "an end after {got} bytes");
+        ensure!(buffer[..n] == pattern(got, n), "a wrong byte between {got} and {}", got + n);
+        got += n;
+    }
+    Ok(())
+}
+
+/// A client with this line on a path on which somebody cuts connections.
+async fn cut_off(bridge: &Installed, line: BridgeLine) -> Result<(Censor, Dialer, BridgeLine)> {
+    let censor = Censor::start(bridge.listen, Manner::default()).await?;
+    let line = BridgeLine { address: censor.address(), ..line };
+    let roots = Roots::with(Some(&bridge.decoy.certificates().ca), None)?;
+    // New connections as soon as they are wanted: how few there may be is another test's business.
+    let profile = Profile { burst: 100, per_minute: 6_000, ..Profile::default() };
+    Ok((censor, Dialer::new(DialerConfig { profile, ..DialerConfig::new(roots) }), line))
 }
 
 /// A stranger's visit: nginx answers plain HTTP at its TLS port in plain words.
@@ -226,6 +288,116 @@ fn a_new_process_takes_over_and_no_connection_is_lost() -> Result<()> {
             assert!(third.starts_with("MAINPID=") && !third.ends_with(&new.to_string()), "{third}");
             visit(bridge.listen)?;
             echoes(&mut late, b"and still").await
+        })
+    })
+}
+
+#[test]
+fn sessions_go_on_though_their_connections_end_after_an_upgrade() -> Result<()> {
+    isolated("sessions_go_on_though_their_connections_end_after_an_upgrade", || {
+        let bridge = Installed::new(POLICY)?;
+        let mut old = bridge.start()?;
+        runtime()?.block_on(async {
+            let (echo, source) = (echo().await?.to_string(), source().await?);
+            let (censor, dialer, line) = cut_off(&bridge, bridge.line()?).await?;
+            let tunnel = dialer.dial(&line).await?;
+            let (mut idle, _) = ask(&tunnel, &echo).await?;
+            echoes(&mut idle, b"before").await?;
+            let (mut download, said) = ask(&tunnel, &source).await?;
+            assert_eq!(said, Answer::Connected);
+            take(&mut download, 0, DOWNLOAD / 6).await?;
+            let second = bridge.upgrade(&old)?;
+            bridge.logs("takes the connections from now on")?;
+            for part in 1..3 {
+                take(&mut download, part * DOWNLOAD / 6, (part + 1) * DOWNLOAD / 6).await?;
+                assert_eq!(censor.cut(), 1, "nothing to cut");
+            }
+            take(&mut download, DOWNLOAD / 2, DOWNLOAD * 4 / 6).await?;
+            echoes(&mut idle, b"after two cuts").await?;
+            // What the session opens now is served where the session is.
+            let (another, said) = ask(&tunnel, &echo).await?;
+            assert_eq!((said, round(another, b"more").await?), (Answer::Connected, b"more".to_vec()));
+            // From the third process the first is found as well.
+            signal(second, Signal::USR2)?;
+            let told = bridge.told()?;
+            assert!(told.starts_with("MAINPID="), "{told}");
+            let later = dialer.dial(&line).await?;
+            let (mut late, _) = ask(&later, &echo).await?;
+            assert!(censor.cut() >= 1);
+            take(&mut download, DOWNLOAD * 4 / 6, DOWNLOAD).await?;
+            let end = timeout(LIMIT, download.read(&mut [0])).await??;
+            assert_eq!(end, 0, "more than was sent");
+            echoes(&mut idle, b"after another process and another cut").await?;
+            echoes(&mut late, b"the third process's own").await?;
+            assert!(old.ended()?.is_none(), "the streams have ended with the process");
+            assert!(censor.opened() >= 5, "{} connections", censor.opened());
+            drop((idle, download, tunnel));
+            let status = wait_for("the old process's end", 6 * IDLE, || old.ended())?;
+            assert!(status.success(), "{status}");
+            echoes(&mut late, b"still there").await
+        })
+    })
+}
+
+#[test]
+fn who_is_revoked_loses_the_session_that_the_process_before_has() -> Result<()> {
+    isolated("who_is_revoked_loses_the_session_that_the_process_before_has", || {
+        let bridge = Installed::new(POLICY)?;
+        bridge.configure(&format!("{POLICY}\ninvited = \"{}\"", bridge.path("state/invited").display()))?;
+        qnet_transport::identity::load_or_create(&bridge.path("state"))?;
+        let invite = |verb: &[&str]| -> Result<String> {
+            let mut command = support::program();
+            let output = command.args(verb).arg("--config").arg(bridge.path("bridge.toml")).output()?;
+            ensure!(output.status.success(), "{output:?}");
+            Ok(String::from_utf8(output.stdout)?)
+        };
+        let tor_data = bridge.path("no-tor").display().to_string();
+        let line = invite(&["invite", "alice", "--plain", "--tor-data", &tor_data])?;
+        let old = bridge.start()?;
+        runtime()?.block_on(async {
+            let echo = echo().await?.to_string();
+            let (censor, dialer, line) = cut_off(&bridge, line.parse()?).await?;
+            let tunnel = dialer.dial(&line).await?;
+            let (mut stream, _) = ask(&tunnel, &echo).await?;
+            bridge.upgrade(&old)?;
+            assert_eq!(censor.cut(), 1);
+            echoes(&mut stream, b"by way of the new process").await?;
+            invite(&["revoke", "alice"])?;
+            let end = timeout(LIMIT, stream.read(&mut [0])).await.context("the session goes on")?;
+            assert!(end.is_err(), "{end:?}");
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_session_ends_with_the_process_that_has_it() -> Result<()> {
+    isolated("a_session_ends_with_the_process_that_has_it", || {
+        let bridge = Installed::new(POLICY)?;
+        let mut old = bridge.start()?;
+        runtime()?.block_on(async {
+            let echo = echo().await?.to_string();
+            let (censor, dialer, line) = cut_off(&bridge, bridge.line()?).await?;
+            let (by_link, by_itself) = (dialer.dial(&line).await?, dialer.dial(&line).await?);
+            let (mut carried, _) = ask(&by_link, &echo).await?;
+            let (mut direct, _) = ask(&by_itself, &echo).await?;
+            bridge.upgrade(&old)?;
+            assert_eq!(censor.cut(), 2);
+            echoes(&mut carried, b"by way of the new process").await?;
+            signal(old.pid(), Signal::KILL)?;
+            wait_for("its end", LIMIT, || old.ended())?;
+            let mut byte = [0];
+            let end = timeout(LIMIT, carried.read(&mut byte)).await.context("nobody says that it is over")?;
+            assert!(end.is_err(), "{end:?}");
+            // Whose connection ended before hears it from the new process, which finds nobody to ask.
+            let end = timeout(LIMIT, async {
+                direct.write_all(b"?").await?;
+                direct.read(&mut byte).await
+            });
+            assert!(end.await.context("nobody says that it is over")?.is_err());
+            let anew = dialer.dial(&line).await?;
+            let (mut stream, _) = ask(&anew, &echo).await?;
+            echoes(&mut stream, b"anew").await
         })
     })
 }

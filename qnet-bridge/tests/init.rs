@@ -202,6 +202,57 @@ fn a_site_of_the_bridges_own_needs_only_a_domain() -> Result<()> {
 }
 
 #[test]
+fn a_bridge_by_invitation_begins_with_nobody_and_keeps_its_list() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let run = |verb: &[&str]| program().args(verb).arg("--root").arg(root.path()).output();
+    let flags = [
+        "init",
+        "--address",
+        "192.0.2.7:443",
+        "--behind",
+        "web",
+        "--decoy",
+        "127.0.0.1:8443",
+        "--sni",
+        NAME,
+        "--unchecked",
+        "--by-invitation",
+    ];
+    let made = run(&flags)?;
+    let said = text(&made.stdout);
+    ensure!(
+        made.status.success() && said.contains("qnet-bridge invite NAME --address 192.0.2.7:443"),
+        "{made:?}"
+    );
+    ensure!(!said.contains("Bridge qnet "), "a line that nobody can use: {said}");
+    let first = tree(root.path())?;
+    let list = "var/lib/qnet-bridge/invited";
+    assert_eq!(first[list], (0o600, b"qnet invited clients, version 1\n".to_vec()));
+    let config = text(&first["etc/qnet-bridge/bridge.toml"].1);
+    ensure!(config.contains("\ninvited = \"/var/lib/qnet-bridge/invited\"\n"), "{config}");
+    // Who was invited since stays so.
+    let list = root.path().join(list);
+    let config = root.path().join("etc/qnet-bridge/bridge.toml");
+    let state = root.path().join("var/lib/qnet-bridge");
+    let here = text(&fs::read(&config)?).replace("/var/lib/qnet-bridge/invited", &list.display().to_string())
+        + &format!("state = \"{}\"\n", state.display());
+    let elsewhere = root.path().join("bridge.toml");
+    fs::write(&elsewhere, here)?;
+    let invite = ["invite", "alice", "--plain", "--address", "192.0.2.7:443", "--tor-data", "/nowhere"];
+    let invited = program().args(invite).arg("--config").arg(&elsewhere).output()?;
+    ensure!(invited.status.success() && text(&invited.stdout).contains(" invite="), "{invited:?}");
+    let before = fs::read(&list)?;
+    let again = run(&flags)?;
+    ensure!(again.status.success() && !text(&again.stdout).contains("written"), "{again:?}");
+    ensure!(fs::read(&list)? == before, "the list was changed");
+    // A damaged list is left as it is, and said.
+    fs::write(&list, "damaged\n")?;
+    let damaged = run(&flags)?;
+    ensure!(!damaged.status.success() && fs::read(&list)? == b"damaged\n", "{damaged:?}");
+    Ok(())
+}
+
+#[test]
 fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() -> Result<()> {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/init/qnet-bridge.service");
     // The program is not installed here: a shell that is there stands in for it.

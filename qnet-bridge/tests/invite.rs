@@ -1,4 +1,4 @@
-//! `qnet-bridge invite` and `revoke`, and a bridge that goes by their list.
+//! `qnet-bridge invite`, `revoke` and `invited`, and a bridge that goes by their list.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -123,6 +123,32 @@ fn an_invitation_is_a_line_with_a_secret_and_a_public_key_in_the_list() -> Resul
 }
 
 #[test]
+fn the_list_is_told_in_words_and_as_json() -> Result<()> {
+    let files = files()?;
+    let said = |args: &[&str]| -> Result<String> {
+        let output = files.call(args)?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    assert!(files.refused(&["invited"])?.contains("there is no list"));
+    let (alice, bob) = (files.invite("alice")?, files.invite("bob-2")?);
+    let key = |line: &BridgeLine| -> Result<String> {
+        Ok(line.invitation.as_ref().context("a secret")?.key().public().to_string())
+    };
+    let (alice, bob) = (key(&alice)?, key(&bob)?);
+    assert_eq!(said(&["invited"])?, format!("alice  {alice}\nbob-2  {bob}\n"));
+    let json: serde_json::Value = serde_json::from_str(&said(&["invited", "--json"])?)?;
+    let both = serde_json::json!([{ "name": "alice", "key": alice }, { "name": "bob-2", "key": bob }]);
+    assert_eq!(json, serde_json::json!({ "clients": both }));
+    said(&["revoke", "alice"])?;
+    assert_eq!(said(&["invited"])?, format!("bob-2  {bob}\n"));
+    said(&["revoke", "bob-2"])?;
+    assert_eq!(said(&["invited"])?, "nobody is invited\n");
+    assert_eq!(said(&["invited", "--json"])?, "{\n  \"clients\": []\n}\n");
+    Ok(())
+}
+
+#[test]
 fn what_a_careless_operator_does_is_refused_in_words() -> Result<()> {
     let files = files()?;
     files.invite("alice")?;
@@ -146,7 +172,9 @@ fn what_a_careless_operator_does_is_refused_in_words() -> Result<()> {
     // A damaged list: the file, the line and what was expected. It is left as it is.
     let damaged = String::from_utf8(before)?.replace("alice ", "alice");
     fs::write(files.list(), &damaged)?;
-    for args in [&["invite", "bob"][..], &["revoke", "alice"], &["run", "--check-config"], &["run"]] {
+    for args in
+        [&["invite", "bob"][..], &["revoke", "alice"], &["invited"], &["run", "--check-config"], &["run"]]
+    {
         let said = files.refused(args)?;
         let path = files.list().display().to_string();
         for word in [path.as_str(), "line 2", "expected a name, a space and a key of 43 letters"] {
@@ -168,7 +196,7 @@ fn what_a_careless_operator_does_is_refused_in_words() -> Result<()> {
 #[test]
 fn an_open_bridge_invites_nobody_and_says_how_it_would() -> Result<()> {
     let files = Files::new("192.0.2.7:443", "127.0.0.1:8443", "www.example.com", "")?;
-    for args in [&["invite", "alice"][..], &["revoke", "alice"]] {
+    for args in [&["invite", "alice"][..], &["revoke", "alice"], &["invited"]] {
         let said = files.refused(args)?;
         assert!(said.contains("set invited = ") && said.contains("bridge.toml"), "{said}");
     }

@@ -1,9 +1,9 @@
 //! The bridge's side: listen, join every client to the decoy, and hand out the streams of those that knock.
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
+    os::unix::net::UnixStream,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak},
     time::Duration,
 };
@@ -12,8 +12,9 @@ use qnet_proto::{
     admission::Door,
     bridge::{Bridge, BridgeConfig as Core, DecoyFacts},
     carrier::Close,
+    elsewhere::Holder,
     knock::KnockedTokens,
-    session::{Profile, SessionId, SharedSession, SharedSessions, lock, lock_sessions},
+    session::{Profile, SharedSession, lock_sessions},
     websocket as protocol,
 };
 use qnet_wire::{key::IdentityKey, name::ServerName, url::WebsocketUrl};
@@ -29,6 +30,7 @@ use crate::{
     connect::{Connect, Hop},
     decoy::{self, Examined, Idle, Lifetime, Pace, Refusal, Resolver},
     driver::{Driver, Host, now},
+    elsewhere::{self, Link},
     listening::{Balancers, Listening},
     seed::seed,
     session::Shared,
@@ -36,6 +38,8 @@ use crate::{
     tls::Roots,
     websocket::{self, Caller},
 };
+
+pub use crate::sessions::Sessions;
 
 /// Tokens that knocked and are remembered (docs/protocol.md, section 4).
 const REMEMBERED: usize = 65_536;
@@ -49,6 +53,8 @@ const DECOY_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const UNKNOWN_IDLE: Duration = Duration::from_secs(3);
 /// How long to wait after accept failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often it is looked whether nothing is left.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often sessions without a carrier are looked through for those whose time is over.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 
@@ -133,76 +139,6 @@ struct Common {
     incoming: mpsc::Sender<Incoming>,
     slots: Arc<Semaphore>,
     sessions: Sessions,
-}
-
-/// The sessions of one bridge. Clones are the same sessions, for several listeners under one key: other addresses, other covers.
-#[derive(Clone, Default)]
-pub struct Sessions {
-    known: SharedSessions,
-    /// What users share of each, for its next carrier to find.
-    users: Arc<Mutex<Users>>,
-}
-
-type Users = HashMap<SessionId, Weak<Shared>>;
-
-impl Sessions {
-    fn users(&self) -> MutexGuard<'_, Users> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends those that were without a carrier for too long.
-    fn expire(&self) {
-        let ended = lock_sessions(&self.known).expire(now());
-        self.tell(ended);
-    }
-
-    /// Ends at once the sessions of the clients for whose static key `whose` says so. How many.
-    pub(crate) fn cut(&self, whose: impl Fn(&[u8; 32]) -> bool) -> usize {
-        let ended = lock_sessions(&self.known).cut(whose);
-        let count = ended.len();
-        self.tell(ended);
-        count
-    }
-
-    /// Wakes the users and carriers of sessions that have ended.
-    fn tell(&self, ended: Vec<SessionId>) {
-        for id in ended {
-            let shared = self.users().remove(&id).and_then(|shared| shared.upgrade());
-            if let Some(shared) = shared {
-                shared.wake_all();
-            }
-        }
-    }
-
-    /// Finds what users share of `session`, or enters it: `own` where that is it.
-    fn find(&self, session: &SharedSession, own: Option<Arc<Shared>>) -> Arc<Shared> {
-        let fits = |shared: &Arc<Shared>| Arc::ptr_eq(shared.handle(), session);
-        let own = own.filter(fits);
-        let Some(id) = lock(session).id() else {
-            return own.unwrap_or_else(|| Shared::new(Arc::clone(session)));
-        };
-        // Dropped after the lock, which its end takes where nobody else holds it.
-        let known;
-        let mut users = self.users();
-        known = users.get(&id).and_then(Weak::upgrade);
-        if let Some(known) = known.as_ref().filter(|shared| fits(shared)) {
-            return Arc::clone(known);
-        }
-        let shared = own.unwrap_or_else(|| Shared::new(Arc::clone(session)));
-        users.insert(id, Arc::downgrade(&shared));
-        let list = Arc::downgrade(&self.users);
-        shared.at_end(move || forget(&list, id));
-        shared
-    }
-}
-
-/// Takes a session that nobody holds any more from the list: even an entry alone would keep its page of memory.
-fn forget(users: &Weak<Mutex<Users>>, id: SessionId) {
-    let Some(users) = users.upgrade() else { return };
-    let mut users = users.lock().unwrap_or_else(PoisonError::into_inner);
-    if users.get(&id).is_some_and(|shared| shared.strong_count() == 0) {
-        users.remove(&id);
-    }
 }
 
 /// A listening bridge. Dropping it stops listening; connections that are there go on.
@@ -350,10 +286,38 @@ impl Listener {
         *self.common.counts()
     }
 
+    /// What serves the carriers that another process took.
+    #[must_use]
+    pub fn holding(&self) -> Holding {
+        Holding(Arc::clone(&self.common))
+    }
+
     /// The same for who does not hold the listener.
     #[must_use]
     pub fn counter(&self) -> Counter {
         Counter(Arc::clone(&self.common))
+    }
+}
+
+/// Serves the carriers of a [`Listener`]'s sessions whose connections came to a newer process of the same bridge.
+#[derive(Clone)]
+pub struct Holding(Arc<Common>);
+
+impl Holding {
+    /// Serves a connection that [`Sessions::look_elsewhere`] gave there, until it ends. It counts as one of the bridge's own.
+    pub async fn serve(&self, link: UnixStream) {
+        // Fails only where the semaphore is closed, which it never is.
+        let Ok(_slot) = self.0.slots.acquire().await else { return };
+        let (link, client) = match elsewhere::receive(link).await {
+            Ok(received) => received,
+            Err(error) => {
+                tracing::debug!("a connection from a newer process cannot be used: {error}");
+                return;
+            }
+        };
+        let core = Holder::new(Arc::clone(&self.0.sessions.known), now());
+        let host = BridgeHost::new(Arc::clone(&self.0), client);
+        Driver::linked(Box::new(core), Some(link), host).run().await;
     }
 }
 
@@ -374,10 +338,14 @@ impl Counter {
         self.0.trouble.borrow().is_none()
     }
 
-    /// Waits until no connection is left, a client's or a visitor's. To be asked when no new ones are taken.
+    /// Waits until no connection is left, a client's or a visitor's, and no session whose client may come back. To be asked when no
+    /// new connections are taken.
     pub async fn drained(&self) {
-        // Fails only where the semaphore is closed, which it never is.
-        let _ = self.0.slots.acquire_many(MAX_CONNECTIONS).await;
+        let busy = || self.0.slots.available_permits() < MAX_CONNECTIONS as usize;
+        // Looked at again and again: who waited for all slots would keep newer processes' connections from getting one.
+        while busy() || !lock_sessions(&self.0.sessions.known).is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Sessions that have not ended.
@@ -532,7 +500,7 @@ async fn mirror(tcp: TcpStream, client: SocketAddr, common: Arc<Common>, core: A
         abort(&tcp);
         return;
     };
-    let host = BridgeHost { common, client, own: None };
+    let host = BridgeHost::new(common, client);
     Driver::new(Box::new(Bridge::new(core, seed)), tcp, Some(decoy), host).run().await;
 }
 
@@ -548,7 +516,7 @@ async fn answer(
     match websocket::receive(&mut tcp, core.url.path()).await {
         Ok(Caller::Client { answer, rest }) => {
             let core = protocol::Bridge::new(core, &answer, &rest, seed, now());
-            let host = BridgeHost { common, client, own: None };
+            let host = BridgeHost::new(common, client);
             Driver::new(Box::new(core), tcp, None, host).run().await;
         }
         Ok(Caller::Visitor(head)) => match common.reach(site).await {
@@ -578,6 +546,14 @@ struct BridgeHost {
     client: SocketAddr,
     /// Of the session that began with this carrier.
     own: Option<Arc<Shared>>,
+    /// The process that was asked last for the session.
+    asked: Option<u64>,
+}
+
+impl BridgeHost {
+    fn new(common: Arc<Common>, client: SocketAddr) -> Self {
+        Self { common, client, own: None, asked: None }
+    }
 }
 
 impl Host for BridgeHost {
@@ -593,6 +569,12 @@ impl Host for BridgeHost {
         let shared = Shared::new(Arc::clone(session));
         self.own = Some(Arc::clone(&shared));
         shared
+    }
+
+    fn link(&mut self) -> Option<Link> {
+        let (link, asked) = self.common.sessions.others.connect(self.asked, self.client)?;
+        self.asked = Some(asked);
+        Some(link)
     }
 
     fn stream(&mut self, stream: Stream) {

@@ -23,7 +23,11 @@ use tokio::{
     time::Sleep,
 };
 
-use crate::{session::Shared, stream::Stream};
+use crate::{
+    elsewhere::{Link, Moved},
+    session::Shared,
+    stream::Stream,
+};
 
 /// Rounds of reading and writing before the task lets others run.
 const ROUNDS: usize = 16;
@@ -60,6 +64,10 @@ pub(crate) trait Host: Send {
     fn shared(&mut self, session: &SharedSession, established: bool) -> Arc<Shared>;
     /// A stream the peer opened; dropped if nobody takes it.
     fn stream(&mut self, stream: Stream);
+    /// A connection to a process that may have the session, and was not asked yet.
+    fn link(&mut self) -> Option<Link> {
+        None
+    }
 }
 
 /// The clock of this floor; below it time comes in as an argument.
@@ -74,8 +82,10 @@ pub(crate) struct Driver<H> {
     shared: Option<(Arc<Shared>, u64)>,
     progress: watch::Sender<Progress>,
     fate: Option<oneshot::Receiver<Fate>>,
-    peer: Socket,
+    /// None where the carrier's own connection is in another process.
+    peer: Option<Socket>,
     decoy: Option<Socket>,
+    link: Option<Link>,
     host: H,
     timer: Option<Pin<Box<Sleep>>>,
     wakers: Vec<Waker>,
@@ -106,13 +116,20 @@ impl<H: Host> Driver<H> {
         decoy: Option<TcpStream>,
         host: H,
     ) -> Self {
+        let (peer, decoy) = (Some(peer.into()), decoy.map(Into::into));
+        Self { peer, decoy, ..Self::linked(core, None, host) }
+    }
+
+    /// A core that has a connection to another process and no other.
+    pub(crate) fn linked(core: Box<dyn Carrier + Send>, link: Option<Link>, host: H) -> Self {
         Self {
             core,
             shared: None,
             progress: watch::Sender::new(Progress::Begun),
             fate: None,
-            peer: peer.into(),
-            decoy: decoy.map(Into::into),
+            peer: None,
+            decoy: None,
+            link,
             host,
             timer: None,
             wakers: Vec::new(),
@@ -154,6 +171,7 @@ impl<H: Host> Driver<H> {
         let finished = loop {
             let mut moved = self.step(Side::Peer, cx);
             moved |= self.step(Side::Decoy, cx);
+            moved |= self.step(Side::Link, cx);
             moved |= self.events(cx);
             moved |= self.poll_timer(cx);
             rounds += 1;
@@ -213,11 +231,10 @@ impl<H: Host> Driver<H> {
         let core = &mut *self.core;
         let socket = match side {
             Side::Peer => &mut self.peer,
-            Side::Decoy => match &mut self.decoy {
-                Some(socket) => socket,
-                None => return false,
-            },
+            Side::Decoy => &mut self.decoy,
+            Side::Link => return self.step_link(cx),
         };
+        let Some(socket) = socket else { return false };
         let result = socket
             .write(side, core, cx)
             .and_then(|wrote| Ok(wrote | socket.end(side, core)?))
@@ -236,6 +253,18 @@ impl<H: Host> Driver<H> {
         })
     }
 
+    fn step_link(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        match link.step(&mut *self.core, cx) {
+            Moved::Nothing => false,
+            Moved::Something => true,
+            Moved::Over => {
+                self.link = None;
+                true
+            }
+        }
+    }
+
     fn events(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
         while let Some(event) = self.core.poll_event() {
@@ -249,6 +278,10 @@ impl<H: Host> Driver<H> {
                 Event::Up => {
                     self.join_users(true, cx);
                     self.set_progress(Progress::Up);
+                }
+                Event::Elsewhere => {
+                    self.link = self.host.link();
+                    self.core.linked(self.link.is_some(), now());
                 }
                 Event::GoingAway => self.changed = true,
                 Event::OtherShape(shape) => {

@@ -29,8 +29,9 @@ use qnet_wire::{error::chain, name::ServerName};
 
 use crate::{
     files::{self, File, Written},
+    invite,
     line::{self, Fingerprints, TOR_DATA},
-    settings::{DEFAULT_CONFIG, DEFAULT_STATE, Decoy, Plan, Settings},
+    settings::{DEFAULT_CONFIG, DEFAULT_INVITED, DEFAULT_STATE, Decoy, Plan, Settings},
 };
 
 /// Where tor's ORPort is, for the bridge alone.
@@ -75,6 +76,9 @@ pub(crate) struct Init {
     /// With tor: how tor's people may reach you
     #[arg(long, value_name = "WORDS", value_parser = contact)]
     contact: Option<String>,
+    /// Let in invited clients alone, of whom each gets a line of its own by `qnet-bridge invite`
+    #[arg(long)]
+    by_invitation: bool,
     /// Write files although they are there and say something else; the old ones are kept beside as NAME.old
     #[arg(long)]
     replace: bool,
@@ -176,6 +180,9 @@ impl Init {
         if self.third_party_decoy {
             text.push_str("third-party-decoy = true\n");
         }
+        if self.by_invitation {
+            let _ = writeln!(text, "invited = \"{DEFAULT_INVITED}\"");
+        }
         match behind {
             Behind::Tor => {
                 let _ = writeln!(text, "\n# tor's ORPort.\nupstream = \"{OR_PORT}\"");
@@ -211,6 +218,9 @@ impl Init {
         let mut text = String::new();
         let key = self.key(&decided.plan.state)?;
         let _ = writeln!(text, "{key}");
+        if self.by_invitation {
+            let _ = writeln!(text, "{}", invite::begin(&self.below(DEFAULT_INVITED))?);
+        }
         for file in &files {
             let _ = writeln!(text, "{}", files::write(file)?);
         }
@@ -246,7 +256,6 @@ impl Init {
             Behind::Tor => Fingerprints::read(&self.below(TOR_DATA))?,
             Behind::Web => None,
         };
-        let line = line::own(&decided.plan, fingerprints.as_ref(), Some(decided.address))?;
         let mut text = String::from("\nNow run:\n");
         if decided.behind == Behind::Tor {
             text.push_str("  systemctl restart tor@default\n");
@@ -254,6 +263,16 @@ impl Init {
         text.push_str(
             "  systemctl daemon-reload\n  systemctl enable --now qnet-bridge\n  qnet-bridge check\n",
         );
+        if self.by_invitation {
+            let _ = write!(
+                text,
+                "  qnet-bridge invite NAME --address {}\n\nThe last prints the line for one client, whom you call NAME. Until \
+                 somebody is invited the bridge is the web site and nothing else.\n",
+                decided.address
+            );
+            return Ok(text);
+        }
+        let line = line::own(&decided.plan, fingerprints.as_ref(), Some(decided.address))?;
         if decided.behind == Behind::Tor && fingerprints.is_none() {
             let _ = write!(
                 text,

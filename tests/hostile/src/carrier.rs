@@ -70,7 +70,8 @@ struct Shell<C> {
 fn index(side: Side) -> usize {
     match side {
         Side::Peer => 0,
-        Side::Decoy => 1,
+        // Nobody is asked for a session here.
+        Side::Decoy | Side::Link => 1,
     }
 }
 

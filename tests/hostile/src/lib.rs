@@ -10,6 +10,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a broken promise must end the run")]
 
 pub mod carrier;
+pub mod held;
 pub mod hello;
 pub mod http2;
 pub mod htx;
@@ -58,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "proxy_http_head", body: proxy::http_head },
     Target { name: "record", body: htx::record },
     Target { name: "server_hello", body: hello::server },
+    Target { name: "session_held", body: held::holder },
     Target { name: "session_pair", body: session::pair },
     Target { name: "session_peer", body: session::peer },
     Target { name: "shape_machine", body: shape::machine },

@@ -12,13 +12,13 @@ use qnet_proto::session::{CarrierNumber, CarrierState, MAX_UNACKED, Mode, Profil
 use crate::mux::{User, check_users};
 
 /// The streams' most (see the mux's body), what is unacknowledged, and what came out of order.
-const MOST_HELD: usize = (64 << 20) + 2 * MAX_UNACKED;
+pub(crate) const MOST_HELD: usize = (64 << 20) + 2 * MAX_UNACKED;
 
 /// Carriers of a pair at once.
 const CARRIERS: usize = 3;
 
-const STATICS: Statics = Statics { client: [3; 32], bridge: [4; 32] };
-const HASH: [u8; 32] = [9; 32];
+pub(crate) const STATICS: Statics = Statics { client: [3; 32], bridge: [4; 32] };
+pub(crate) const HASH: [u8; 32] = [9; 32];
 
 fn established() -> Established {
     Established {
@@ -30,7 +30,7 @@ fn established() -> Established {
     }
 }
 
-fn session(role: Role, now: Instant) -> Session {
+pub(crate) fn session(role: Role, now: Instant) -> Session {
     let mut session = Session::new(role, Profile::default(), now);
     session.establish(&established(), STATICS, now);
     session

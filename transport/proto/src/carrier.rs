@@ -12,6 +12,9 @@ pub enum Side {
     Peer,
     /// The bridge's connection to the decoy.
     Decoy,
+    /// Between two processes of a bridge, of which one has the carrier and the other its session. There is none before
+    /// [`Event::Elsewhere`]. It is done with when either end of it is.
+    Link,
 }
 
 /// How a direction of a socket ended, or is to be ended.
@@ -33,6 +36,9 @@ pub enum Event {
     Proved,
     /// The inner handshake is complete and the carrier carries [`Carrier::session`], on a bridge perhaps another than before.
     Up,
+    /// Bridge: the client asks for a session that is not known here, and there are other processes that may have it. The shell
+    /// calls [`Carrier::linked`].
+    Elsewhere,
     /// The carrier will end soon.
     GoingAway,
     /// Client: the bridge does not know the profile that the session asks for; both follow this one. Told once a session.
@@ -89,6 +95,9 @@ pub trait Carrier {
     /// Opens the token of the hello that [`Event::Hello`] told of; `allowed`: whether the budget for openings permits it. Without
     /// it the connection is a visitor's. A client has nothing to judge.
     fn judge(&mut self, allowed: bool);
+    /// The answer to [`Event::Elsewhere`], which comes again where the session is not there either: whether there is a connection to
+    /// a process that was not asked yet, as [`Side::Link`] from here on.
+    fn linked(&mut self, _there: bool, _now: Instant) {}
     /// The user is done with the tunnel: end the carrier as a browser would.
     fn close(&mut self, now: Instant);
     /// The user waits no longer for a tunnel: there will be none, and a client goes on as a browser whose page is loaded.

@@ -18,6 +18,7 @@
 //! | [`frame`] | frames |
 //! | [`mux`] | streams with flow control |
 //! | [`session`] | what outlives carriers: positions, acknowledgements, who carries what |
+//! | [`elsewhere`] | a session in one process, its carriers in another |
 //! | [`shape`] | what a carrier's traffic looks like |
 //! | [`client`] | the client's carrier |
 //! | [`admission`] | who may use a bridge |
@@ -34,6 +35,7 @@ pub mod carrier;
 pub mod chrome;
 pub mod client;
 pub mod decoy_tls;
+pub mod elsewhere;
 mod ended;
 pub mod frame;
 pub mod hello;

@@ -1,6 +1,7 @@
 //! One carrier's HTX: records under their keys, the carrier's own frames, and its place in a session. Both roles use it.
 
 mod agreement;
+mod elsewhere;
 mod packing;
 
 use std::{
@@ -12,6 +13,7 @@ use rand_core::Rng;
 
 use crate::{
     Ended,
+    elsewhere::Away,
     frame::{Frame, frames},
     mux::{Role, Violation},
     noise::{self, Established},
@@ -46,6 +48,8 @@ pub(crate) const BACKLOG: usize = 64 * 1024;
 /// Record layer of one carrier, and the session it carries.
 pub(crate) struct Tunnel {
     session: SharedSession,
+    /// In place of the session, where another process has it.
+    away: Option<Box<Away>>,
     shaper: Shaper,
     seed: [u8; 32],
     agreement: agreement::Agreement,
@@ -119,6 +123,7 @@ impl Tunnel {
         let asked = if role == Role::Client { lock(&session).shape() } else { Shape::default() };
         Self {
             session,
+            away: None,
             shaper: Shaper::new(asked, role, seed),
             seed,
             agreement: agreement::Agreement::default(),
@@ -206,7 +211,13 @@ impl Tunnel {
     pub(crate) fn begin(&mut self, sessions: &SharedSessions, asked: Option<&Join>, now: Instant) -> bool {
         let mut sessions = lock_sessions(sessions);
         match asked {
-            Some(join) => self.admit(sessions.get(&join.id), join, now),
+            Some(join) => match sessions.get(&join.id) {
+                None if sessions.elsewhere() => {
+                    self.look_elsewhere(join);
+                    false
+                }
+                session => self.admit(session, join, now),
+            },
             None => {
                 sessions.insert(&self.session);
                 true
@@ -224,7 +235,10 @@ impl Tunnel {
     }
 
     /// Bridge: the client may not use the bridge any more: its session ends at once.
-    pub(crate) fn cut(&self, sessions: &SharedSessions) {
+    pub(crate) fn cut(&mut self, sessions: &SharedSessions) {
+        if self.refuse() {
+            return;
+        }
         lock(&self.session).cut();
         self.forget(sessions);
     }
@@ -260,6 +274,9 @@ impl Tunnel {
 
     /// Whether the session goes on without this carrier, or is over and has said so: it may close.
     pub(crate) fn is_done(&self) -> bool {
+        if let Some(away) = &self.away {
+            return away.is_done() && self.control.is_empty();
+        }
         let Place::Inside(number) = self.place else { return false };
         let session = lock(&self.session);
         let said = self.control.is_empty() && !session.wants_to_send(number);
@@ -268,6 +285,9 @@ impl Tunnel {
 
     /// The carrier is over, for this reason: the session goes on without it, or ends if it never began.
     pub(crate) fn leave(&mut self, why: Ended, now: Instant) {
+        if let Some(away) = &mut self.away {
+            away.leave();
+        }
         let mut session = lock(&self.session);
         match std::mem::replace(&mut self.place, Place::Outside) {
             Place::Inside(number) | Place::Asked(number) => session.lost(number, now),
@@ -290,15 +310,21 @@ impl Tunnel {
 
     /// When [`Tunnel::on_timer`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        let shaper = if self.blocked { None } else { self.shaper.deadline() };
+        if let Some(away) = &self.away {
+            return [away.deadline(), shaper.filter(|_| away.is_carrying())].into_iter().flatten().min();
+        }
         if !self.is_inside() {
             return None;
         }
-        let shaper = if self.blocked { None } else { self.shaper.deadline() };
         [lock(&self.session).deadline(), shaper].into_iter().flatten().min()
     }
 
     /// Time has passed for the session.
     pub(crate) fn on_timer(&mut self, now: Instant) {
+        if let Some(away) = &mut self.away {
+            away.on_timer(now);
+        }
         if self.is_inside() {
             lock(&self.session).on_timer(now);
         }
@@ -410,8 +436,9 @@ impl Tunnel {
             Frame::Stream { .. } | Frame::WindowUpdate { .. } | Frame::Close { .. } => {
                 Err(Violation::Misplaced)
             }
-            Frame::Segment { .. } | Frame::Ack { .. } | Frame::End => match self.place {
-                Place::Inside(number) => {
+            Frame::Segment { .. } | Frame::Ack { .. } | Frame::End => match (&mut self.away, self.place) {
+                (Some(away), _) => away.on_frame(frame).map(|()| Meant::Done),
+                (None, Place::Inside(number)) => {
                     lock(&self.session).on_frame(number, frame, now)?;
                     Ok(if *frame == Frame::End { Meant::Over } else { Meant::Done })
                 }
@@ -461,7 +488,7 @@ impl Tunnel {
 
     /// Bytes allocated for the session's queues.
     pub(crate) fn held(&self) -> usize {
-        lock(&self.session).held()
+        lock(&self.session).held() + self.away.as_ref().map_or(0, |away| away.held())
     }
 
     /// Gives spare memory back.
@@ -470,11 +497,17 @@ impl Tunnel {
         self.control.shrink_to_fit();
         self.pongs.shrink_to_fit();
         self.cuts.shrink_to_fit();
+        if let Some(away) = &mut self.away {
+            away.trim();
+        }
         lock(&self.session).trim();
     }
 
     /// Whether data waits to be sent, or the peer for leave to send more.
     pub(crate) fn waits(&self) -> bool {
+        if let Some(away) = &self.away {
+            return away.queue().data > 0;
+        }
         let mut session = lock(&self.session);
         let streams = session.streams();
         streams.unsent() > 0 || streams.peer_starves()

@@ -115,7 +115,7 @@ impl Carrier for ClientCarrier {
     }
 
     fn pending(&self, side: Side) -> &[u8] {
-        if side == Side::Decoy {
+        if side != Side::Peer {
             return &[];
         }
         let end = self.cuts.front().copied().unwrap_or(self.out.len());

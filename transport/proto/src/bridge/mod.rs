@@ -29,6 +29,7 @@ use crate::{
     carrier::{Carrier, Close, Event, Side},
     knock::KnockedTokens,
     session::{Profile, SharedSession, SharedSessions},
+    tunnel::Tunnel,
 };
 use before::{Answer, Before, Knocked, Seen};
 use decoy::Word;
@@ -165,10 +166,11 @@ impl Bridge {
         self.config.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The end on this side; a link is none of ours but the tunnel's.
     fn end(&mut self, side: Side) -> &mut End {
         match side {
             Side::Peer => &mut self.client,
-            Side::Decoy => &mut self.decoy,
+            Side::Decoy | Side::Link => &mut self.decoy,
         }
     }
 
@@ -256,6 +258,24 @@ impl Bridge {
         }
         if news.going_away {
             self.events.push_back(Event::GoingAway);
+        }
+        if inner.tunnel.link_wanted() {
+            self.events.push_back(Event::Elsewhere);
+        }
+    }
+
+    /// The tunnel, whose session another process may have.
+    fn tunnel(&self) -> Option<&Tunnel> {
+        match &self.state {
+            State::Inner(inner) | State::Over(inner) => Some(&inner.tunnel),
+            _ => None,
+        }
+    }
+
+    fn tunnel_mut(&mut self) -> Option<&mut Tunnel> {
+        match &mut self.state {
+            State::Inner(inner) | State::Over(inner) => Some(&mut inner.tunnel),
+            _ => None,
         }
     }
 
@@ -367,30 +387,55 @@ impl Carrier for Bridge {
         let (this, other) = match side {
             Side::Peer => (&self.client, &self.decoy),
             Side::Decoy => (&self.decoy, &self.client),
+            Side::Link => return self.tunnel().is_some_and(Tunnel::link_wants),
         };
         let aborted = this.close == Some(Close::Reset);
         // What the decoy sent before the knock was forwarded is no answer to it.
         if side == Side::Decoy && matches!(self.state, State::Knocked(_)) && !self.decoy.outbox.is_empty() {
             return false;
         }
+        if side == Side::Peer && self.tunnel().is_some_and(Tunnel::is_clogged) {
+            return false;
+        }
         !this.ended && !aborted && other.outbox.len() < MAX_WAITING && this.outbox.len() < 2 * MAX_WAITING
     }
 
     fn space(&mut self, side: Side) -> &mut [u8] {
-        self.end(side).inbox.space()
+        match side {
+            Side::Peer => self.client.inbox.space(),
+            Side::Decoy => self.decoy.inbox.space(),
+            Side::Link => self.tunnel_mut().map_or(&mut [], Tunnel::link_space),
+        }
     }
 
     fn filled(&mut self, side: Side, n: usize, now: Instant) {
         self.began.get_or_insert(now);
-        self.end(side).inbox.filled(n);
         self.touched(now);
         match side {
-            Side::Peer => self.client_bytes(now),
-            Side::Decoy => self.decoy_bytes(now),
+            Side::Peer => {
+                self.client.inbox.filled(n);
+                self.client_bytes(now);
+            }
+            Side::Decoy => {
+                self.decoy.inbox.filled(n);
+                self.decoy_bytes(now);
+            }
+            Side::Link => {
+                if let Some(tunnel) = self.tunnel_mut() {
+                    tunnel.link_filled(n);
+                }
+                self.flush(now);
+            }
         }
     }
 
     fn ended(&mut self, side: Side, how: Close, now: Instant) {
+        if side == Side::Link {
+            if let Some(tunnel) = self.tunnel_mut() {
+                tunnel.link_ended();
+            }
+            return self.flush(now);
+        }
         self.end(side).ended = true;
         if side == Side::Decoy {
             self.abandon = Some((now + LINGER, usize::MAX));
@@ -417,6 +462,7 @@ impl Carrier for Bridge {
                 State::Knocked(_) => self.state = State::Visitor,
                 _ => {}
             },
+            (Side::Link, Close::Fin) => {}
         }
         let other = if side == Side::Peer { Side::Decoy } else { Side::Peer };
         self.end(other).close.get_or_insert(Close::Fin);
@@ -426,18 +472,30 @@ impl Carrier for Bridge {
         match side {
             Side::Peer => self.client.outbox.pending(),
             Side::Decoy => self.decoy.outbox.pending(),
+            Side::Link => self.tunnel().map_or(&[], Tunnel::link_pending),
         }
     }
 
     fn wrote(&mut self, side: Side, n: usize, now: Instant) {
-        self.end(side).outbox.wrote(n);
         self.touched(now);
-        if side == Side::Peer {
-            self.flush(now);
+        match side {
+            Side::Peer => {
+                self.client.outbox.wrote(n);
+                self.flush(now);
+            }
+            Side::Decoy => self.decoy.outbox.wrote(n),
+            Side::Link => {
+                if let Some(tunnel) = self.tunnel_mut() {
+                    tunnel.link_wrote(n);
+                }
+            }
         }
     }
 
     fn shutdown(&mut self, side: Side) -> Option<Close> {
+        if side == Side::Link {
+            return self.tunnel_mut().map_or(Some(Close::Fin), Tunnel::link_shutdown);
+        }
         let end = self.end(side);
         let due = end.close?;
         // A reset may follow a FIN of ours.
@@ -511,6 +569,13 @@ impl Carrier for Bridge {
         }
     }
 
+    fn linked(&mut self, there: bool, now: Instant) {
+        if let Some(tunnel) = self.tunnel_mut() {
+            tunnel.linked(there, now);
+        }
+        self.flush(now);
+    }
+
     fn close(&mut self, now: Instant) {
         self.untunnel(Ended::Closed, now);
         self.decoy.close.get_or_insert(Close::Fin);
@@ -526,57 +591,4 @@ impl Carrier for Bridge {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admission::Admission;
-
-    fn bridge() -> Bridge {
-        let config = BridgeConfig {
-            door: Door::new(&IdentityKey::from_bytes([7; 32]), &Admission::Open),
-            identity: IdentityKey::from_bytes([7; 32]),
-            names: vec!["www.example.com".parse().unwrap()],
-            facts: RwLock::default(),
-            knocked: Mutex::new(KnockedTokens::new(8)),
-            sessions: SharedSessions::default(),
-            profile: Profile::default(),
-        };
-        Bridge::new(Arc::new(config), [1; 32])
-    }
-
-    fn last_words(bridge: &mut Bridge, count: usize, now: Instant) {
-        bridge.space(Side::Decoy)[..count].fill(b'x');
-        bridge.filled(Side::Decoy, count, now);
-        bridge.ended(Side::Decoy, Close::Fin, now);
-    }
-
-    #[test]
-    fn a_visitor_who_never_closes_is_not_waited_for_for_ever() {
-        #[expect(clippy::disallowed_methods, reason = "a test owns its clock")]
-        let start = Instant::now();
-        let mut bridge = bridge();
-        last_words(&mut bridge, 100, start);
-        bridge.wrote(Side::Peer, 100, start);
-        assert_eq!(bridge.shutdown(Side::Peer), Some(Close::Fin));
-        bridge.on_timer(start + LINGER - Duration::from_millis(1));
-        assert!(!bridge.finished());
-        assert!(bridge.deadline().is_some_and(|at| at <= start + LINGER));
-        bridge.on_timer(start + LINGER);
-        assert!(bridge.finished());
-    }
-
-    #[test]
-    fn who_still_reads_is_waited_for_and_who_stops_is_not() {
-        #[expect(clippy::disallowed_methods, reason = "a test owns its clock")]
-        let start = Instant::now();
-        let mut bridge = bridge();
-        last_words(&mut bridge, 1_000, start);
-        for step in 1..4 {
-            let now = start + step * LINGER;
-            bridge.wrote(Side::Peer, 10, now);
-            bridge.on_timer(now);
-            assert!(!bridge.finished(), "step {step}");
-        }
-        bridge.on_timer(start + 4 * LINGER);
-        assert!(bridge.finished());
-    }
-}
+mod tests;

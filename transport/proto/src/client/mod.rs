@@ -377,7 +377,7 @@ impl Carrier for Client {
     }
 
     fn pending(&self, side: Side) -> &[u8] {
-        if side == Side::Decoy { &[] } else { self.outbox.pending() }
+        if side == Side::Peer { self.outbox.pending() } else { &[] }
     }
 
     fn ends_segment(&self, _side: Side) -> bool {

@@ -36,6 +36,7 @@ use self::log::Log;
 pub use self::pace::Need;
 use self::pace::Pace;
 pub use self::profile::Profile;
+pub(crate) use self::shaping::Queue;
 pub use self::table::{Sessions, SharedSessions, lock_sessions};
 use crate::Ended;
 pub use crate::frame::Join;

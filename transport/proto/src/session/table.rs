@@ -30,6 +30,7 @@ pub fn lock_sessions(sessions: &SharedSessions) -> MutexGuard<'_, Sessions> {
 #[derive(Debug, Default)]
 pub struct Sessions {
     known: HashMap<[u8; SESSION_ID_LEN], SharedSession>,
+    elsewhere: bool,
 }
 
 impl Sessions {
@@ -43,6 +44,17 @@ impl Sessions {
     #[must_use]
     pub fn get(&self, id: &[u8; SESSION_ID_LEN]) -> Option<SharedSession> {
         self.known.get(id).cloned()
+    }
+
+    /// Whether another process of this bridge may have sessions that are not known here.
+    pub fn set_elsewhere(&mut self, elsewhere: bool) {
+        self.elsewhere = elsewhere;
+    }
+
+    /// Whether one may.
+    #[must_use]
+    pub fn elsewhere(&self) -> bool {
+        self.elsewhere
     }
 
     /// Enters a session that was established.

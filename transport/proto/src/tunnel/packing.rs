@@ -62,13 +62,17 @@ impl Tunnel {
     fn next(&mut self, now: Instant) -> Next {
         let own = self.control.len() + self.pongs.len() * PONG_LEN;
         let room = self.max_content.saturating_sub(own + KEY_UPDATE_LEN);
-        let Place::Inside(number) = self.place else {
-            return if own > 0 { Next::Control } else { Next::Nothing };
+        let (queue, (begun, open)) = match (&self.away, self.place) {
+            (Some(away), _) if away.is_carrying() => (away.queue(), away.streams()),
+            (Some(away), _) if away.wants_to_send() => return Next::Control,
+            (None, Place::Inside(number)) => {
+                let mut session = lock(&self.session);
+                let streams = session.streams();
+                let streams = (streams.begun(), streams.open_streams() > 0);
+                (session.queue(number), streams)
+            }
+            _ => return if own > 0 { Next::Control } else { Next::Nothing },
         };
-        let mut session = lock(&self.session);
-        let queue = session.queue(number);
-        let (begun, open) = (session.streams().begun(), session.streams().open_streams() > 0);
-        drop(session);
         if std::mem::replace(&mut self.begun, begun) < begun {
             self.shaper.opened(now);
         }
@@ -98,10 +102,14 @@ impl Tunnel {
             Frame::Ping { answer: true, data }.encode(out);
         }
         let mut last = true;
-        if let Place::Inside(number) = self.place {
+        let reserved = if self.agreement.owed.is_some() { SHAPE_LEN } else { 0 };
+        if let Some(away) = &mut self.away {
+            let control = self.max_content.saturating_sub(out.len() - content + KEY_UPDATE_LEN);
+            away.pack(room.map_or(control, |room| room.saturating_sub(reserved)), room.is_some(), out);
+            last = !away.wants_to_send();
+        } else if let Place::Inside(number) = self.place {
             let mut session = lock(&self.session);
             if let Some(room) = room {
-                let reserved = if self.agreement.owed.is_some() { SHAPE_LEN } else { 0 };
                 session.pack(number, room.saturating_sub(reserved), out, now);
             } else {
                 let room = self.max_content.saturating_sub(out.len() - content + KEY_UPDATE_LEN);

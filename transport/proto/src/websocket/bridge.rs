@@ -160,14 +160,29 @@ impl Bridge {
         let State::Talk(talk) = &mut self.state else { return };
         talk.incoming.push(payload);
         match talk.records(&self.config, &mut self.rng, now) {
-            Ok(()) => {
-                if matches!(talk.phase, Phase::Up) && talk.tunnel.is_inside() {
-                    self.limit = None;
-                }
-            }
+            Ok(()) => self.settle(),
             Err(None) => self.deaf(now),
             Err(Some(why)) => self.finish(why, now),
         }
+    }
+
+    /// Who carries a session is waited for no longer; one that another process may have is asked for there.
+    fn settle(&mut self) {
+        let State::Talk(talk) = &mut self.state else { return };
+        if matches!(talk.phase, Phase::Up) && talk.tunnel.carries() {
+            self.limit = None;
+        }
+        if talk.tunnel.link_wanted() {
+            self.events.push_back(Event::Elsewhere);
+        }
+    }
+
+    fn tunnel(&self) -> Option<&Tunnel> {
+        if let State::Talk(talk) = &self.state { Some(&talk.tunnel) } else { None }
+    }
+
+    fn tunnel_mut(&mut self) -> Option<&mut Tunnel> {
+        if let State::Talk(talk) = &mut self.state { Some(&mut talk.tunnel) } else { None }
     }
 
     fn talk(&mut self, nonce: &[u8; NONCE_LEN], now: Instant) -> Talk {
@@ -336,21 +351,43 @@ fn said(
 
 impl Carrier for Bridge {
     fn wants(&self, side: Side) -> bool {
-        side == Side::Peer && !self.peer_ended && self.close.is_none() && self.outbox.len() < MAX_WAITING
+        let open = !self.peer_ended && self.close.is_none() && self.outbox.len() < MAX_WAITING;
+        match side {
+            Side::Peer => open && !self.tunnel().is_some_and(Tunnel::is_clogged),
+            Side::Link => self.tunnel().is_some_and(Tunnel::link_wants),
+            Side::Decoy => false,
+        }
     }
 
-    fn space(&mut self, _side: Side) -> &mut [u8] {
+    fn space(&mut self, side: Side) -> &mut [u8] {
+        if side == Side::Link {
+            return self.tunnel_mut().map_or(&mut [], Tunnel::link_space);
+        }
         self.inbox.space()
     }
 
-    fn filled(&mut self, _side: Side, n: usize, now: Instant) {
-        self.inbox.filled(n);
+    fn filled(&mut self, side: Side, n: usize, now: Instant) {
         self.shrink_at = Some(now + SHRINK_AFTER);
-        self.messages(now);
+        if side == Side::Link {
+            if let Some(tunnel) = self.tunnel_mut() {
+                tunnel.link_filled(n);
+            }
+            self.settle();
+        } else {
+            self.inbox.filled(n);
+            self.messages(now);
+        }
         self.send(now);
     }
 
-    fn ended(&mut self, _side: Side, how: Close, now: Instant) {
+    fn ended(&mut self, side: Side, how: Close, now: Instant) {
+        if side == Side::Link {
+            if let Some(tunnel) = self.tunnel_mut() {
+                tunnel.link_ended();
+            }
+            self.settle();
+            return self.send(now);
+        }
         self.peer_ended = true;
         self.end(if how == Close::Reset { Ended::Reset } else { Ended::PeerClosed }, now);
         self.state = State::Done;
@@ -358,16 +395,29 @@ impl Carrier for Bridge {
     }
 
     fn pending(&self, side: Side) -> &[u8] {
-        if side == Side::Decoy { &[] } else { self.outbox.pending() }
+        match side {
+            Side::Peer => self.outbox.pending(),
+            Side::Link => self.tunnel().map_or(&[], Tunnel::link_pending),
+            Side::Decoy => &[],
+        }
     }
 
-    fn wrote(&mut self, _side: Side, n: usize, now: Instant) {
-        self.outbox.wrote(n);
+    fn wrote(&mut self, side: Side, n: usize, now: Instant) {
         self.shrink_at = Some(now + SHRINK_AFTER);
+        if side == Side::Link {
+            if let Some(tunnel) = self.tunnel_mut() {
+                tunnel.link_wrote(n);
+            }
+            return;
+        }
+        self.outbox.wrote(n);
         self.send(now);
     }
 
     fn shutdown(&mut self, side: Side) -> Option<Close> {
+        if side == Side::Link {
+            return self.tunnel_mut().map_or(Some(Close::Fin), Tunnel::link_shutdown);
+        }
         let due = self.close.filter(|_| side == Side::Peer && !self.closed)?;
         if due == Close::Fin && !self.outbox.is_empty() {
             return None;
@@ -397,6 +447,7 @@ impl Carrier for Bridge {
         if let State::Talk(talk) = &mut self.state {
             talk.tunnel.on_timer(now);
         }
+        self.settle();
         self.send(now);
         if self.shrink_at.is_some_and(|at| at <= now) {
             self.shrink_at = None;
@@ -427,6 +478,14 @@ impl Carrier for Bridge {
     }
 
     fn judge(&mut self, _allowed: bool) {}
+
+    fn linked(&mut self, there: bool, now: Instant) {
+        if let Some(tunnel) = self.tunnel_mut() {
+            tunnel.linked(there, now);
+        }
+        self.settle();
+        self.send(now);
+    }
 
     fn close(&mut self, now: Instant) {
         self.finish(Ended::Closed, now);

@@ -9,10 +9,11 @@ use qnet_wire::url::WebsocketUrl;
 
 use super::{Accept, Bridge, BridgeConfig, Channel, Client, Start, Verdict};
 use crate::Ended;
-use crate::carrier::{Carrier as _, Close, Event, Side};
+use crate::carrier::{Carrier, Close, Event, Side};
 use crate::chrome::CHROME_156;
+use crate::elsewhere::Holder;
 use crate::mux::{Read, Role, StreamId};
-use crate::session::{Mode, Profile, Session, SharedSession, SharedSessions, lock};
+use crate::session::{Mode, Profile, Session, SharedSession, SharedSessions, lock, lock_sessions};
 use crate::shape::MAX_HOLD;
 
 #[allow(clippy::disallowed_methods, reason = "a starting point; the tests step time themselves")]
@@ -263,6 +264,89 @@ fn a_bridge_that_knows_the_session_no_more_says_so() {
     again.quietly();
     assert_eq!(lock(&ours).ended(), Some(Ended::Forgotten));
     assert!(again.was(Way::Up, &Event::Ended(Ended::Forgotten)) && again.bridge.session().is_none());
+}
+
+/// What one process says gets to the other; whether there was anything.
+fn pass(from: &mut impl Carrier, to: &mut impl Carrier, now: Instant) -> bool {
+    let mut moved = false;
+    while to.wants(Side::Link) && !from.pending(Side::Link).is_empty() {
+        let count = from.pending(Side::Link).len().min(999);
+        to.space(Side::Link)[..count].copy_from_slice(&from.pending(Side::Link)[..count]);
+        to.filled(Side::Link, count, now);
+        from.wrote(Side::Link, count, now);
+        moved = true;
+    }
+    moved
+}
+
+/// Lets all that two processes have to say to each other get there.
+fn between(pair: &mut Pair, holder: &mut Holder) {
+    loop {
+        pair.quietly();
+        let up = pass(&mut pair.bridge, holder, pair.now);
+        holder.flush(pair.now);
+        let down = pass(holder, &mut pair.bridge, pair.now);
+        if !up && !down {
+            return;
+        }
+    }
+}
+
+/// A session whose process has a successor, to which its client has come.
+fn succeeded(client_key: IdentityKey) -> (SharedSession, SharedSession, Pair, Holder) {
+    let (now, old, new) = (start(), config(), config());
+    let ours = session(now);
+    let mut pair = Pair::new(&old, &ours, 1, now);
+    pair.quietly();
+    let theirs = bridges(&pair);
+    let now = pair.cut();
+    lock_sessions(&new.sessions).set_elsewhere(true);
+    let mut pair = Pair::with(&new, &ours, client_key, &identity(), 2, now);
+    pair.quietly();
+    assert!(pair.was(Way::Down, &Event::Elsewhere) && !pair.was(Way::Down, &Event::Up));
+    pair.heard.clear();
+    pair.bridge.linked(true, pair.now);
+    (ours, theirs, pair, Holder::new(Arc::clone(&old.sessions), now))
+}
+
+#[test]
+fn a_session_of_another_process_goes_on() {
+    let (ours, theirs, mut pair, mut holder) = succeeded(IdentityKey::from_bytes([7; 32]));
+    between(&mut pair, &mut holder);
+    let id = lock(&ours).streams().open().unwrap();
+    let sent = noise(150_000);
+    let (mut written, mut got, mut there) = (0, Vec::new(), None);
+    while got.len() < sent.len() {
+        written += write(&ours, id, &sent[written..]);
+        between(&mut pair, &mut holder);
+        there = there.or_else(|| lock(&theirs).streams().accept());
+        got.extend(read(&theirs, there.unwrap()));
+    }
+    assert!(got == sent);
+    let (mut written, mut got) = (0, Vec::new());
+    while got.len() < sent.len() {
+        written += write(&theirs, there.unwrap(), &sent[written..]);
+        between(&mut pair, &mut holder);
+        got.extend(read(&ours, id));
+    }
+    assert!(got == sent);
+    // The carrier is one among the session's: it goes, and the session stays.
+    pair.bridge.ended(Side::Peer, Close::Reset, pair.now);
+    assert_eq!(pair.bridge.shutdown(Side::Link), Some(Close::Fin));
+    holder.ended(Side::Link, Close::Fin, pair.now);
+    assert!(holder.finished() && lock(&theirs).is_detached().is_some() && lock(&theirs).ended().is_none());
+}
+
+#[test]
+fn a_session_of_another_process_is_no_strangers_either() {
+    let (ours, theirs, mut pair, mut holder) = succeeded(IdentityKey::from_bytes([8; 32]));
+    between(&mut pair, &mut holder);
+    assert!(lock(&theirs).is_detached().is_some());
+    // The next one is to be asked, and there is none.
+    assert!(pair.was(Way::Down, &Event::Elsewhere));
+    pair.bridge.linked(false, pair.now);
+    pair.quietly();
+    assert_eq!(lock(&ours).ended(), Some(Ended::Forgotten));
 }
 
 #[test]
