@@ -41,11 +41,11 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// A bridge before `decoy`, or behind a web server, which serves nobody yet.
+    /// A bridge before its decoy, which may be the built-in site, or behind a web server. It serves nobody yet.
     pub(crate) fn prepare(
         listening: Listening,
         plan: &Plan,
-        decoy: SocketAddr,
+        (decoy, site): (SocketAddr, Option<&Site>),
         invited: Option<&InvitedList>,
     ) -> Result<Self> {
         let first = match &plan.decoy {
@@ -68,11 +68,15 @@ impl Listeners {
                 Listener::prepare(listening, config)
             }
         };
-        Ok(Self { first, websockets: None })
+        let mut listeners = Self { first, websockets: None };
+        if let (Some(site), Some(url)) = (site, plan.decoy.url()) {
+            listeners.take_from(site, url, plan)?;
+        }
+        Ok(listeners)
     }
 
     /// Takes the websockets that the built-in site hands on.
-    pub(crate) fn take_from(&mut self, site: &Site, url: &WebsocketUrl, plan: &Plan) -> Result<()> {
+    fn take_from(&mut self, site: &Site, url: &WebsocketUrl, plan: &Plan) -> Result<()> {
         let listening = Listening::bind((Ipv4Addr::LOCALHOST, 0).into());
         let listening = listening.context("no port on loopback for the site's websockets")?;
         let config = websocket(plan, url, self.first.sessions())?;

@@ -102,10 +102,8 @@ async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<(
     let invited = read_invited(&plan)?;
     let listening = listeners::listen(&plan, &mut inherited)?;
     let mut sockets = vec![listening.share()?];
-    let mut listeners = Listeners::prepare(listening, &plan, decoy.address, invited.as_ref())?;
-    if let (Some((site, _)), Some(url)) = (&decoy.own, plan.decoy.url()) {
-        listeners.take_from(site, url, &plan)?;
-    }
+    let site = decoy.own.as_ref().map(|(site, _)| site);
+    let mut listeners = Listeners::prepare(listening, &plan, (decoy.address, site), invited.as_ref())?;
     let certified = decoy.certified();
     if !inherited.takes_over() || !certified {
         listeners.open();

@@ -329,7 +329,7 @@ impl Settings {
             return file;
         }
         let own = if self.site.is_some() {
-            file.clone()
+            file
         } else {
             Self {
                 site: None,
