@@ -12,7 +12,7 @@ use clap::Args;
 use qnet_transport::{
     Stream, admission,
     bridge::client_network,
-    client::{Dialer, DialerConfig, Tunnel},
+    client::{DialError, Dialer, DialerConfig, Tunnel, WebsocketError},
     connect::Connect,
     decoy::{self, Ending, Place, Resolver, is_local},
     identity,
@@ -21,8 +21,10 @@ use qnet_transport::{
 use qnet_wire::{
     bridge_line::{BridgeLine, Cover},
     error::chain,
+    key::BridgeKey,
     name::ServerName,
     target::{ANSWER, Answer, Request, Target},
+    url::WebsocketUrl,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -33,7 +35,7 @@ use tokio::{
 use crate::{
     exit::{Destination, policy::special},
     findings::Findings,
-    settings::{Decoy, Plan, Settings},
+    settings::{Decoy, Front, Plan, Settings},
 };
 
 /// How long one step may take.
@@ -124,6 +126,18 @@ async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
         "key",
         format!("{} is whole, and nobody else may read it", plan.state.join(identity::FILE).display()),
     );
+    if let Decoy::Front(front) = &plan.decoy {
+        behind_front(plan, front, key, roots, findings).await;
+    } else {
+        before_site(plan, key, roots, idle, findings).await;
+    }
+    if let Destination::Upstream(upstream) = &plan.destination {
+        behind(upstream, findings).await;
+    }
+}
+
+/// Checks this machine's bridge before a web site, from loopback.
+async fn before_site(plan: &Plan, key: BridgeKey, roots: &Roots, idle: bool, findings: &mut Findings) {
     let opens = invited(plan, findings);
     let mut address = plan.listen;
     if address.ip().is_unspecified() {
@@ -131,24 +145,86 @@ async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
             if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);
     }
-    let line = BridgeLine {
-        address,
-        fingerprint: None,
-        key,
-        cover: Cover::Mirror(plan.names.clone()),
-        profile: None,
-        invitation: None,
-    };
-    if plan.balancers.is_empty() {
-        check(&Subject { line, end: End::Unknown, idle, own: true, opens }, roots, findings).await;
-    } else {
-        let words = "not tried: the balancers in proxy-protocol alone may connect; check with the line, as in `qnet-bridge check LINE`";
-        findings.warn("port", words);
+    if !plan.balancers.is_empty() {
+        return findings.warn("port", BALANCERS_ALONE);
     }
-    if let Destination::Upstream(upstream) = &plan.destination {
-        behind(upstream, findings).await;
+    let line = |cover| BridgeLine { address, fingerprint: None, key, cover, profile: None, invitation: None };
+    let mirror = line(Cover::Mirror(plan.names.clone()));
+    check(&Subject { line: mirror, end: End::Unknown, idle, own: true, opens }, roots, findings).await;
+    if let Some(url) = plan.decoy.url().filter(|_| findings.good()) {
+        let line = line(Cover::Websocket(url.clone()));
+        tunnel(&Subject { line, end: End::Unknown, idle, own: true, opens }, roots, findings).await;
     }
 }
+
+const BALANCERS_ALONE: &str = "not tried: the balancers in proxy-protocol alone may connect; check with the line, as in `qnet-bridge check LINE`";
+
+/// Checks this machine's bridge behind a web server: its own end first, then the whole way, from where the site's name leads.
+async fn behind_front(plan: &Plan, front: &Front, key: BridgeKey, roots: &Roots, findings: &mut Findings) {
+    if !plan.balancers.is_empty() {
+        findings.warn("port", BALANCERS_ALONE);
+    } else if !port(plan.listen, findings).await || !opens(plan.listen, &front.url, findings).await {
+        return;
+    }
+    match crate::run::reach(front.origin).await {
+        Ok(()) => findings.ok("origin", format!("the site without TLS answers at {}", front.origin)),
+        Err(error) => findings.warn(
+            "origin",
+            format!(
+                "nothing answers at {} ({error}): who asks for the secret path and is no client gets no answer, which no site does",
+                front.origin
+            ),
+        ),
+    }
+    let host = front.url.host();
+    let looked_up = timeout(LIMIT, tokio::net::lookup_host((format!("{host}."), 443))).await;
+    let found = looked_up.unwrap_or_else(|late| Err(late.into())).map(|mut found| found.next());
+    let Ok(Some(address)) = found else {
+        let words = format!(
+            "not tried: {host} leads nowhere from here; check with the line, as in `qnet-bridge check LINE`"
+        );
+        return findings.warn("site", words);
+    };
+    let cover = Cover::Websocket(front.url.clone());
+    let line = BridgeLine { address, fingerprint: None, key, cover, profile: None, invitation: None };
+    check(&Subject { line, end: End::Unknown, idle: false, own: true, opens: true }, roots, findings).await;
+}
+
+/// Whether the bridge itself opens a websocket, asked as the web server in front asks it.
+async fn opens(address: SocketAddr, url: &WebsocketUrl, findings: &mut Findings) -> bool {
+    let asked = async {
+        let mut tcp = TcpStream::connect(address).await?;
+        // Any key of 16 bytes in base64 will do (RFC 6455, section 4.1).
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+            url.path(),
+            url.host()
+        );
+        tcp.write_all(request.as_bytes()).await?;
+        let mut status = [0; STATUS];
+        tcp.read_exact(&mut status).await?;
+        Ok(status)
+    };
+    let outcome: std::io::Result<_> = timeout(LIMIT, asked).await.unwrap_or_else(|late| Err(late.into()));
+    match outcome {
+        Ok(status) if status.ends_with(b" 101") => {
+            findings.ok("path", format!("{address} opens websockets at the secret path"));
+            return true;
+        }
+        Ok(_) => {
+            let words = format!(
+                "{address} opens no websocket at the path of url: does another program listen there, or was the bridge not started anew?"
+            );
+            findings.fail("path", words);
+        }
+        Err(error) => findings.fail("path", format!("{address} gives no answer ({error})")),
+    }
+    false
+}
+
+/// Bytes of an answer up to its status: `HTTP/1.1 101`.
+const STATUS: usize = 12;
 
 /// Whether the bridge lets in whoever has its line; where not, says how many are invited.
 fn invited(plan: &Plan, findings: &mut Findings) -> bool {
@@ -205,12 +281,20 @@ pub(crate) async fn check(subject: &Subject, roots: &Roots, findings: &mut Findi
         let words = "not tried: the bridge is by invitation; check it with an invited client's line, as in `qnet-bridge check LINE`";
         return findings.warn("knock", words);
     }
+    tunnel(subject, roots, findings).await;
+}
+
+/// Plays a user's visit.
+async fn tunnel(subject: &Subject, roots: &Roots, findings: &mut Findings) {
     let dialer = Dialer::new(DialerConfig::new(roots.clone()));
     let begun = Instant::now();
-    let tunnel = match dialer.dial(line).await {
+    let tunnel = match dialer.dial(&subject.line).await {
         Ok(tunnel) => tunnel,
-        Err(error) => return findings.fail("knock", chain(&error)),
+        Err(error) => return findings.fail(step(&subject.line.cover, &error), chain(&error)),
     };
+    if matches!(subject.line.cover, Cover::Websocket(_)) {
+        findings.ok("websocket", "the site answers, and its secret path opens a websocket");
+    }
     findings.ok("knock", format!("the bridge proved itself after {} ms", begun.elapsed().as_millis()));
     match timeout(LIMIT, tunnel.established()).await {
         Ok(Ok(())) => findings.ok("tunnel", format!("open after {} ms", begun.elapsed().as_millis())),
@@ -218,6 +302,18 @@ pub(crate) async fn check(subject: &Subject, roots: &Roots, findings: &mut Findi
         Err(_) => return findings.fail("tunnel", "the bridge proved itself and then said nothing more"),
     }
     far_end(&tunnel, &subject.end, findings).await;
+}
+
+/// Where a dial failed.
+fn step(cover: &Cover, error: &DialError) -> &'static str {
+    match (cover, error) {
+        (Cover::Mirror(_), _) => "knock",
+        (Cover::Websocket(_), DialError::Handshake(_) | DialError::Websocket(WebsocketError::Load(_))) => {
+            "site"
+        }
+        (Cover::Websocket(_), DialError::Websocket(_)) => "websocket",
+        (Cover::Websocket(_), _) => "knock",
+    }
 }
 
 async fn port(address: SocketAddr, findings: &mut Findings) -> bool {

@@ -105,9 +105,7 @@ impl Invite {
         let path = self.list.path(&settings.clone().unwrap_or_default())?;
         let fingerprints = Fingerprints::read(&self.tor_data)?;
         let mut lines = match settings {
-            Some(settings) => {
-                vec![line::plain(&settings.plan()?, fingerprints.as_ref(), self.address)?]
-            }
+            Some(settings) => line::plain(&settings.plan()?, fingerprints.as_ref(), self.address)?,
             None => line::tors(&self.tor_data, fingerprints.as_ref(), self.address).with_context(|| {
                 format!("there is no {}, so tor's lines were looked for", self.list.config.display())
             })?,

@@ -5,6 +5,7 @@
 //! | [`exit`] | where streams go where no tor stands behind the bridge: exit policy, limits, TCP and UDP |
 //! | [`settings`] | the TOML file and the flags of the same names |
 //! | `run` | a bridge without tor |
+//! | `listeners` | where it listens: before a site, behind a web server, or both |
 //! | `serve` | what it does from then on: streams, signals, the end |
 //! | `handover` | its sockets, from one process to the next |
 //! | `systemd` | what a service manager is told |
@@ -29,6 +30,7 @@ mod handover;
 mod init;
 mod invite;
 mod line;
+mod listeners;
 mod metrics;
 mod run;
 mod serve;

@@ -13,7 +13,7 @@ use qnet_wire::bridge_line::{BridgeLine, Cover, MAX_LEN, TRANSPORT};
 
 use crate::{
     exit::Destination,
-    settings::{DEFAULT_CONFIG, Plan, Settings},
+    settings::{DEFAULT_CONFIG, Decoy, Plan, Settings},
 };
 
 /// tor's data folder on Debian.
@@ -44,7 +44,7 @@ impl Line {
         let fingerprints = Fingerprints::read(&self.tor_data)?;
         let lines = if self.config.exists() {
             let plan = Settings::read(&self.config)?.plan()?;
-            vec![own(&plan, fingerprints.as_ref(), self.address)?]
+            own(&plan, fingerprints.as_ref(), self.address)?
         } else {
             tors(&self.tor_data, fingerprints.as_ref(), self.address).with_context(|| {
                 format!("there is no {}, so tor's lines were looked for", self.config.display())
@@ -92,12 +92,12 @@ impl Fingerprints {
     }
 }
 
-/// The line of a bridge that `run` runs, for whoever may have it.
+/// The lines of a bridge that `run` runs, for whoever may have them: one, or two where its own site takes websockets as well.
 pub(crate) fn own(
     plan: &Plan,
     fingerprints: Option<&Fingerprints>,
     address: Option<SocketAddr>,
-) -> Result<BridgeLine> {
+) -> Result<Vec<BridgeLine>> {
     ensure!(
         plan.invited.is_none(),
         "this bridge is by invitation, so each client has a line of its own: `qnet-bridge invite NAME` makes one"
@@ -110,33 +110,51 @@ pub(crate) fn plain(
     plan: &Plan,
     fingerprints: Option<&Fingerprints>,
     address: Option<SocketAddr>,
-) -> Result<BridgeLine> {
+) -> Result<Vec<BridgeLine>> {
+    let behind = matches!(plan.decoy, Decoy::Front(_));
+    ensure!(
+        address.is_some() || !behind,
+        "the bridge stands behind a web server: give that one's public address, or the CDN's, and its port, as in --address 192.0.2.7:443"
+    );
+    let address = address.unwrap_or(plan.listen);
+    ensure!(
+        !address.ip().is_unspecified() && address.port() != 0,
+        "the bridge listens on {address}, which is no address to connect to: give the public one, as in --address 192.0.2.7:443"
+    );
+    let lines = lines(plan, fingerprints, address)?;
+    ensure!(
+        lines.iter().all(|line| line.to_string().len() <= MAX_LEN),
+        "the line would be longer than {MAX_LEN} bytes: give {}",
+        if behind { "a shorter url" } else { "fewer or shorter sni names" }
+    );
+    Ok(lines)
+}
+
+/// The lines with this address, whether it is one to connect to or not.
+pub(crate) fn lines(
+    plan: &Plan,
+    fingerprints: Option<&Fingerprints>,
+    address: SocketAddr,
+) -> Result<Vec<BridgeLine>> {
     let Some(key) = identity::load(&plan.state)? else {
         bail!(
             "there is no key in {} yet; `qnet-bridge init` or the bridge's first run makes it",
             plan.state.display()
         );
     };
-    let address = address.unwrap_or(plan.listen);
-    ensure!(
-        !address.ip().is_unspecified() && address.port() != 0,
-        "the bridge listens on {address}, which is no address to connect to: give the public one, as in --address 192.0.2.7:443"
-    );
     let tor = matches!(plan.destination, Destination::Upstream(_));
     let fingerprint = fingerprints.filter(|_| tor).map(|both| both.real.clone());
-    let line = BridgeLine {
+    let mirror = (!plan.names.is_empty()).then(|| Cover::Mirror(plan.names.clone()));
+    let websocket = plan.decoy.url().map(|url| Cover::Websocket(url.clone()));
+    let line = |cover| BridgeLine {
         address,
-        fingerprint,
+        fingerprint: fingerprint.clone(),
         key: key.public(),
-        cover: Cover::Mirror(plan.names.clone()),
+        cover,
         profile: None,
         invitation: None,
     };
-    ensure!(
-        line.to_string().len() <= MAX_LEN,
-        "the line would be longer than {MAX_LEN} bytes: give fewer or shorter sni names"
-    );
-    Ok(line)
+    Ok(mirror.into_iter().chain(websocket).map(line).collect())
 }
 
 /// The lines of bridges that tor starts itself, from its file `bridgelines`.

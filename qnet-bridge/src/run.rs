@@ -1,6 +1,7 @@
 //! `qnet-bridge run`: a bridge without tor.
 
 use std::{
+    io,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -11,24 +12,21 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use qnet_transport::{
-    admission::{self, Admission, Follower},
-    bridge::{BridgeConfig, Listener, Sessions},
-    connect::Connect,
-    decoy, identity,
-    listening::Listening,
+    admission::{self, Follower},
+    bridge::{Listener, Sessions},
+    decoy,
     tls::Roots,
 };
-use qnet_wire::{
-    bridge_line::{BridgeLine, Cover},
-    invitation::InvitedList,
-};
-use tokio::{sync::watch, task::JoinSet};
+use qnet_wire::invitation::InvitedList;
+use tokio::{net::TcpStream, sync::watch, task::JoinSet, time::timeout};
 use zeroize::Zeroizing;
 
 use crate::{
     acme::Acme,
     exit::Exit,
     handover::{self, Inherited, Program},
+    line,
+    listeners::{self, Listeners},
     metrics::Metrics,
     serve::{Service, Signals},
     settings::{self, Certificate, Plan, Settings},
@@ -40,6 +38,8 @@ use crate::{
 
 /// How long the process stays for its last words, once it has nothing left to do.
 const GOODBYE: Duration = Duration::from_millis(50);
+/// How long a web server of this machine may take to accept.
+const REACH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Accept clients and connect out for them, without tor
 #[derive(Args, Debug)]
@@ -100,15 +100,17 @@ async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<(
     let mut signals = Signals::watch()?;
     let decoy = Decoy::start(&plan).await?;
     let invited = read_invited(&plan)?;
-    let listening = listen(&plan, &mut inherited)?;
+    let listening = listeners::listen(&plan, &mut inherited)?;
     let mut sockets = vec![listening.share()?];
     let sessions = Sessions::default();
     // Before a client of an older process can come.
     let asked: Vec<_> = (0..inherited.predecessors()).map(|_| sessions.look_elsewhere()).collect();
-    let mut listener = bind(listening, &plan, decoy.address, invited.as_ref(), sessions)?;
+    let site = decoy.own.as_ref().map(|(site, _)| site);
+    let place = (decoy.address, site);
+    let mut listeners = Listeners::prepare(listening, &plan, place, invited.as_ref(), &sessions)?;
     let certified = decoy.certified();
     if !inherited.takes_over() || !certified {
-        listener.open();
+        listeners.open();
     }
     if !certified {
         // The authority comes through the bridge's own port, so the certificate is got when that is open here and nowhere else.
@@ -118,14 +120,15 @@ async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<(
             () = signals.end.recv() => return Ok(()),
         }
     }
-    announce(&listener, &plan).await?;
-    tokio::spawn(watch_decoy(listener.trouble()));
-    let guests = follow_invited(&listener, &plan, invited);
+    announce(&listeners.first, &plan).await?;
+    tokio::spawn(watch_decoy(listeners.first.trouble(), matches!(plan.decoy, settings::Decoy::Front(_))));
+    let guests = follow_invited(&listeners.first, &plan, invited);
     let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone()));
-    let mut tell_numbers = |at| Metrics::start(at, inherited.take(at), listener.counter(), Arc::clone(&exit));
+    let mut tell_numbers =
+        |at| Metrics::start(at, inherited.take(at), listeners.counter(), Arc::clone(&exit));
     let (metrics, socket) = plan.metrics.map(&mut tell_numbers).transpose()?.unzip();
     sockets.extend(socket);
-    listener.open();
+    listeners.open();
     inherited.ready();
     let older = inherited.older();
     handover::reach(&older, asked)?;
@@ -137,7 +140,7 @@ async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<(
         }
     };
     let service = Service {
-        listener,
+        listeners,
         exit,
         plan,
         invocation,
@@ -168,7 +171,8 @@ impl Decoy {
             settings::Decoy::Server { place, third_party } => {
                 Ok(Self { address: place.resolve(*third_party).await?, own: None, acme: None })
             }
-            settings::Decoy::Site { folder, certificate } => {
+            settings::Decoy::Front(front) => Ok(Self { address: front.origin, own: None, acme: None }),
+            settings::Decoy::Site { folder, certificate, .. } => {
                 let tls = Arc::new(Tls::default());
                 let acme = match certificate {
                     Certificate::Files { chain, key } => {
@@ -253,43 +257,18 @@ fn follow_invited(listener: &Listener, plan: &Plan, list: Option<InvitedList>) -
     Some(guests)
 }
 
-/// The socket at which the bridge listens, inherited where it can be.
-fn listen(plan: &Plan, inherited: &mut Inherited) -> Result<Listening> {
-    let listening = match inherited.take_own(plan.listen)? {
-        Some(socket) => Listening::inherited(socket),
-        None => Listening::bind(plan.listen),
-    };
-    let listening =
-        listening.with_context(|| format!("cannot listen on {}; {}", plan.listen, LISTEN_ADVICE))?;
-    Ok(listening.behind(&plan.balancers))
-}
-
-/// A bridge before its decoy, which serves nobody yet.
-fn bind(
-    listening: Listening,
-    plan: &Plan,
-    decoy: SocketAddr,
-    invited: Option<&InvitedList>,
-    sessions: Sessions,
-) -> Result<Listener> {
-    let config = BridgeConfig {
-        listen: plan.listen,
-        identity: identity::load_or_create(&plan.state)?,
-        decoy,
-        names: plan.names.clone(),
-        admission: invited.map_or(Admission::Open, admission::admission),
-        connect: Connect::default(),
-        profile: qnet_transport::Profile::default(),
-        sessions,
-    };
-    Ok(Listener::prepare(listening, config))
-}
-
 /// Examines the decoy and says how users reach the bridge.
 async fn announce(listener: &Listener, plan: &Plan) -> Result<()> {
     let roots = Roots::load().context("the certificates to check sites by")?;
     if let Some(examiner) = listener.examiner() {
         decoy::watch(examiner, roots, |_| ()).await.map_err(|why| anyhow!(why))?;
+    }
+    let mut whose = "this machine's";
+    if let settings::Decoy::Front(front) = &plan.decoy {
+        whose = "the web server's";
+        if let Err(error) = reach(front.origin).await {
+            tracing::warn!("{}: nothing answers at origin {} ({error})", NO_SITE, front.origin);
+        }
     }
     let address = listener.local_addr();
     if plan.invited.is_some() {
@@ -298,27 +277,27 @@ async fn announce(listener: &Listener, plan: &Plan) -> Result<()> {
         );
         return Ok(());
     }
-    let key = identity::load(&plan.state)?.context("the key is gone")?.public();
-    let line = BridgeLine {
-        address,
-        fingerprint: None,
-        key,
-        cover: Cover::Mirror(plan.names.clone()),
-        profile: None,
-        invitation: None,
-    };
-    tracing::info!("listening; the line for users, with this machine's public address in it: {line}");
+    for line in line::lines(plan, None, address)? {
+        tracing::info!("listening; the line for users, with {whose} public address in it: {line}");
+    }
     Ok(())
 }
 
-const LISTEN_ADVICE: &str = "is another program listening there? Ports under 1024 need the capability \
-                             cap_net_bind_service, which the service that `qnet-bridge init` writes has";
+/// Whether a web server of this machine accepts connections.
+pub(crate) async fn reach(origin: SocketAddr) -> io::Result<()> {
+    let connected = timeout(REACH_LIMIT, TcpStream::connect(origin)).await;
+    connected.unwrap_or_else(|late| Err(late.into())).map(drop)
+}
 
-/// Tells the operator when the web site stops answering, and when it does again.
-async fn watch_decoy(mut trouble: watch::Receiver<Option<String>>) {
+/// What visitors meet where a bridge behind a web server does not reach its origin.
+const NO_SITE: &str = "who asks for the secret path and is no client gets no answer";
+
+/// Tells the operator when the web site, or the origin of the one in front, stops answering, and when it does again.
+async fn watch_decoy(mut trouble: watch::Receiver<Option<String>>, front: bool) {
+    let lost = if front { NO_SITE } else { "neither visitors nor clients can be served" };
     while trouble.changed().await.is_ok() {
         match trouble.borrow_and_update().as_deref() {
-            Some(why) => tracing::warn!("neither visitors nor clients can be served: {why}"),
+            Some(why) => tracing::warn!("{lost}: {why}"),
             None => tracing::info!("the web site behind this bridge answers again"),
         }
     }

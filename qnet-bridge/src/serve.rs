@@ -3,7 +3,7 @@
 use std::{net::TcpListener, os::unix::net::UnixStream, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use qnet_transport::bridge::{Incoming, Listener};
+use qnet_transport::bridge::Incoming;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -14,6 +14,7 @@ use tokio::{
 use crate::{
     exit::Exit,
     handover::{self, Program, Successor},
+    listeners::Listeners,
     metrics::Metrics,
     run::Run,
     settings::Plan,
@@ -22,7 +23,7 @@ use crate::{
 
 /// A bridge that listens.
 pub(crate) struct Service<'a, F> {
-    pub(crate) listener: Listener,
+    pub(crate) listeners: Listeners,
     pub(crate) exit: Arc<Exit>,
     pub(crate) plan: Plan,
     pub(crate) invocation: &'a Run,
@@ -53,13 +54,13 @@ impl<F: Fn(&Plan)> Service<'_, F> {
         // Held by every stream.
         let (alive, gone) = mpsc::channel::<()>(1);
         let stop = self.serve(&alive).await;
-        self.listener.stop_listening();
+        self.listeners.stop_listening();
         self.sockets.clear();
         let mut held = JoinSet::new();
         if let Stop::Succeeded(Successor { pid, channel }) = stop {
             self.alone = (None, JoinSet::new());
             systemd::main_process(pid);
-            let holding = self.listener.holding();
+            let holding = self.listeners.first.holding();
             held.spawn(async move {
                 while let Some(link) = handover::taken(&channel).await {
                     let holding = holding.clone();
@@ -86,7 +87,7 @@ impl<F: Fn(&Plan)> Service<'_, F> {
         let mut successors = JoinSet::new();
         loop {
             tokio::select! {
-                incoming = self.listener.accept() => match incoming {
+                incoming = self.listeners.accept() => match incoming {
                     Some(incoming) => self.take(incoming, alive),
                     None => return Stop::Told,
                 },
@@ -124,13 +125,13 @@ impl<F: Fn(&Plan)> Service<'_, F> {
             "process {pid} takes the connections from now on; those that are here may go on for {} s",
             self.plan.upgrade_drain.as_secs()
         );
-        let counter = self.listener.counter();
+        let counter = self.listeners.counter();
         let drained = counter.drained();
         let limit = sleep(self.plan.upgrade_drain);
         tokio::pin!(drained, limit);
         loop {
             tokio::select! {
-                Some(incoming) = self.listener.accept() => self.take(incoming, alive),
+                Some(incoming) = self.listeners.accept() => self.take(incoming, alive),
                 _ = self.signals.hangup.recv() => self.read_again(),
                 _ = self.signals.upgrade.recv() => tracing::info!("process {pid} has taken over already"),
                 () = &mut drained => return true,
@@ -149,7 +150,7 @@ impl<F: Fn(&Plan)> Service<'_, F> {
         );
         tokio::select! {
             // New streams are dropped, so that their clients turn to another bridge.
-            () = async { while let Some(incoming) = self.listener.accept().await { drop(incoming) } } => {}
+            () = async { while let Some(incoming) = self.listeners.accept().await { drop(incoming) } } => {}
             _ = gone.recv() => {}
             () = self.signals.end.recv() => {}
             () = sleep(self.plan.drain) => {}
@@ -177,7 +178,7 @@ impl<F: Fn(&Plan)> Service<'_, F> {
             tracing::info!("the settings were read again");
         } else {
             tracing::warn!(
-                "the settings were read again, but listen, proxy-protocol, state, invited, metrics and which site answers strangers stay \
+                "the settings were read again, but listen, proxy-protocol, state, url, invited, metrics and which site answers strangers stay \
                  until a restart"
             );
         }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU32,
     path::PathBuf,
     str::FromStr,
@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use qnet_transport::decoy::Place;
-use qnet_wire::name::ServerName;
+use qnet_transport::decoy::{Place, is_local, is_usable};
+use qnet_wire::{name::ServerName, url::WebsocketUrl};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::acme;
@@ -24,6 +24,8 @@ pub const DEFAULT_STATE: &str = "/var/lib/qnet-bridge";
 pub const DEFAULT_INVITED: &str = "/var/lib/qnet-bridge/invited";
 /// Where the settings are unless the operator says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/qnet-bridge/bridge.toml";
+/// Where a bridge behind a web server listens unless the operator says otherwise.
+pub const BEHIND_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8_081);
 /// How long streams may go on when the bridge is told to end.
 const DEFAULT_DRAIN: u64 = 30;
 /// How long connections may go on in a process whose successor runs: visits to the decoy and most downloads are over by then.
@@ -35,7 +37,7 @@ const MAX_DRAIN: u64 = 86_400;
 #[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
-    /// Where to listen [default: 0.0.0.0:443]
+    /// Where to listen [default: 0.0.0.0:443; behind a web server 127.0.0.1:8081]
     #[arg(long, value_name = "ADDRESS:PORT")]
     #[serde(default, deserialize_with = "text")]
     pub listen: Option<SocketAddr>,
@@ -91,6 +93,20 @@ pub struct Settings {
     /// With --site: the authority's directory [default: Let's Encrypt's]
     #[arg(long, value_name = "URL")]
     pub acme_directory: Option<String>,
+
+    /// Where clients open websockets: a secret path of the web server's site that this bridge stands behind, or of the site with --site
+    #[arg(long, value_name = "https://NAME/PATH", conflicts_with_all = ["decoy", "sni", "third_party_decoy", "invited"])]
+    #[serde(default, deserialize_with = "text")]
+    pub url: Option<WebsocketUrl>,
+
+    /// With --url behind a web server: its site without TLS, on this machine, for whoever asks for the path and is no client
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "url", conflicts_with = "site")]
+    #[serde(default, deserialize_with = "text")]
+    pub origin: Option<SocketAddr>,
+
+    /// With --origin: the web server says in X-Forwarded-For whose a websocket is, for the limits of one client
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
+    pub forwarded_for: Option<bool>,
 
     /// Serve the clients of this list alone, whom `qnet-bridge invite` adds [default: whoever has the bridge's line]
     #[arg(long, value_name = "FILE")]
@@ -178,7 +194,34 @@ pub enum Decoy {
         folder: PathBuf,
         /// Where its certificate comes from.
         certificate: Certificate,
+        /// Where it takes websockets for the bridge, too.
+        url: Option<WebsocketUrl>,
     },
+    /// A web server in front of the bridge, which hands it the websockets of one path.
+    Front(Front),
+}
+
+/// A web server that a bridge stands behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Front {
+    /// Where clients open websockets.
+    pub url: WebsocketUrl,
+    /// Its site without TLS.
+    pub origin: SocketAddr,
+    /// Whether it says in `X-Forwarded-For` whose a websocket is.
+    pub forwarded: bool,
+}
+
+impl Decoy {
+    /// Where clients open websockets, if they do.
+    #[must_use]
+    pub fn url(&self) -> Option<&WebsocketUrl> {
+        match self {
+            Self::Server { .. } => None,
+            Self::Site { url, .. } => url.as_ref(),
+            Self::Front(front) => Some(&front.url),
+        }
+    }
 }
 
 /// Where the built-in site's certificate comes from.
@@ -206,7 +249,7 @@ pub struct Plan {
     pub state: PathBuf,
     /// The decoy.
     pub decoy: Decoy,
-    /// Its names, at least one.
+    /// Its names: at least one, but none behind a web server.
     pub names: Vec<ServerName>,
     /// The list of those who alone may use the bridge; `None`: whoever has its line.
     pub invited: Option<PathBuf>,
@@ -239,13 +282,7 @@ impl Settings {
         let list = |own: Vec<_>, other| if own.is_empty() { other } else { own };
         // A destination on the command line replaces the file's as a whole: the two kinds do not go together.
         let directed = !self.exit_policy.is_empty() || self.allow_special.is_some() || self.udp.is_some();
-        let file = match (&self.site, &self.decoy) {
-            (Some(_), _) => Self { decoy: None, sni: Vec::new(), third_party_decoy: None, ..file },
-            (None, Some(_)) => {
-                Self { site: None, domain: None, certificate: None, certificate_key: None, ..file }
-            }
-            (None, None) => file,
-        };
+        let file = self.instead_of(file);
         let file = match (&self.upstream, directed) {
             (Some(_), _) => Self { exit_policy: Vec::new(), allow_special: None, udp: None, ..file },
             (None, true) => Self { upstream: None, ..file },
@@ -269,6 +306,9 @@ impl Settings {
             acme_terms_agreed: self.acme_terms_agreed.or(file.acme_terms_agreed),
             acme_contact: self.acme_contact.or(file.acme_contact),
             acme_directory: self.acme_directory.or(file.acme_directory),
+            url: self.url.or(file.url),
+            origin: self.origin.or(file.origin),
+            forwarded_for: self.forwarded_for.or(file.forwarded_for),
             invited: self.invited.or(file.invited),
             exit_policy: list(self.exit_policy, file.exit_policy),
             allow_special: self.allow_special.or(file.allow_special),
@@ -282,6 +322,37 @@ impl Settings {
             metrics: self.metrics.or(file.metrics),
             drain: self.drain.or(file.drain),
             upgrade_drain: self.upgrade_drain.or(file.upgrade_drain),
+        }
+    }
+
+    /// The file without what answers strangers there, where these settings say something else of that.
+    fn instead_of(&self, file: Self) -> Self {
+        if self.site.is_none() && self.decoy.is_none() && self.origin.is_none() {
+            return file;
+        }
+        let own = if self.site.is_some() {
+            file
+        } else {
+            Self {
+                site: None,
+                domain: None,
+                certificate: None,
+                certificate_key: None,
+                acme_terms_agreed: None,
+                acme_contact: None,
+                acme_directory: None,
+                ..file
+            }
+        };
+        let before = if self.decoy.is_some() {
+            own
+        } else {
+            Self { decoy: None, sni: Vec::new(), third_party_decoy: None, ..own }
+        };
+        match (&self.origin, &self.site) {
+            (Some(_), _) => before,
+            (None, Some(_)) => Self { origin: None, forwarded_for: None, ..before },
+            (None, None) => Self { url: None, origin: None, forwarded_for: None, ..before },
         }
     }
 
@@ -301,7 +372,7 @@ impl Settings {
         }
         let (decoy, names) = self.decoy()?;
         Ok(Plan {
-            listen: self.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 443))),
+            listen: self.listen(&decoy)?,
             balancers: self.proxy_protocol.clone(),
             state: self.state(),
             decoy,
@@ -315,7 +386,29 @@ impl Settings {
         })
     }
 
+    fn listen(&self, decoy: &Decoy) -> Result<SocketAddr> {
+        let usual = match decoy {
+            Decoy::Front(_) => BEHIND_LISTEN,
+            Decoy::Server { .. } | Decoy::Site { .. } => SocketAddr::from(([0, 0, 0, 0], 443)),
+        };
+        let listen = self.listen.unwrap_or(usual);
+        if matches!(decoy, Decoy::Front(_)) && !listen.ip().is_loopback() {
+            bail!(
+                "listen is {listen}: a bridge behind a web server, which ends TLS, listens on loopback alone, as in listen = \"{BEHIND_LISTEN}\""
+            );
+        }
+        Ok(listen)
+    }
+
     fn decoy(&self) -> Result<(Decoy, Vec<ServerName>)> {
+        if self.origin.is_none() && self.forwarded_for.is_some() {
+            bail!("forwarded-for is for a bridge behind a web server, with url and origin");
+        }
+        if self.url.is_some() && self.invited.is_some() {
+            bail!(
+                "url lets in whoever knows its path, so invited would do nothing beside it: remove one or the other"
+            );
+        }
         if self.site.is_some() || self.domain.is_some() {
             return self.own_site();
         }
@@ -327,6 +420,9 @@ impl Settings {
                 "certificate, certificate-key and what begins with acme are for a bridge with site and domain: a web server \
                  has its own"
             );
+        }
+        if self.url.is_some() || self.origin.is_some() {
+            return Ok((Decoy::Front(self.front()?), Vec::new()));
         }
         let Some(place) = self.decoy.clone() else {
             bail!(
@@ -346,6 +442,27 @@ impl Settings {
         Ok((Decoy::Server { place, third_party: self.third_party_decoy.unwrap_or(false) }, names))
     }
 
+    fn front(&self) -> Result<Front> {
+        let (Some(url), Some(origin)) = (self.url.clone(), self.origin) else {
+            bail!(
+                "url and origin belong together: url = \"https://www.example.com/a7Ge93kd\", a path of your web server's site that \
+                 nobody guesses, and origin = \"127.0.0.1:8080\", the same site without TLS (or let the bridge serve one: site and domain)"
+            )
+        };
+        if self.decoy.is_some() || !self.sni.is_empty() || self.third_party_decoy.is_some() {
+            bail!(
+                "decoy, sni and third-party-decoy are for a bridge before a web site, url and origin for one behind it: remove one or the other"
+            );
+        }
+        if !is_usable(origin) || !is_local(origin.ip()) {
+            bail!(
+                "origin is {origin}, which is not this machine's: what visitors say would cross the network in the clear; give a \
+                 web server of this machine, as in origin = \"127.0.0.1:8080\""
+            );
+        }
+        Ok(Front { url, origin, forwarded: self.forwarded_for.unwrap_or(false) })
+    }
+
     fn own_site(&self) -> Result<(Decoy, Vec<ServerName>)> {
         let (Some(folder), Some(domain)) = (self.site.clone(), self.domain.clone()) else {
             bail!(
@@ -355,6 +472,14 @@ impl Settings {
         if self.decoy.is_some() || !self.sni.is_empty() || self.third_party_decoy.is_some() {
             bail!(
                 "site is served by the bridge, so decoy, sni and third-party-decoy would do nothing beside it: remove one or the other"
+            );
+        }
+        if let Some(url) = self.url.as_ref().filter(|url| *url.host() != domain) {
+            bail!("url is at {}, and the site's domain is {domain}: make them the same", url.host());
+        }
+        if self.origin.is_some() {
+            bail!(
+                "site is served by the bridge, so origin would do nothing beside it: remove one or the other"
             );
         }
         let certificate = match (self.certificate.clone(), self.certificate_key.clone()) {
@@ -367,7 +492,7 @@ impl Settings {
             (None, None) => Certificate::Acme(self.acme(&domain)?),
             _ => bail!("certificate and certificate-key belong together"),
         };
-        Ok((Decoy::Site { folder, certificate }, vec![domain]))
+        Ok((Decoy::Site { folder, certificate, url: self.url.clone() }, vec![domain]))
     }
 
     fn acme(&self, domain: &ServerName) -> Result<acme::Settings> {

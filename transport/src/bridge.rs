@@ -1,10 +1,13 @@
 //! The bridge's side: listen, join every client to the decoy, and hand out the streams of those that knock.
 
+mod examiner;
+mod whose;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::unix::net::UnixStream,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -28,18 +31,19 @@ use crate::{
     admission::{Admission, Doorkeeper},
     budget::Budget,
     connect::{Connect, Hop},
-    decoy::{self, Examined, Idle, Lifetime, Pace, Refusal, Resolver},
+    decoy::Resolver,
     driver::{Driver, Host, now},
     elsewhere::{self, Link},
     listening::{Balancers, Listening},
     seed::seed,
     session::Shared,
     stream::Stream,
-    tls::Roots,
     websocket::{self, Caller},
 };
 
 pub use crate::sessions::Sessions;
+pub use examiner::Examiner;
+pub use whose::Whose;
 
 /// Tokens that knocked and are remembered (docs/protocol.md, section 4).
 const REMEMBERED: usize = 65_536;
@@ -49,8 +53,6 @@ const BACKLOG: usize = 256;
 const MAX_CONNECTIONS: u32 = 60_000;
 /// How long the decoy may take to accept. It is on this machine or near it.
 const DECOY_CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// What is taken for the decoy's idle limit before it is measured: less than any server's default.
-const UNKNOWN_IDLE: Duration = Duration::from_secs(3);
 /// How long to wait after accept failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is looked whether nothing is left.
@@ -86,8 +88,12 @@ pub struct WebsocketBridgeConfig {
     pub identity: IdentityKey,
     /// The websocket's address, as clients have it.
     pub url: WebsocketUrl,
-    /// The site's plain HTTP origin, which gets what is not a client's.
-    pub site: SocketAddr,
+    /// The site's plain HTTP origin, which gets what is not a client's; `None`: such connections are cut off, for a server in front
+    /// that then answers for itself.
+    pub site: Option<SocketAddr>,
+    /// Clients are those that the server in front names in `X-Forwarded-For`, and not the server itself. To be set only where it
+    /// adds that field, which clients could fill in as they like otherwise.
+    pub forwarded: bool,
     /// From which address the site is reached; never through a proxy.
     pub connect: Connect,
     /// How sessions behave.
@@ -100,7 +106,7 @@ pub struct WebsocketBridgeConfig {
 pub struct Incoming {
     /// The stream.
     pub stream: Stream,
-    /// The client's address. Not for logs.
+    /// The client's address; port 0 where a web server in front told it. Not for logs.
     pub client: SocketAddr,
 }
 
@@ -125,7 +131,7 @@ pub struct Counts {
 /// What a bridge's carriers look like, and who stands behind it for everybody else.
 enum Cover {
     Mirror { core: Arc<Core>, decoy: SocketAddr },
-    Websocket { core: Arc<protocol::BridgeConfig>, site: SocketAddr },
+    Websocket { core: Arc<protocol::BridgeConfig>, site: Option<SocketAddr>, forwarded: bool },
 }
 
 struct Common {
@@ -134,6 +140,7 @@ struct Common {
     budget: Mutex<Budget>,
     counts: Mutex<Counts>,
     balancers: Balancers,
+    whose: Whose,
     /// Why the decoy was not reached, if it was not when last asked.
     trouble: watch::Sender<Option<String>>,
     incoming: mpsc::Sender<Incoming>,
@@ -186,17 +193,22 @@ impl Listener {
     ///
     /// The address cannot be listened on.
     pub fn bind_websocket(config: WebsocketBridgeConfig) -> io::Result<Self> {
+        let mut listener = Self::prepare_websocket(Listening::bind(config.listen)?, config);
+        listener.open();
+        Ok(listener)
+    }
+
+    /// The same at a socket of one's own, as by [`Self::prepare`].
+    #[must_use]
+    pub fn prepare_websocket(listening: Listening, config: WebsocketBridgeConfig) -> Self {
         let core = protocol::BridgeConfig {
             identity: config.identity,
             url: config.url,
             sessions: Arc::clone(&config.sessions.known),
             profile: config.profile,
         };
-        let cover = Cover::Websocket { core: Arc::new(core), site: config.site };
-        let listening = Listening::bind(config.listen)?;
-        let mut listener = Self::behind(listening, cover, config.connect, config.sessions);
-        listener.open();
-        Ok(listener)
+        let cover = Cover::Websocket { core: Arc::new(core), site: config.site, forwarded: config.forwarded };
+        Self::behind(listening, cover, config.connect, config.sessions)
     }
 
     fn behind(listening: Listening, cover: Cover, connect: Connect, sessions: Sessions) -> Self {
@@ -209,6 +221,7 @@ impl Listener {
             budget: Mutex::new(Budget::new(now())),
             counts: Mutex::default(),
             balancers,
+            whose: Whose::default(),
             trouble: watch::Sender::new(None),
             incoming: sender,
             slots: Arc::new(Semaphore::new(MAX_CONNECTIONS as usize)),
@@ -271,6 +284,18 @@ impl Listener {
             }
             Cover::Websocket { .. } => None,
         }
+    }
+
+    /// Its sessions, for another listener of the same bridge.
+    #[must_use]
+    pub fn sessions(&self) -> Sessions {
+        self.common.sessions.clone()
+    }
+
+    /// Tells a decoy that is this very program whose the connections are that come to it.
+    #[must_use]
+    pub fn whose(&self) -> Whose {
+        self.common.whose.clone()
     }
 
     /// Why the decoy was not reached, in words for the operator, or `None` where it was: the outcome of the last
@@ -355,67 +380,6 @@ impl Counter {
     }
 }
 
-/// Examines the site behind a bridge and tells the bridge's carriers what it measured.
-#[derive(Clone)]
-pub struct Examiner {
-    core: Arc<Core>,
-    decoy: SocketAddr,
-    resolver: Resolver,
-}
-
-impl Examiner {
-    /// Asks `resolver` instead of the system's name servers for the names' HTTPS records.
-    #[must_use]
-    pub fn asking(self, resolver: Resolver) -> Self {
-        Self { resolver, ..self }
-    }
-
-    /// Examines the decoy under each of the bridge's names, and tells the carriers what was measured. To be called before
-    /// the bridge is announced; takes a second or two for each name.
-    ///
-    /// # Errors
-    ///
-    /// The site cannot be the decoy. Nothing is changed then, and it may be examined again.
-    pub async fn examine(&self, roots: &Roots) -> Result<Examined, Refusal> {
-        let examined = decoy::examine_all(self.decoy, &self.core.names, roots, &self.resolver).await?;
-        let mut facts = self.facts();
-        let DecoyFacts { idle_limit, lifetime, .. } = *facts;
-        *facts = DecoyFacts { idle_limit, lifetime, ..DecoyFacts::from(&examined.facts) };
-        drop(facts);
-        Ok(examined)
-    }
-
-    /// Measures in the background how long the decoy keeps an idle connection, up to ten minutes, and tells the carriers. An
-    /// error that the task gives with [`DecoyError::Unasked`](decoy::DecoyError::Unasked) means that the site should not be
-    /// the decoy after all; others, that it could not be measured.
-    pub fn measure_idle(&self, roots: &Roots) -> JoinHandle<Result<Idle, Refusal>> {
-        let (examiner, roots) = (self.clone(), roots.clone());
-        tokio::spawn(async move {
-            let idle = decoy::measure_idle_all(examiner.decoy, &examiner.core.names, &roots).await?;
-            examiner.facts().idle_limit = Some(idle.limit);
-            Ok(idle)
-        })
-    }
-
-    /// Measures in the background how long the decoy keeps a connection in use, and tells the carriers where it ends one; takes
-    /// more than an hour for each name where it does not. To be called after [`Examiner::measure_idle`] is done.
-    pub fn measure_lifetime(&self, roots: &Roots) -> JoinHandle<Result<Lifetime, Refusal>> {
-        let (examiner, roots) = (self.clone(), roots.clone());
-        tokio::spawn(async move {
-            let facts = examiner.facts().clone();
-            let pace = Pace { idle: facts.idle_limit.unwrap_or(UNKNOWN_IDLE), requests: facts.max_requests };
-            let all = decoy::measure_lifetime_all(examiner.decoy, &examiner.core.names, &roots, pace);
-            let lifetime = all.await?;
-            examiner.facts().lifetime = lifetime.ended.then_some(lifetime.lasted);
-            Ok(lifetime)
-        })
-    }
-
-    fn facts(&self) -> RwLockWriteGuard<'_, DecoyFacts> {
-        self.core.facts.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Drop for Listener {
     fn drop(&mut self) {
         self.stop_listening();
@@ -482,10 +446,7 @@ async fn carry(mut tcp: TcpStream, peer: SocketAddr, common: Arc<Common>) {
             let (core, decoy) = (Arc::clone(core), *decoy);
             mirror(tcp, client, common, core, decoy).await;
         }
-        Cover::Websocket { core, site } => {
-            let (core, site) = (Arc::clone(core), *site);
-            answer(tcp, client, common, core, site).await;
-        }
+        Cover::Websocket { .. } => answer(tcp, client, common).await,
     }
 }
 
@@ -500,30 +461,32 @@ async fn mirror(tcp: TcpStream, client: SocketAddr, common: Arc<Common>, core: A
         abort(&tcp);
         return;
     };
+    let _known = common.whose.enter(&decoy, client);
     let host = BridgeHost::new(common, client);
     Driver::new(Box::new(Bridge::new(core, seed)), tcp, Some(decoy), host).run().await;
 }
 
 /// Takes a client's websocket; hands everything else on to the site.
-async fn answer(
-    mut tcp: TcpStream,
-    client: SocketAddr,
-    common: Arc<Common>,
-    core: Arc<protocol::BridgeConfig>,
-    site: SocketAddr,
-) {
+async fn answer(mut tcp: TcpStream, peer: SocketAddr, common: Arc<Common>) {
+    let Cover::Websocket { core, site, forwarded } = &common.cover else { return };
+    let (core, site, forwarded) = (Arc::clone(core), *site, *forwarded);
     let (Ok(seed), Ok(())) = (seed(), tcp.set_nodelay(true)) else { return abort(&tcp) };
     match websocket::receive(&mut tcp, core.url.path()).await {
-        Ok(Caller::Client { answer, rest }) => {
+        Ok(Caller::Client { answer, rest, address }) => {
             let core = protocol::Bridge::new(core, &answer, &rest, seed, now());
+            let address = address.filter(|_| forwarded);
+            let client = address.map_or(peer, |address| SocketAddr::new(address, 0));
             let host = BridgeHost::new(common, client);
             Driver::new(Box::new(core), tcp, None, host).run().await;
         }
-        Ok(Caller::Visitor(head)) => match common.reach(site).await {
-            // Either end may break off as it likes.
-            Some(site) => drop(websocket::join(tcp, site, &head).await),
-            None => abort(&tcp),
-        },
+        Ok(Caller::Visitor(head)) => {
+            let Some(site) = site else { return abort(&tcp) };
+            match common.reach(site).await {
+                // Either end may break off as it likes.
+                Some(site) => drop(websocket::join(tcp, site, &head).await),
+                None => abort(&tcp),
+            }
+        }
         Err(_) => {}
     }
 }

@@ -18,7 +18,7 @@ use qnet_proto::{
     session::{Mode, Need, Profile, Session, SharedSession},
     shape::{Counters, Shape},
     token::{self, Token},
-    websocket::{self as protocol, WebsocketError},
+    websocket as protocol,
 };
 use qnet_wire::{
     bridge_line::{BridgeLine, Cover},
@@ -36,6 +36,8 @@ use tokio::{
     sync::{oneshot, watch},
     time::{Instant, sleep, timeout_at},
 };
+
+pub use qnet_proto::websocket::WebsocketError;
 
 use crate::{
     connect::{Connect, ConnectError},

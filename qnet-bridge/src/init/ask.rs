@@ -16,15 +16,17 @@ const TRIES: u32 = 5;
 
 /// The same with nothing missing.
 pub(super) fn missing(init: Init) -> Result<Init> {
-    let decoy = init.decoy.is_some() || init.site.is_some();
+    let decoy = init.decoy.is_some() || init.site.is_some() || init.websocket;
+    let origin = init.origin.is_some() || !init.behind_server();
     let named = !init.sni.is_empty() || init.site.is_some() || matches!(init.decoy, Some(Place::Name(..)));
-    if init.address.is_some() && decoy && init.behind.is_some() && named {
+    if init.address.is_some() && decoy && origin && init.behind.is_some() && named {
         return Ok(init);
     }
     if !io::stdin().is_terminal() {
         let flags = [
             ("--address ADDRESS:PORT", init.address.is_none()),
             ("--decoy HOST:PORT", !decoy),
+            ("--origin ADDRESS:PORT", !origin),
             ("--sni NAME", !named),
             ("--behind tor|web", init.behind.is_none()),
         ];
@@ -41,10 +43,14 @@ fn all(mut init: Init, from: &mut impl BufRead, to: &mut impl Write) -> Result<I
             "Where will users connect to? This machine's public address and a port, such as 192.0.2.7:443";
         init.address = Some(ask.value(question, str::parse)?);
     }
-    if init.decoy.is_none() && init.site.is_none() {
+    if init.decoy.is_none() && init.site.is_none() && !init.websocket {
         let question =
             "Where does your web site listen, whose visitors the bridge will take in? Such as 127.0.0.1:8443";
         init.decoy = Some(ask.value(question, str::parse)?);
+    }
+    if init.origin.is_none() && init.behind_server() {
+        let question = "Where does your web server have the site without TLS, for this machine alone? Such as 127.0.0.1:8080";
+        init.origin = Some(ask.value(question, str::parse)?);
     }
     if init.sni.is_empty() && init.site.is_none() && !matches!(init.decoy, Some(Place::Name(..))) {
         let question = "Under which name, as in its certificate? Several are separated by spaces";
@@ -125,6 +131,11 @@ mod tests {
         assert_eq!(init.decoy, Some("127.0.0.1:8443".parse().unwrap()));
         assert_eq!((init.sni.len(), init.behind), (2, Some(Behind::Tor)));
         assert!(said.contains("localhost is not HOST:PORT") && said.contains("it is tor or web"), "{said}");
+        let (init, said) =
+            asked(&["--websocket"], "192.0.2.7:443\n127.0.0.1\n127.0.0.1:8080\na.example\nweb\n");
+        let init = init.unwrap();
+        assert_eq!((init.origin, init.sni.len()), (Some("127.0.0.1:8080".parse().unwrap()), 1));
+        assert!(said.contains("without TLS") && !said.contains("will take in"), "{said}");
         let flags = ["--address", "192.0.2.7:443", "--decoy", "www.example.com:8443"];
         let (init, said) = asked(&flags, "web\n");
         assert_eq!(init.unwrap().behind, Some(Behind::Web));

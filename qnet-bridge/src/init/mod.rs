@@ -1,15 +1,17 @@
 //! `qnet-bridge init`: from a fresh server to a bridge that only has to be switched on.
 //!
 //! 1. What is missing among the flags is asked for, on a terminal.
-//! 2. The site is examined: one that cannot be a decoy is refused before anything is written.
+//! 2. The site is examined: one that cannot be a decoy is refused before anything is written. Behind a web server its origin must answer.
 //! 3. The key is made, if there is none; settings, service and, with tor, its configuration are written. A file that is there and
 //!    says something else is left alone, unless `--replace` says otherwise; then the old one is kept beside.
+//!    For websockets a secret path is made, once, and for nginx what hands it on.
 //! 4. What to run next is printed, and the line for users.
 //!
 //! The bridge is a service of its own that may listen on ports under 1024 and do little else. tor, where there is one, stands
 //! behind it with its ORPort on loopback: it starts no program, so its own service and AppArmor profile stay as they are.
 
 mod ask;
+mod websocket;
 
 use std::{
     fmt::Write as _,
@@ -31,7 +33,8 @@ use crate::{
     files::{self, File, Written},
     invite,
     line::{self, Fingerprints, TOR_DATA},
-    settings::{DEFAULT_CONFIG, DEFAULT_INVITED, DEFAULT_STATE, Decoy, Plan, Settings},
+    run,
+    settings::{BEHIND_LISTEN, DEFAULT_CONFIG, DEFAULT_INVITED, DEFAULT_STATE, Decoy, Front, Plan, Settings},
 };
 
 /// Where tor's ORPort is, for the bridge alone.
@@ -67,6 +70,13 @@ pub(crate) struct Init {
     /// With --site: get its certificate from Let's Encrypt, and agree to the terms at <https://letsencrypt.org/repository/>
     #[arg(long, requires = "site")]
     acme_terms_agreed: bool,
+    /// Let clients open websockets at a secret path of the site, which is made here. With --site: there, too. Otherwise this machine's
+    /// web server or a CDN stands in front of the bridge, --address is theirs, and --sni the site's name
+    #[arg(long, conflicts_with_all = ["decoy", "third_party_decoy"])]
+    websocket: bool,
+    /// With --websocket behind a web server: its site without TLS, on this machine, such as 127.0.0.1:8080
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "websocket", conflicts_with = "site")]
+    origin: Option<SocketAddr>,
     /// What is behind the bridge
     #[arg(long, value_enum)]
     behind: Option<Behind>,
@@ -124,8 +134,13 @@ impl Init {
     pub(crate) async fn start(self) -> Result<bool> {
         let init = ask::missing(self)?;
         let decided = init.decide()?;
-        if let (Decoy::Server { place, third_party }, false) = (&decided.plan.decoy, init.unchecked) {
-            examine(place, *third_party, &decided.plan.names).await?;
+        match &decided.plan.decoy {
+            _ if init.unchecked => {}
+            Decoy::Server { place, third_party } => {
+                examine(place, *third_party, &decided.plan.names).await?;
+            }
+            Decoy::Front(front) => reach(front).await?,
+            Decoy::Site { .. } => {}
         }
         let text = init.write(&decided)?;
         crate::say(&text)?;
@@ -142,7 +157,12 @@ impl Init {
         );
         // On all addresses of the same family: the public one may be the router's.
         let any = if address.is_ipv4() { "0.0.0.0" } else { "[::]" };
-        let config = self.config(&format!("{any}:{}", address.port()), behind);
+        let listen = if self.behind_server() {
+            BEHIND_LISTEN.to_string()
+        } else {
+            format!("{any}:{}", address.port())
+        };
+        let config = self.config(&listen, behind)?;
         let settings: Settings = toml::from_str(&config).context("the settings that were made")?;
         let state = self.below(DEFAULT_STATE);
         let plan = Plan { state, ..settings.plan()? };
@@ -154,7 +174,33 @@ impl Init {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    fn config(&self, listen: &str, behind: Behind) -> String {
+    /// A web server stands in front of the bridge.
+    fn behind_server(&self) -> bool {
+        self.websocket && self.site.is_none()
+    }
+
+    /// The settings for websockets.
+    fn websockets(&self) -> Result<String> {
+        if !self.websocket {
+            return Ok(String::new());
+        }
+        let host = match (&self.domain, self.sni.as_slice()) {
+            (Some(domain), _) => domain,
+            (None, [name]) => name,
+            (None, _) => {
+                bail!("--websocket needs one --sni: the name of the site at which clients open websockets")
+            }
+        };
+        let url = websocket::url(&self.below(DEFAULT_CONFIG), host)?;
+        let mut text = format!("# Whoever knows the path is let in.\nurl = \"{url}\"\n");
+        if let Some(origin) = &self.origin {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "origin = \"{origin}\"\nforwarded-for = true");
+        }
+        Ok(text)
+    }
+
+    fn config(&self, listen: &str, behind: Behind) -> Result<String> {
         let names: Vec<String> = self.sni.iter().map(|name| format!("\"{name}\"")).collect();
         let mut text = format!(
             "# Settings of qnet-bridge, each also a flag of `qnet-bridge run`; see `qnet-bridge run --help`.\n\
@@ -174,7 +220,8 @@ impl Init {
                 self.acme_terms_agreed
             );
         }
-        if !names.is_empty() {
+        text.push_str(&self.websockets()?);
+        if !names.is_empty() && !self.websocket {
             let _ = writeln!(text, "sni = [{}]", names.join(", "));
         }
         if self.third_party_decoy {
@@ -201,7 +248,7 @@ impl Init {
                 let _ = writeln!(text, "exit-policy = [{own}\"{}\"]", crate::exit::policy::DEFAULT);
             }
         }
-        text
+        Ok(text)
     }
 
     /// Writes what is to be written and says what was done and what comes next.
@@ -210,6 +257,9 @@ impl Init {
             File { path: self.below(DEFAULT_CONFIG), text: decided.config.clone() },
             File { path: self.below(SERVICE), text: include_str!("qnet-bridge.service").to_owned() },
         ];
+        if let Decoy::Front(front) = &decided.plan.decoy {
+            files.push(File { path: self.below(websocket::FILE), text: websocket::nginx(&front.url) });
+        }
         if decided.behind == Behind::Tor {
             files.push(File { path: self.below(TORRC_PART), text: self.torrc() });
         }
@@ -256,7 +306,19 @@ impl Init {
             Behind::Tor => Fingerprints::read(&self.below(TOR_DATA))?,
             Behind::Web => None,
         };
-        let mut text = String::from("\nNow run:\n");
+        let mut text = String::new();
+        if let Decoy::Front(front) = &decided.plan.decoy {
+            let _ = write!(
+                text,
+                "\nWrite into the server block of {} in nginx (for other web servers see docs/operator.md):\n  include {};\n",
+                front.url.host(),
+                websocket::FILE
+            );
+        }
+        text.push_str("\nNow run:\n");
+        if self.behind_server() {
+            text.push_str("  nginx -t && systemctl reload nginx\n");
+        }
         if decided.behind == Behind::Tor {
             text.push_str("  systemctl restart tor@default\n");
         }
@@ -272,7 +334,7 @@ impl Init {
             );
             return Ok(text);
         }
-        let line = line::own(&decided.plan, fingerprints.as_ref(), Some(decided.address))?;
+        let lines = line::own(&decided.plan, fingerprints.as_ref(), Some(decided.address))?;
         if decided.behind == Behind::Tor && fingerprints.is_none() {
             let _ = write!(
                 text,
@@ -281,10 +343,24 @@ impl Init {
                 decided.address
             );
         } else {
-            let _ = write!(text, "\nThe line for users:\n\n{line}\n\n{}", line::code(&line)?);
+            text.push_str("\nThe line for users:\n\n");
+            for line in &lines {
+                let _ = write!(text, "{line}\n\n{}", line::code(line)?);
+            }
         }
         Ok(text)
     }
+}
+
+/// Refuses an origin at which nothing answers.
+async fn reach(front: &Front) -> Result<()> {
+    run::reach(front.origin).await.with_context(|| {
+        format!(
+            "nothing answers at --origin {}, where the web server has the site without TLS; nothing was written (--unchecked goes on all \
+             the same)",
+            front.origin
+        )
+    })
 }
 
 /// Refuses a site that cannot be a decoy.

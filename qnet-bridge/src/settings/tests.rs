@@ -52,6 +52,37 @@ fn little_is_needed() {
     assert_eq!(plan.limits, Limits::default());
 }
 
+const BEHIND: &str = "url = \"https://a.example/x7\"\norigin = \"127.0.0.1:8080\"\n";
+const SITE: &str = "site = \"/s\"\ndomain = \"a.example\"\nacme-terms-agreed = true\n";
+
+#[test]
+fn behind_a_web_server_and_beside_the_built_in_site() {
+    let plan = settings(BEHIND).plan().unwrap();
+    assert_eq!((plan.listen, plan.names.len()), (BEHIND_LISTEN, 0));
+    let url: WebsocketUrl = "https://a.example/x7".parse().unwrap();
+    let front = Front { url: url.clone(), origin: "127.0.0.1:8080".parse().unwrap(), forwarded: false };
+    assert_eq!(plan.decoy, Decoy::Front(front));
+    let forwarded = settings(&format!("{BEHIND}forwarded-for = true")).plan().unwrap();
+    assert!(matches!(forwarded.decoy, Decoy::Front(Front { forwarded: true, .. })));
+    let beside = settings(&format!("{SITE}url = \"https://a.example/x7\"")).plan().unwrap();
+    assert_eq!((beside.decoy.url(), beside.listen.port()), (Some(&url), 443));
+    assert_eq!(settings(SITE).plan().unwrap().decoy.url(), None);
+}
+
+#[test]
+fn a_flag_for_what_answers_strangers_replaces_what_the_file_says_of_it() {
+    let over = |flags: &str, file: &str| settings(flags).over(settings(file)).plan().unwrap().decoy;
+    let decoy = "decoy = \"a.example:1\"\n";
+    assert!(matches!(over(decoy, BEHIND), Decoy::Server { .. }));
+    assert!(matches!(over(decoy, SITE), Decoy::Server { .. }));
+    assert!(matches!(over(SITE, decoy), Decoy::Site { .. }));
+    assert!(matches!(over(SITE, BEHIND), Decoy::Site { url: Some(_), .. }));
+    assert!(matches!(over(BEHIND, decoy), Decoy::Front(_)));
+    assert!(
+        matches!(over("origin = \"127.0.0.1:81\"", BEHIND), Decoy::Front(front) if front.origin.port() == 81)
+    );
+}
+
 #[test]
 fn flags_go_before_the_file() {
     let flags = settings("drain = 1\nsni = [\"a.example\"]\nbandwidth = 7");
@@ -75,6 +106,8 @@ fn a_wrong_value_names_itself_its_place_and_what_was_expected() {
         ("max-streams = \"many\"", &["line 1", "max-streams", "invalid type", "many"]),
         ("max-streams = -1", &["line 1", "max-streams", "-1"]),
         ("proxy-protocol = [\"10.0.0.0/8\"]", &["line 1", "proxy-protocol", "`10.0.0.0/8`"]),
+        ("url = \"https://a.example/\"", &["line 1", "url", "needs a path"]),
+        ("origin = \"a.example:80\"", &["line 1", "origin", "`a.example:80`"]),
         ("udp = \"yes\"", &["line 1", "udp", "boolean"]),
         ("decoi = \"127.0.0.1:1\"", &["line 1", "decoi", "expected", "`decoy`"]),
         ("listen", &["line 1"]),
@@ -93,6 +126,21 @@ fn a_wrong_value_names_itself_its_place_and_what_was_expected() {
             "site = \"/s\"\ndomain = \"a.example\"\nacme-terms-agreed = true\nsni = [\"a.example\"]",
             "remove one or the other",
         ),
+        ("url = \"https://a.example/x7\"", "url and origin belong together"),
+        ("origin = \"127.0.0.1:8080\"", "url and origin belong together"),
+        (&format!("{BEHIND}{decoy}"), "for one behind it: remove one or the other"),
+        (&format!("{BEHIND}sni = [\"a.example\"]"), "for one behind it: remove one or the other"),
+        (&format!("{BEHIND}invited = \"/i\""), "invited would do nothing"),
+        (&format!("{BEHIND}listen = \"0.0.0.0:8081\""), "listen is 0.0.0.0:8081"),
+        (&format!("{BEHIND}acme-terms-agreed = true"), "a web server has its own"),
+        (
+            &BEHIND.replace("127.0.0.1:8080", "192.0.2.1:80"),
+            "origin is 192.0.2.1:80, which is not this machine's",
+        ),
+        (&BEHIND.replace("127.0.0.1:8080", "127.0.0.1:0"), "origin is 127.0.0.1:0"),
+        (&format!("{SITE}url = \"https://b.example/x7\""), "url is at b.example"),
+        (&format!("{SITE}origin = \"127.0.0.1:8080\""), "origin would do nothing"),
+        (&format!("{decoy}forwarded-for = true"), "forwarded-for is for a bridge behind"),
         (&format!("{decoy}metrics = \"0.0.0.0:9435\""), "metrics is 0.0.0.0:9435"),
         (&format!("{decoy}acme-terms-agreed = true"), "a web server has its own"),
         (

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `files` | the site, read whole into memory: what is not in the table does not exist |
 //! | `serve` | HTTP over the connections that the bridge passes on |
+//! | `websocket` | a secret path of it, where clients open websockets to the bridge |
 //! | `tls` | the certificate of the moment, and the one that answers a certificate authority's question |
 //!
 //! TLS is BoringSSL's, which is here already for the client's side (docs/decisions/0013). A stranger meets this TLS stack and this HTTP
@@ -12,12 +13,13 @@
 pub mod files;
 mod serve;
 pub mod tls;
+mod websocket;
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 use anyhow::Result;
@@ -25,16 +27,20 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use files::Files;
 use tls::Tls;
+pub use websocket::Websockets;
 
 /// A site that is served. Ends when dropped; its connections then end with their visitors.
 pub struct Site {
     address: SocketAddr,
     folder: PathBuf,
     files: Shared,
+    way: Way,
     task: JoinHandle<()>,
 }
 
 type Shared = Arc<RwLock<Arc<Files>>>;
+/// Where websockets go, once that is known.
+type Way = Arc<OnceLock<Websockets>>;
 
 impl Site {
     /// Reads the site and serves it on a free loopback port.
@@ -45,8 +51,14 @@ impl Site {
         let files: Shared = Arc::new(RwLock::new(Arc::new(Files::read(folder)?)));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let task = tokio::spawn(serve::serve(listener, tls, Arc::clone(&files)));
-        Ok(Self { address, folder: folder.to_owned(), files, task })
+        let way = Way::default();
+        let task = tokio::spawn(serve::serve(listener, tls, Arc::clone(&files), Arc::clone(&way)));
+        Ok(Self { address, folder: folder.to_owned(), files, way, task })
+    }
+
+    /// Hands websockets on from now on, if it did not already.
+    pub fn hand_on(&self, websockets: Websockets) {
+        self.way.get_or_init(|| websockets);
     }
 
     /// Where it listens.

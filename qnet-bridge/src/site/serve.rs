@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -27,7 +28,7 @@ use tokio::{
 };
 use tokio_boring::SslStreamBuilder;
 
-use super::{Shared, files::Found, now, passes, tls::Tls};
+use super::{Shared, Way, files::Found, now, passes, tls::Tls};
 
 /// Connections at once; as many as the bridge itself takes.
 const MAX_CONNECTIONS: usize = 60_000;
@@ -47,15 +48,15 @@ const MAX_STREAMS: u32 = 128;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves for ever.
-pub(super) async fn serve(listener: TcpListener, tls: Arc<Tls>, files: Shared) {
+pub(super) async fn serve(listener: TcpListener, tls: Arc<Tls>, files: Shared, way: Way) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((tcp, _)) => {
-                let (tls, files) = (Arc::clone(&tls), Arc::clone(&files));
+            Ok((tcp, peer)) => {
+                let (tls, site) = (Arc::clone(&tls), (Arc::clone(&files), Arc::clone(&way)));
                 tokio::spawn(async move {
-                    visitor(tcp, &tls, files).await;
+                    visitor(tcp, peer, &tls, site).await;
                     drop(slot);
                 });
             }
@@ -69,17 +70,23 @@ pub(super) async fn serve(listener: TcpListener, tls: Arc<Tls>, files: Shared) {
 }
 
 /// When a connection was last used: asked for something, or taken some of an answer.
-struct Use(Mutex<Instant>);
+pub(super) struct Use(Mutex<Instant>);
+
+impl Default for Use {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
 
 impl Use {
-    fn touch(&self) {
+    pub(super) fn touch(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Returns when it was not used for as long as a connection may idle.
-    async fn idle(&self) {
+    /// Returns when it was not used for so long.
+    pub(super) async fn idle(&self, limit: Duration) {
         loop {
-            let end = *self.0.lock().unwrap_or_else(PoisonError::into_inner) + IDLE_LIMIT;
+            let end = *self.0.lock().unwrap_or_else(PoisonError::into_inner) + limit;
             if end <= Instant::now() {
                 return;
             }
@@ -119,7 +126,7 @@ impl Body for Content {
     }
 }
 
-async fn visitor(tcp: TcpStream, tls: &Tls, files: Shared) {
+async fn visitor(tcp: TcpStream, peer: SocketAddr, tls: &Tls, (files, way): (Shared, Way)) {
     let Ok(ssl) = tls.accept() else { return };
     if tcp.set_nodelay(true).is_err() {
         return;
@@ -130,26 +137,36 @@ async fn visitor(tcp: TcpStream, tls: &Tls, files: Shared) {
         // The question was answered by the certificate.
         return;
     }
-    let using = Arc::new(Use(Mutex::new(Instant::now())));
+    let using = Arc::new(Use::default());
     let noted = Arc::clone(&using);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         noted.touch();
-        let response = without_body_for_head(&request, answer(&request, &files))
-            .map(|left| Content { left, using: Arc::clone(&noted) });
+        let (files, way, using) = (Arc::clone(&files), Arc::clone(&way), Arc::clone(&noted));
         async move {
-            drain(request.into_body()).await;
-            Ok::<_, Infallible>(response)
+            let opened = match way.get() {
+                Some(websockets) => websockets.open(&mut request, peer).await,
+                None => None,
+            };
+            let response = match opened {
+                Some(response) => response,
+                None => {
+                    let response = without_body_for_head(&request, answer(&request, &files));
+                    drain(request.into_body()).await;
+                    response
+                }
+            };
+            Ok::<_, Infallible>(response.map(|left| Content { left, using }))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
         // A visitor may break off as he likes.
         _ = connection.as_mut() => return,
-        () = using.idle() => connection.as_mut().graceful_shutdown(),
+        () = using.idle(IDLE_LIMIT) => connection.as_mut().graceful_shutdown(),
     }
     let _ = timeout(END_LIMIT, connection).await;
 }

@@ -1,6 +1,6 @@
 //! A connection from the web server in front: a client's websocket, or a visitor's request, which goes to the site.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use qnet_proto::websocket::{Accept, Verdict};
 use tokio::io::{self, AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,6 +20,8 @@ pub(crate) enum Caller {
         answer: Vec<u8>,
         /// What came behind the request.
         rest: Vec<u8>,
+        /// The client's address as a server in front says.
+        address: Option<IpAddr>,
     },
     /// Anybody else: what came so far.
     Visitor(Vec<u8>),
@@ -43,7 +45,9 @@ pub(crate) async fn receive(tcp: &mut TcpStream, path: &str) -> io::Result<Calle
         match verdict {
             Verdict::More => {}
             Verdict::Visitor(head) => return Ok(Caller::Visitor(head)),
-            Verdict::Opens { answer, rest } => return Ok(Caller::Client { answer, rest }),
+            Verdict::Opens { answer, rest } => {
+                return Ok(Caller::Client { answer, rest, address: accept.client() });
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The bridge's end, behind a web server or a CDN: a request that opens the websocket at the secret path is taken;
 //! whatever else comes is a visitor's and goes on to the site as it came.
 
+use std::net::IpAddr;
+
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -33,12 +35,21 @@ pub struct Accept {
     /// SHA-256 of the secret path, so that the comparison takes the same time whatever comes.
     path: [u8; 32],
     head: Vec<u8>,
+    client: Option<IpAddr>,
+}
+
+/// What opens a websocket.
+struct Opening {
+    /// Of the request's head.
+    length: usize,
+    key: Vec<u8>,
+    client: Option<IpAddr>,
 }
 
 impl Accept {
     /// Takes websockets at `path` (its query included) only.
     pub fn new(path: &str) -> Self {
-        Self { path: Sha256::digest(path).into(), head: Vec::new() }
+        Self { path: Sha256::digest(path).into(), head: Vec::new(), client: None }
     }
 
     /// Takes what came. After another verdict than [`Verdict::More`] it has no more to say.
@@ -47,12 +58,19 @@ impl Accept {
         match self.judge() {
             None => Verdict::More,
             Some(None) => self.give_up(),
-            Some(Some((length, key))) => {
+            Some(Some(Opening { length, key, client })) => {
                 let rest = self.head.split_off(length);
                 self.head.clear();
+                self.client = client;
                 Verdict::Opens { answer: answer(&key), rest }
             }
         }
+    }
+
+    /// After [`Verdict::Opens`]: the last address in `X-Forwarded-For`, which is the one that the server in front added, if it adds
+    /// one. From a server that does not, it is whatever the client says.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.client
     }
 
     /// The request takes too long: a visitor's.
@@ -60,8 +78,8 @@ impl Accept {
         Verdict::Visitor(std::mem::take(&mut self.head))
     }
 
-    /// None: it has not come whole. Some(None): a visitor's. Otherwise its length and the websocket's key.
-    fn judge(&self) -> Option<Option<(usize, Vec<u8>)>> {
+    /// None: it has not come whole. Some(None): a visitor's.
+    fn judge(&self) -> Option<Option<Opening>> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut fields);
         let length = match request.parse(self.head.get(..MAX_HEAD).unwrap_or(&self.head)) {
@@ -79,8 +97,15 @@ impl Accept {
             && upgrade::has_token(fields, "upgrade", "websocket")
             && upgrade::has_token(fields, "connection", "upgrade")
             && upgrade::values(fields, "sec-websocket-version").eq([b"13"]);
-        Some(key.filter(|_| here && opens).map(|key| (length, key.to_vec())))
+        let client = forwarded_for(upgrade::values(fields, "x-forwarded-for"));
+        Some(key.filter(|_| here && opens).map(|key| Opening { length, key: key.to_vec(), client }))
     }
+}
+
+/// Each server on the way adds the address that it sees, to the field that is there or as another one.
+fn forwarded_for<'a>(fields: impl Iterator<Item = &'a [u8]>) -> Option<IpAddr> {
+    let last = fields.last()?.rsplit(|byte| *byte == b',').next()?;
+    str::from_utf8(last).ok()?.trim().parse().ok()
 }
 
 fn answer(key: &[u8]) -> Vec<u8> {
@@ -154,6 +179,24 @@ mod tests {
             "{answer}"
         );
         assert_eq!(rest, b"rest");
+    }
+
+    #[test]
+    fn the_last_server_says_whose_it_is() {
+        for (fields, client) in [
+            ("", None),
+            ("X-Forwarded-For: 192.0.2.1\r\n", Some("192.0.2.1")),
+            ("x-forwarded-for: 10.0.0.1, 192.0.2.1\r\n", Some("192.0.2.1")),
+            ("X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For: 2001:db8::1\r\n", Some("2001:db8::1")),
+            ("X-Forwarded-For: 192.0.2.1,\r\n", None),
+            ("X-Forwarded-For: 192.0.2.1, unknown\r\n", None),
+            ("X-Forwarded-For: \u{e9}\r\n", None),
+        ] {
+            let mut accept = Accept::new("/secret?x=1");
+            let request = REQUEST.replace("Upgrade: websocket", &format!("{fields}Upgrade: websocket"));
+            assert!(matches!(accept.on_data(request.as_bytes()), Verdict::Opens { .. }), "{request}");
+            assert_eq!(accept.client(), client.map(|client| client.parse().unwrap()), "{request}");
+        }
     }
 
     #[test]
