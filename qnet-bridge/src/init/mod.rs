@@ -87,7 +87,7 @@ pub(crate) struct Init {
     #[arg(long, value_name = "WORDS", value_parser = contact)]
     contact: Option<String>,
     /// Let in invited clients alone, of whom each gets a line of its own by `qnet-bridge invite`
-    #[arg(long)]
+    #[arg(long, conflicts_with = "websocket")]
     by_invitation: bool,
     /// Write files although they are there and say something else; the old ones are kept beside as NAME.old
     #[arg(long)]
