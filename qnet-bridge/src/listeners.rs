@@ -94,8 +94,8 @@ impl Listeners {
     }
 
     /// Takes no more connections from outside; visitors who are there may still become clients.
-    pub(crate) fn stop_listening(&mut self) {
-        self.first.stop_listening();
+    pub(crate) async fn stop_listening(&mut self) {
+        self.first.stop_listening().await;
     }
 
     /// The next stream a client opened.

@@ -54,7 +54,7 @@ impl<F: Fn(&Plan)> Service<'_, F> {
         // Held by every stream.
         let (alive, gone) = mpsc::channel::<()>(1);
         let stop = self.serve(&alive).await;
-        self.listeners.stop_listening();
+        self.listeners.stop_listening().await;
         self.sockets.clear();
         let mut held = JoinSet::new();
         if let Stop::Succeeded(Successor { pid, channel }) = stop {

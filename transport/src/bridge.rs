@@ -244,11 +244,13 @@ impl Listener {
         self.local
     }
 
-    /// Takes no more connections; those that are there go on, and so does [`Self::accept`].
-    pub fn stop_listening(&mut self) {
+    /// Takes no more connections: the port is closed when this returns. Those that are there go on, and so does [`Self::accept`].
+    pub async fn stop_listening(&mut self) {
         self.closed = None;
         if let Some(task) = self.task.take() {
             task.abort();
+            // That it was aborted is all it says.
+            let _ = task.await;
         }
     }
 
@@ -382,7 +384,9 @@ impl Counter {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.stop_listening();
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
     }
 }
 
