@@ -1,7 +1,7 @@
 //! The predecessor's end: a carrier of its session whose connection is the one between the processes.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{ANSWER_LIMIT, Ask, Broken, MAX_WAITING, OVER, Word, put, put_streams, read, whole};
 use crate::Ended;
@@ -10,6 +10,9 @@ use crate::carrier::{Carrier, Close, Event, Side};
 use crate::frame::Frame;
 use crate::record::MAX_CONTENT;
 use crate::session::{CarrierNumber, CarrierState, SharedSession, SharedSessions, lock, lock_sessions};
+
+/// How long after the last byte buffers are given back.
+const SHRINK_AFTER: Duration = Duration::from_secs(1);
 
 enum State {
     /// Nothing was asked; until when that is waited for.
@@ -28,6 +31,7 @@ pub struct Holder {
     outbox: Outbox,
     events: VecDeque<Event>,
     told: Option<(u64, bool)>,
+    shrink_at: Option<Instant>,
     closed: bool,
 }
 
@@ -42,6 +46,7 @@ impl Holder {
             outbox: Outbox::default(),
             events: VecDeque::new(),
             told: None,
+            shrink_at: None,
             closed: false,
         }
     }
@@ -58,6 +63,9 @@ impl Holder {
             let word = read(inbox.data().get(..total).unwrap_or_default())?;
             self.word(&word, now)?;
             inbox.consume(total);
+        }
+        if matches!(self.state, State::Over) {
+            inbox.consume(usize::MAX);
         }
         Ok(())
     }
@@ -140,7 +148,8 @@ impl Holder {
 
 impl Carrier for Holder {
     fn wants(&self, side: Side) -> bool {
-        side == Side::Link && !matches!(self.state, State::Over)
+        // To the very end: that the other process is gone is heard by reading.
+        side == Side::Link && !self.closed
     }
 
     fn space(&mut self, _side: Side) -> &mut [u8] {
@@ -153,8 +162,8 @@ impl Carrier for Holder {
         if self.words(&mut inbox, now) == Err(Broken) {
             self.break_off(Ended::Violation, now);
         }
-        inbox.shrink();
         self.inbox = inbox;
+        self.shrink_at = Some(now + SHRINK_AFTER);
         self.send(now);
     }
 
@@ -169,7 +178,7 @@ impl Carrier for Holder {
 
     fn wrote(&mut self, _side: Side, n: usize, now: Instant) {
         self.outbox.wrote(n);
-        self.outbox.shrink();
+        self.shrink_at = Some(now + SHRINK_AFTER);
         self.send(now);
     }
 
@@ -179,11 +188,12 @@ impl Carrier for Holder {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        match &self.state {
+        let state = match &self.state {
             State::Before(until) => Some(*until),
             State::Carrying(session, _) => lock(session).deadline(),
             State::Over => None,
-        }
+        };
+        [state, self.shrink_at].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self, now: Instant) {
@@ -193,6 +203,11 @@ impl Carrier for Holder {
             State::Before(_) | State::Over => {}
         }
         self.send(now);
+        if self.shrink_at.is_some_and(|at| at <= now) {
+            self.shrink_at = None;
+            self.inbox.shrink();
+            self.outbox.shrink();
+        }
     }
 
     fn poll_event(&mut self) -> Option<Event> {

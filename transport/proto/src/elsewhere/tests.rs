@@ -361,11 +361,30 @@ fn a_carrier_that_was_replaced_ends_without_a_word_to_the_client() {
 }
 
 #[test]
+fn a_last_word_that_nobody_takes_is_not_kept_for_ever() {
+    let mut world = World::new(vec![1_000]);
+    lock(&world.bridge).cut();
+    world.holder.flush(world.now);
+    assert!(!world.holder.pending(Side::Link).is_empty() && world.holder.shutdown(Side::Link).is_none());
+    assert!(world.holder.wants(Side::Link));
+    for _ in 0..100 {
+        world.holder.space(Side::Link)[..1_000].fill(7);
+        world.holder.filled(Side::Link, 1_000, world.now);
+    }
+    assert!(world.holder.held() < 40_000 && !world.holder.finished());
+    world.holder.on_timer(world.holder.deadline().unwrap());
+    assert!(world.holder.held() < 1_000);
+    world.holder.ended(Side::Link, Close::Reset, world.now);
+    assert!(world.holder.finished());
+}
+
+#[test]
 fn who_asks_nothing_is_not_waited_for() {
     let now = now();
     let mut holder = Holder::new(SharedSessions::default(), now);
     assert_eq!(holder.deadline(), Some(now + ANSWER_LIMIT));
     holder.on_timer(now + ANSWER_LIMIT);
+    assert_eq!(holder.deadline(), None);
     assert_eq!(holder.shutdown(Side::Link), Some(Close::Fin));
     assert!(holder.finished());
 }
