@@ -473,11 +473,9 @@ impl Tunnel {
         lock(&self.session).trim();
     }
 
-    /// Whether data waits to be sent, or the peer for leave to send more.
-    pub(crate) fn waits(&self) -> bool {
-        let mut session = lock(&self.session);
-        let streams = session.streams();
-        streams.unsent() > 0 || streams.peer_starves()
+    /// Whether the peer seems to wait for leave to send more.
+    pub(crate) fn peer_starves(&self) -> bool {
+        lock(&self.session).streams().peer_starves()
     }
 
     /// Whether data waits to be sent.

@@ -334,7 +334,7 @@ impl Bridge {
             (&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox);
         let word = inner.decoy_records(inbox, to_client, to_decoy, over, &mut context);
         match word {
-            Word::Nothing | Word::GoAway(_) => {}
+            Word::Nothing | Word::GoAway(_) | Word::GaveUp(_) => {}
             Word::Alert(_) => self.untunnel(Ended::DecoyEnded, now),
             // A decoy that no longer speaks TLS: there is nothing to hide behind.
             Word::Broken => {
@@ -430,9 +430,15 @@ impl Carrier for Bridge {
     }
 
     fn wrote(&mut self, side: Side, n: usize, now: Instant) {
-        self.end(side).outbox.wrote(n);
+        let outbox = &mut self.end(side).outbox;
+        let before = outbox.len();
+        outbox.wrote(n);
+        let left = outbox.len();
         self.touched(now);
         if side == Side::Peer {
+            if let State::Inner(inner) = &mut self.state {
+                inner.wrote(before, left, now);
+            }
             self.flush(now);
         }
     }
