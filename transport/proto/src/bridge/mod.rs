@@ -185,7 +185,7 @@ impl Bridge {
     fn client_bytes(&mut self, now: Instant) {
         match &mut self.state {
             State::Before(before) => {
-                let seen = before.client_bytes(self.client.inbox.data());
+                let seen = before.client_bytes(self.client.inbox.data(), now);
                 pass(&mut self.client.inbox, &mut self.decoy.outbox);
                 self.on_seen(seen);
             }
@@ -277,7 +277,7 @@ impl Bridge {
         loop {
             match &mut self.state {
                 State::Before(before) => {
-                    let seen = before.decoy_bytes(self.decoy.inbox.data(), &self.config);
+                    let seen = before.decoy_bytes(self.decoy.inbox.data(), &self.config, now);
                     pass(&mut self.decoy.inbox, &mut self.client.outbox);
                     return self.on_seen(seen);
                 }

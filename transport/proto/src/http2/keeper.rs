@@ -232,7 +232,9 @@ impl Keeper {
             kind::RST_STREAM => self.end(frame.stream),
             kind::SETTINGS if !frame.has(flag::ACK) => self.owe(kind::SETTINGS, &[], out),
             kind::PING if frame.payload.len() != 8 => return Err(KeeperError::Protocol("a bad PING")),
-            kind::PING if !frame.has(flag::ACK) => {
+            // A server that says goodbye with a PING (hyper) closes when it is answered: that is the client's to bring about, by
+            // closing, a round trip later.
+            kind::PING if !frame.has(flag::ACK) && !self.going_away => {
                 self.owe(kind::PING, frame.payload, out);
             }
             kind::PUSH_PROMISE => return Err(KeeperError::Protocol("it pushed, which SETTINGS forbid")),

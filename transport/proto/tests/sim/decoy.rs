@@ -188,6 +188,14 @@ impl Decoy {
         self.end(Ending::Idle);
     }
 
+    /// GOAWAY and PING in one record, as hyper, which goes on answering until it is answered.
+    pub(crate) fn say_goodbye(&mut self) {
+        let mut goodbye = Vec::new();
+        frame(GOAWAY, 0, 0, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0], &mut goodbye);
+        frame(PING, 0, 0, &[11; 8], &mut goodbye);
+        self.sealer.seal(23, &goodbye, &mut self.out);
+    }
+
     /// An alert, then FIN.
     pub(crate) fn complain(&mut self, alert: [u8; 2]) {
         self.sealer.seal(21, &alert, &mut self.out);
