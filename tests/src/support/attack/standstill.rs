@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::stage::{SOON, Stage, copy, until};
+use super::stage::{SHORT, SOON, Stage, copy, until};
 use super::visit::made_up;
 use crate::support::flow::{End, Flow};
 use crate::support::link::{Act, Gate, Link, Rule, Trace, Way, Which};
@@ -17,6 +17,12 @@ const FLOWS_TO_VISITOR: usize = 60_000;
 
 /// A download from which nothing came for so long stands still.
 const STILL: Duration = Duration::from_millis(500);
+
+/// A window in which no socket's buffers end.
+const MUCH: u32 = 1 << 30;
+
+/// How long what sockets held may take to arrive.
+const SETTLED: Duration = Duration::from_millis(1_500);
 
 /// What is looked at how often.
 const LOOK: Duration = Duration::from_millis(50);
@@ -59,7 +65,7 @@ impl Standstill {
 /// There is no download.
 pub fn of_decoy(stage: &Stage, limit: Duration) -> Result<Standstill> {
     let link = Link::start(stage.decoy.address(), Duration::ZERO)?;
-    visited(stage, &link, limit)?;
+    visited(stage, &link, None, limit)?;
     watch(&link, limit)
 }
 
@@ -70,7 +76,7 @@ pub fn of_decoy(stage: &Stage, limit: Duration) -> Result<Standstill> {
 pub fn cut_short(stage: &Stage, early: Duration, limit: Duration) -> Result<Standstill> {
     let inner = Link::start(stage.decoy.address(), Duration::ZERO)?;
     let link = Link::start(inner.address(), Duration::ZERO)?;
-    visited(stage, &link, limit)?;
+    visited(stage, &link, None, limit)?;
     let before = watch(&link, early)?;
     ensure!(before.end.is_none(), "the decoy ended a download: {before:?}");
     inner.inject(0, Way::Down, made_up(30), Some(End::Fin));
@@ -78,13 +84,13 @@ pub fn cut_short(stage: &Stage, early: Duration, limit: Duration) -> Result<Stan
 }
 
 /// A visitor's download, after whose request nothing more comes through: not that he closes, either.
-fn visited(stage: &Stage, link: &Link, limit: Duration) -> Result<()> {
+fn visited(stage: &Stage, link: &Link, window: Option<u32>, limit: Duration) -> Result<()> {
     let (arm, never) = (Gate::new(), Gate::new());
     link.set_rules(vec![
         Rule::new(Way::Up, Which::Once(arm.clone()), Act::Hold(never.clone())),
         Rule::new(Way::Up, Which::AtEnd, Act::Hold(never)),
     ]);
-    let visitor = Visitor { paths: vec!["/tours.zip".into()], ..Visitor::new(stage.decoy.name()) };
+    let visitor = Visitor { paths: vec!["/tours.zip".into()], window, ..Visitor::new(stage.decoy.name()) };
     let address = link.address();
     // It ends with the wire, or when its time is over.
     thread::spawn(move || visitor.visit(address, SOON + limit).is_ok());
@@ -108,6 +114,44 @@ pub fn of_tunnel(stage: &Stage, limit: Duration) -> Result<Standstill> {
     let shown = watch(&link, limit);
     release.open();
     shown
+}
+
+/// Whether a download from the decoy has ended of which nothing was taken for so long, not even by TCP, when all is taken again; and with
+/// which short records at its end.
+///
+/// # Errors
+/// There is no download.
+pub fn full_at_decoy(stage: &Stage, time: Duration) -> Result<(bool, Vec<usize>)> {
+    let link = Link::start(stage.decoy.address(), Duration::ZERO)?;
+    visited(stage, &link, Some(MUCH), time)?;
+    filled(&link, time)
+}
+
+/// The same of a tunnel's.
+///
+/// # Errors
+/// There is no tunnel, or no download in it.
+pub fn full_in_tunnel(stage: &Stage, time: Duration) -> Result<(bool, Vec<usize>)> {
+    let link = Link::start(stage.bridge, Duration::ZERO)?;
+    let (arm, release) = (Gate::new(), Gate::new());
+    link.set_rules(vec![Rule::new(Way::Up, Which::Once(arm.clone()), Act::Hold(release.clone()))]);
+    let tunnel = stage.tunnel_over(&link)?;
+    let payload = stage.download(&tunnel)?;
+    until("a download", SOON, || copy(&payload).right > FLOWS)?;
+    arm.open();
+    let shown = filled(&link, time);
+    release.open();
+    shown
+}
+
+fn filled(link: &Link, time: Duration) -> Result<(bool, Vec<usize>)> {
+    link.set_full(true);
+    thread::sleep(time);
+    link.set_full(false);
+    thread::sleep(SETTLED);
+    let down = link.traces().pop().context("no connection")?.down;
+    let short = down.records().iter().rev().take_while(|record| record.length < SHORT);
+    Ok((down.end().is_some(), short.map(|record| record.length).collect()))
 }
 
 /// Waits until the download stands still, and from then on for `limit` or until the direction ends.

@@ -43,6 +43,8 @@ pub(super) enum Word {
     GaveUp(usize),
     /// An alert.
     Alert([u8; 2]),
+    /// It has lost its patience with a client whose socket is full.
+    Closes,
     /// It does not open or makes no sense.
     Broken,
 }
@@ -187,6 +189,11 @@ impl Keeping {
         self.shown = false;
     }
 
+    /// Whether the decoy sees a download that stands still.
+    pub(super) fn shows_standstill(&self) -> bool {
+        self.shown && !self.owed
+    }
+
     /// When [`Keeping::on_timer`] has something to do.
     pub(super) fn deadline(
         &self,
@@ -218,7 +225,7 @@ impl Keeping {
     /// Makes a request if it is time.
     ///
     /// One for a page that it does not let come, where a download stands still: what a server does about that, and when, is then the
-    /// decoy's to show ([decision 20](../../../../docs/decisions/0020-the-decoy-decides-on-a-standstill.md)).
+    /// decoy's to show (docs/decisions/0020-the-decoy-decides-on-a-standstill.md).
     pub(super) fn on_timer(
         &mut self,
         facts: &DecoyFacts,

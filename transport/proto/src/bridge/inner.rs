@@ -382,8 +382,11 @@ impl Inner {
             };
             inbox.consume(total);
             let before = to_client.len();
+            if !matches!(word, Word::Nothing | Word::Broken) && self.is_blocked(before) {
+                return Word::Closes;
+            }
             match word {
-                Word::Nothing => {}
+                Word::Nothing | Word::Closes => {}
                 Word::GoAway(length) => {
                     self.tunnel.seal_frames(
                         &[Frame::Close { id: 0, code: 1 }],
@@ -457,6 +460,12 @@ impl Inner {
             keeping.traffic(now);
         }
         self.asides = self.asides.min(left);
+    }
+
+    /// Whether the decoy was shown a standstill because the client's socket takes nothing. A server in that place can say nothing any
+    /// more, and closes: what its socket has not taken is lost.
+    pub(super) fn is_blocked(&self, waiting: usize) -> bool {
+        waiting > self.asides && matches!(&self.phase, Phase::Up(keeping) if keeping.shows_standstill())
     }
 
     fn standstill(&self, to_client: &Outbox) -> Standstill {

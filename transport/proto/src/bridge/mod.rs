@@ -336,6 +336,7 @@ impl Bridge {
         match word {
             Word::Nothing | Word::GoAway(_) | Word::GaveUp(_) => {}
             Word::Alert(_) => self.untunnel(Ended::DecoyEnded, now),
+            Word::Closes => self.drop_client(now),
             // A decoy that no longer speaks TLS: there is nothing to hide behind.
             Word::Broken => {
                 self.over(Ended::DecoyEnded, now);
@@ -345,6 +346,12 @@ impl Bridge {
                 self.decoy.close.get_or_insert(Close::Fin);
             }
         }
+    }
+
+    /// Ends both connections as a server that closes ends one: at once, whatever still waits to be written.
+    fn drop_client(&mut self, now: Instant) {
+        self.over(Ended::DecoyEnded, now);
+        (self.state, self.abandoned) = (State::Deaf, true);
     }
 
     fn touched(&mut self, now: Instant) {
@@ -412,7 +419,8 @@ impl Carrier for Bridge {
                 State::Knocked(_) => self.state = State::Visitor,
                 _ => {}
             },
-            (Side::Decoy, Close::Fin) => match self.state {
+            (Side::Decoy, Close::Fin) => match &self.state {
+                State::Inner(inner) if inner.is_blocked(self.client.outbox.len()) => self.drop_client(now),
                 State::Inner(_) => self.untunnel(Ended::DecoyEnded, now),
                 State::Knocked(_) => self.state = State::Visitor,
                 _ => {}

@@ -81,6 +81,24 @@ fn a_decoy_that_is_patient_keeps_it() {
     assert!(time < IDLE + Duration::from_secs(2), "{time:?}");
 }
 
+/// Nothing fits into the client's socket: a server that gives up can only close it.
+#[test]
+fn a_client_whose_socket_stays_full_is_dropped_when_the_decoy_loses_patience() {
+    for what in [Impatience::Connection, Impatience::Download] {
+        let mut world = world(Some(what));
+        let plan = Plan { up: 0, down: 1 << 20 };
+        world.client_user.add(plan);
+        world.bridge_user.add(plan);
+        world.hold(Down, true);
+        assert!(world.run(Duration::from_secs(10), |world| world.decoy.stood > 0));
+        let (began, sent) = (world.now, world.sent(Down).len());
+        assert!(world.run(10 * PATIENCE, |world| world.bridge().is_none()), "{what:?}");
+        assert!(about(world.now - began, PATIENCE), "{what:?}: {:?}", world.now - began);
+        assert_eq!(world.sent(Down).len(), sent, "{what:?}");
+        assert_eq!(world.bridge_end(), Some(qnet_proto::Ended::DecoyEnded), "{what:?}");
+    }
+}
+
 #[test]
 fn a_slow_client_is_not_cut_off() {
     let mut world = world(Some(Impatience::Connection));
