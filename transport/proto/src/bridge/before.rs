@@ -133,7 +133,7 @@ impl Before {
     }
 
     pub(super) fn decoy_bytes(&mut self, mut bytes: &[u8], config: &BridgeConfig, now: Instant) -> Seen {
-        let silent =
+        let mut silent =
             self.moved.replace(now).is_some_and(|moved| now.saturating_duration_since(moved) >= SILENCE);
         if let Some(assembler) = &mut self.server {
             match assembler.push(bytes) {
@@ -152,12 +152,13 @@ impl Before {
         }
         while !bytes.is_empty() {
             if self.down.at_boundary() {
-                self.after_silence = silent;
+                // What comes with it was not preceded by a silence.
+                self.after_silence = std::mem::take(&mut silent);
             }
             let Some(piece) = self.down.step(bytes) else { return Seen::Visitor };
             if let Some((APPLICATION_DATA, length)) = piece.header {
                 self.down_lengths.note(length);
-                self.unasked = self.after_silence && length < SHORTEST_ANSWER;
+                self.unasked = length < SHORTEST_ANSWER && (self.after_silence || self.unasked);
             }
             bytes = &bytes[piece.len..];
         }

@@ -247,6 +247,22 @@ fn a_knock_that_crosses_the_decoys_goodbye_proves_nothing() {
     assert!(world.bridge_events.contains(&Event::Proved));
 }
 
+/// Its answers come after long silences and end in frames as short as a goodbye.
+#[test]
+fn a_decoy_that_takes_its_time_is_not_taken_for_one_that_says_goodbye() {
+    for seed in 0..8 {
+        let manner = Manner { empty_end: true, ..Manner::default() };
+        let mut world = World::new(Options { manner, seed, ..Options::default() });
+        for _ in 0..40 {
+            world.hold(FromDecoy, true);
+            world.run_for(Duration::from_millis(700));
+            world.hold(FromDecoy, false);
+            world.run_for(Duration::from_millis(1));
+        }
+        assert!(world.is_up(), "seed {seed}: {:?}", world.bridge_events);
+    }
+}
+
 #[test]
 fn a_record_begun_before_the_knock_is_no_answer() {
     // A long record is half through when the knock comes; the answer's own first record follows later.
