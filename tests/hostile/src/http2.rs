@@ -54,8 +54,15 @@ pub fn keeper(data: &[u8]) {
     let mut keeper = Keeper::new(7, &name(), "/");
     let (mut out, mut given) = (Vec::new(), 0);
     keeper.request(&mut out);
-    let asked = out.len();
-    for piece in pieces(data) {
+    let mut asked = out.len();
+    for (number, piece) in pieces(data).enumerate() {
+        let before = out.len();
+        match number % 4 {
+            1 => keeper.withhold(&mut out),
+            3 => keeper.release(&mut out),
+            _ => {}
+        }
+        asked += out.len() - before;
         given += piece.len();
         if keeper.on_data(piece, &mut out).is_err() {
             break;

@@ -25,6 +25,8 @@ pub struct Visitor {
     pub tls13_only: bool,
     /// The paths asked for, one request after the other without waiting.
     pub paths: Vec<String>,
+    /// The window that he grants each stream, if not HTTP/2's first 65,535 bytes.
+    pub window: Option<u32>,
     /// The CA the server's certificate must come from; any will do if `None`.
     pub ca: Option<PathBuf>,
 }
@@ -52,6 +54,7 @@ impl Visitor {
             tls13: true,
             tls13_only: false,
             paths: vec!["/".to_owned()],
+            window: None,
             ca: None,
         }
     }
@@ -129,6 +132,12 @@ impl Visitor {
         let name = self.name.as_deref().unwrap_or("localhost");
         if h2 {
             tls.write_all(PREFACE)?;
+            if let Some(window) = self.window {
+                // SETTINGS_INITIAL_WINDOW_SIZE, and as much more for the connection.
+                let window = window.to_be_bytes();
+                tls.write_all(&frame(4, 0, 0, &[&[0, 4][..], &window].concat()))?;
+                tls.write_all(&frame(8, 0, 0, &window))?;
+            }
         }
         for (stream, path) in (1u32..).step_by(2).zip(&self.paths) {
             if h2 {

@@ -503,19 +503,17 @@ impl Tunnel {
         lock(&self.session).trim();
     }
 
-    /// Whether data waits to be sent, or the peer for leave to send more.
-    pub(crate) fn waits(&self) -> bool {
-        if let Some(away) = &self.away {
-            return away.queue().data > 0;
-        }
-        let mut session = lock(&self.session);
-        let streams = session.streams();
-        streams.unsent() > 0 || streams.peer_starves()
+    /// Whether the peer seems to wait for leave to send more.
+    pub(crate) fn peer_starves(&self) -> bool {
+        self.away.is_none() && lock(&self.session).streams().peer_starves()
     }
 
     /// Whether data waits to be sent.
     pub(crate) fn has_unsent(&self) -> bool {
-        lock(&self.session).streams().unsent() > 0
+        match &self.away {
+            Some(away) => away.queue().data > 0,
+            None => lock(&self.session).streams().unsent() > 0,
+        }
     }
 
     /// See [`Tunnel::limit_content`].

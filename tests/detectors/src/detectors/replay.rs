@@ -98,7 +98,7 @@ fn thresholds() -> Vec<Threshold> {
         },
         Threshold {
             what: "withheld uploads",
-            value: "flagged if the connection ends otherwise than the decoy's, or more than a second from when it does".into(),
+            value: "flagged if after the standstill other records come than from the decoy, the connection ends otherwise, or either is more than a second from when the decoy's does".into(),
             source: ours,
         },
         Threshold {

@@ -4,4 +4,5 @@
 pub mod held;
 pub mod refusal;
 pub mod stage;
+pub mod standstill;
 pub mod visit;

@@ -118,6 +118,8 @@ struct Behaviour {
 struct Shared {
     behaviour: Mutex<Behaviour>,
     connections: Mutex<Vec<Arc<Connection>>>,
+    /// Nothing more is taken from the target.
+    full: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -155,6 +157,7 @@ impl Link {
         let shared = Arc::new(Shared {
             behaviour: Mutex::new(Behaviour { target, delay, rules: Vec::new() }),
             connections: Mutex::new(Vec::new()),
+            full: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         });
         let theirs = Arc::clone(&shared);
@@ -186,6 +189,11 @@ impl Link {
     /// Where the connections that begin from now on lead.
     pub fn set_target(&self, target: SocketAddr) {
         lock(&self.shared.behaviour).target = target;
+    }
+
+    /// Whether nothing more is taken of what targets send, so that their sockets fill: that of connections that are there, too.
+    pub fn set_full(&self, full: bool) {
+        self.shared.full.store(full, Ordering::Relaxed);
     }
 
     /// The delay of the connections that begin from now on.
@@ -282,7 +290,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let trace = Mutex::new(Trace::new(Instant::now()));
         let connection = Arc::new(Connection { trace, injected: Mutex::default() });
         lock(&shared.connections).push(Arc::clone(&connection));
-        thread::spawn(move || wire::run(&client, &behaviour, &connection, &shared.closed));
+        thread::spawn(move || wire::run(&client, &behaviour, &connection, &shared));
     }
 }
 

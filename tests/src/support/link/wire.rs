@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
 use super::rules::{Cutter, Item};
-use super::{Behaviour, Connection, Trace, Way, lock};
+use super::{Behaviour, Connection, Shared, Trace, Way, lock};
 use crate::support::flow::End;
 
 /// What is read at once, bytes.
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Carries one connection until both directions have ended, one ends abruptly, or the link is dropped.
-pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, connection: &Connection, closed: &AtomicBool) {
+pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, connection: &Connection, shared: &Shared) {
     let Ok(target) = TcpStream::connect_timeout(&behaviour.target, CONNECT_LIMIT) else {
         reset(client);
         return;
@@ -39,9 +39,10 @@ pub(super) fn run(client: &TcpStream, behaviour: &Behaviour, connection: &Connec
             return;
         }
     }
-    let mut up = Half::new(Way::Up, client, &target, behaviour);
-    let mut down = Half::new(Way::Down, &target, client, behaviour);
-    while !(closed.load(Ordering::Relaxed) || up.done && down.done) {
+    let never = AtomicBool::new(false);
+    let mut up = Half::new(Way::Up, client, &target, behaviour, &never);
+    let mut down = Half::new(Way::Down, &target, client, behaviour, &shared.full);
+    while !(shared.closed.load(Ordering::Relaxed) || up.done && down.done) {
         for injected in std::mem::take(&mut *lock(&connection.injected)) {
             let half = if injected.way == Way::Up { &mut up } else { &mut down };
             half.inject(injected.bytes, injected.end);
@@ -93,6 +94,8 @@ struct Half<'a> {
     /// What has left the cutter, with the time from which it may arrive.
     queue: VecDeque<(Instant, Item)>,
     waiting: usize,
+    /// While it is set nothing is read.
+    full: &'a AtomicBool,
     /// A piece that the socket took in part only.
     rest: Vec<u8>,
     paused: Option<Instant>,
@@ -101,7 +104,13 @@ struct Half<'a> {
 }
 
 impl<'a> Half<'a> {
-    fn new(way: Way, from: &'a TcpStream, to: &'a TcpStream, behaviour: &Behaviour) -> Self {
+    fn new(
+        way: Way,
+        from: &'a TcpStream,
+        to: &'a TcpStream,
+        behaviour: &Behaviour,
+        full: &'a AtomicBool,
+    ) -> Self {
         Self {
             way,
             from,
@@ -110,6 +119,7 @@ impl<'a> Half<'a> {
             cutter: Cutter::new(way, &behaviour.rules, Instant::now()),
             queue: VecDeque::new(),
             waiting: 0,
+            full,
             rest: Vec::new(),
             paused: None,
             read_ended: false,
@@ -118,7 +128,7 @@ impl<'a> Half<'a> {
     }
 
     fn reads(&self) -> bool {
-        !self.read_ended && self.waiting < MAX_WAITING
+        !self.read_ended && self.waiting < MAX_WAITING && !self.full.load(Ordering::Relaxed)
     }
 
     fn read(&mut self, trace: &Mutex<Trace>) {

@@ -1,5 +1,7 @@
 //! Before the proof: bytes go both ways as they are, and the bridge reads along.
 
+use std::time::{Duration, Instant};
+
 use qnet_wire::name::ServerName;
 
 use crate::{
@@ -20,6 +22,9 @@ const WATCHED: usize = 64 * 1024;
 const MAX_TESTS: usize = 65_536;
 /// A decoy record shorter than this is no answer to the knock's request: alert, GOAWAY, PING (docs/protocol.md, section 4).
 const SHORTEST_ANSWER: usize = 64;
+/// So short a record after so long a silence of both sides was not asked for: the decoy says goodbye, as a rule, at its idle limit, which
+/// is a second or more. An answer to something may keep one waiting as long, but it does not begin with so short a record.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// What the bytes just seen mean.
 pub(super) enum Seen {
@@ -55,6 +60,12 @@ pub(super) struct Before {
     record: Vec<u8>,
     watched: usize,
     tests: usize,
+    /// When a byte last came from either side.
+    moved: Option<Instant>,
+    /// The decoy's record in progress began after a silence.
+    after_silence: bool,
+    /// The decoy said something unasked, of which nothing that the client has said since shows that it knows.
+    unasked: bool,
     pub(super) up_protected: u64,
     pub(super) down: Walk,
     pub(super) up_lengths: Lengths,
@@ -75,6 +86,9 @@ impl Before {
             record: Vec::new(),
             watched: 0,
             tests: 0,
+            moved: None,
+            after_silence: false,
+            unasked: false,
             up_protected: 0,
             down: Walk::default(),
             up_lengths: Lengths::default(),
@@ -87,7 +101,8 @@ impl Before {
         self.hello.as_ref()?.sni()?.parse().ok()
     }
 
-    pub(super) fn client_bytes(&mut self, bytes: &[u8]) -> Seen {
+    pub(super) fn client_bytes(&mut self, bytes: &[u8], now: Instant) -> Seen {
+        self.moved = Some(now);
         let Some(assembler) = &mut self.client else { return self.watch(bytes) };
         let before = self.client_offset;
         self.client_offset += bytes.len();
@@ -117,7 +132,9 @@ impl Before {
         self.token.is_some() && self.derive(config)
     }
 
-    pub(super) fn decoy_bytes(&mut self, mut bytes: &[u8], config: &BridgeConfig) -> Seen {
+    pub(super) fn decoy_bytes(&mut self, mut bytes: &[u8], config: &BridgeConfig, now: Instant) -> Seen {
+        let mut silent =
+            self.moved.replace(now).is_some_and(|moved| now.saturating_duration_since(moved) >= SILENCE);
         if let Some(assembler) = &mut self.server {
             match assembler.push(bytes) {
                 Progress::More => {}
@@ -134,9 +151,14 @@ impl Before {
             }
         }
         while !bytes.is_empty() {
+            if self.down.at_boundary() {
+                // What comes with it was not preceded by a silence.
+                self.after_silence = std::mem::take(&mut silent);
+            }
             let Some(piece) = self.down.step(bytes) else { return Seen::Visitor };
             if let Some((APPLICATION_DATA, length)) = piece.header {
                 self.down_lengths.note(length);
+                self.unasked = length < SHORTEST_ANSWER && (self.after_silence || self.unasked);
             }
             bytes = &bytes[piece.len..];
         }
@@ -170,9 +192,12 @@ impl Before {
             match scan::head(&self.record) {
                 Head::Record { outer, total } if self.record.len() == total => {
                     if let Some(knock) = self.whole_record(outer) {
-                        // A byte behind the knock comes before the proof: no client of ours.
-                        return if bytes.is_empty() { Seen::Knock(Box::new(knock)) } else { Seen::Visitor };
+                        // A byte behind the knock comes before the proof: no client of ours. A knock that crossed the decoy's goodbye
+                        // may still be answered, but by a server that is about to close.
+                        let good = bytes.is_empty() && !self.unasked;
+                        return if good { Seen::Knock(Box::new(knock)) } else { Seen::Visitor };
                     }
+                    self.unasked = false;
                 }
                 Head::Foreign => return Seen::Visitor,
                 _ => {}

@@ -19,9 +19,8 @@ const QUIET: Duration = Duration::from_millis(50);
 const UNKNOWN_LIMIT: Duration = Duration::from_secs(2);
 /// How long before the idle limit a busy tunnel's request goes out.
 const MARGIN: Duration = Duration::from_secs(1);
-/// How long a tunnel whose data the client does not take, or whose client waits for credit, counts as in use: a web server gives a
-/// download or an upload that stands still as long (nginx: `send_timeout` and `client_body_timeout`, 60 s; Apache the same for
-/// downloads; lighttpd more).
+/// How long a tunnel whose client waits for credit counts as in use, and so does one whose data the client does not take where the
+/// decoy's page has no body to stand still: a web server gives an upload as long (nginx: `client_body_timeout`, 60 s).
 const STALLED: Duration = Duration::from_secs(60);
 /// Requests before the decoy's own limit at which the end is announced.
 const ANNOUNCE: u32 = 20;
@@ -40,10 +39,25 @@ pub(super) enum Word {
     Nothing,
     /// GOAWAY: a record of this length.
     GoAway(usize),
+    /// The end of a download that stood still, which the client's connection outlives: a record of this length.
+    GaveUp(usize),
     /// An alert.
     Alert([u8; 2]),
+    /// It has lost its patience with a client whose socket is full.
+    Closes,
     /// It does not open or makes no sense.
     Broken,
+}
+
+/// What of a tunnel stands still, as far as the bridge can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standstill {
+    /// Nothing: there is nothing to send, or it has just gone.
+    None,
+    /// Data waits for the client, who withholds room or credit.
+    Download,
+    /// The client seems to wait for credit, which somebody withholds.
+    Upload,
 }
 
 /// How many of the decoy's own protected records went by in each direction.
@@ -63,6 +77,8 @@ pub(super) struct Keeping {
     last_traffic: Instant,
     /// Traffic since the last request.
     owed: bool,
+    /// Since the last traffic the decoy was made to see a download that stands still.
+    shown: bool,
     /// Requests that may be made on silence alone: they refill over [`LIFETIME`], so that a talkative tunnel does not use up
     /// the decoy's number of requests.
     allowance: f64,
@@ -96,6 +112,7 @@ impl Keeping {
             last_request: now,
             last_traffic: now,
             owed: true,
+            shown: false,
             allowance: burst(facts),
             allowance_at: now,
         })
@@ -154,6 +171,9 @@ impl Keeping {
             self.said_goodbye = true;
             return Word::GoAway(length);
         }
+        if self.keeper.take_gave_up() && !self.owed {
+            return Word::GaveUp(length);
+        }
         Word::Nothing
     }
 
@@ -166,38 +186,75 @@ impl Keeping {
     pub(super) fn traffic(&mut self, now: Instant) {
         self.last_traffic = now;
         self.owed = true;
+        self.shown = false;
     }
 
-    /// When [`Keeping::on_timer`] has something to do. `stalled`: data waits for the client, who withholds room or credit, or the
-    /// client seems to wait for credit, which somebody withholds.
-    pub(super) fn deadline(&self, facts: &DecoyFacts, stalled: impl FnOnce() -> bool) -> Option<Instant> {
-        if self.exhausted(facts) || self.keeper.outstanding() >= MAX_OUTSTANDING {
+    /// Whether the decoy sees a download that stands still.
+    pub(super) fn shows_standstill(&self) -> bool {
+        self.shown && !self.owed
+    }
+
+    /// When [`Keeping::on_timer`] has something to do.
+    pub(super) fn deadline(
+        &self,
+        facts: &DecoyFacts,
+        standstill: impl FnOnce() -> Standstill,
+    ) -> Option<Instant> {
+        if self.keeper.withholds() && self.owed {
+            return Some(self.last_traffic);
+        }
+        if self.shown || self.exhausted(facts) || self.keeper.outstanding() >= MAX_OUTSTANDING {
             return None;
         }
         let busy = self.last_request + interval(facts);
-        if !self.owed {
-            return Some(busy).filter(|at| *at < self.last_traffic + STALLED && stalled());
-        }
         let missing = (1.0 - self.allowance).max(0.0) / rate(facts);
         let allowed = self.allowance_at + Duration::from_secs_f64(missing);
         let quiet = (self.last_traffic + QUIET).max(allowed);
-        Some(quiet.min(busy))
+        if self.owed {
+            return Some(quiet.min(busy));
+        }
+        match standstill() {
+            Standstill::None => None,
+            Standstill::Download if !self.keeper.is_bodiless() => Some(quiet),
+            Standstill::Download | Standstill::Upload => {
+                Some(busy).filter(|at| *at < self.last_traffic + STALLED)
+            }
+        }
     }
 
     /// Makes a request if it is time.
-    pub(super) fn on_timer(&mut self, facts: &DecoyFacts, stalled: bool, now: Instant, out: &mut Vec<u8>) {
+    ///
+    /// One for a page that it does not let come, where a download stands still: what a server does about that, and when, is then the
+    /// decoy's to show (docs/decisions/0020-the-decoy-decides-on-a-standstill.md).
+    pub(super) fn on_timer(
+        &mut self,
+        facts: &DecoyFacts,
+        standstill: Standstill,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) {
         let elapsed = now.saturating_duration_since(self.allowance_at).as_secs_f64();
         self.allowance = (self.allowance + elapsed * rate(facts)).min(burst(facts));
         self.allowance_at = now;
-        if self.deadline(facts, || stalled).is_none_or(|at| at > now) {
+        if self.deadline(facts, || standstill).is_none_or(|at| at > now) {
             return;
         }
-        self.allowance = (self.allowance - 1.0).max(0.0);
-        self.owed = false;
         self.last_request = now;
-        let mut request = Vec::new();
-        self.keeper.request(&mut request);
-        self.tls.sealer.seal(APPLICATION_DATA, &request, out);
+        let mut said = Vec::new();
+        if self.keeper.withholds() {
+            self.keeper.release(&mut said);
+        } else {
+            self.allowance = (self.allowance - 1.0).max(0.0);
+            self.owed = false;
+            let silent = self.last_traffic + QUIET <= now;
+            self.shown = silent && standstill == Standstill::Download && !self.keeper.is_bodiless();
+            if self.shown {
+                self.keeper.withhold(&mut said);
+            } else {
+                self.keeper.request(&mut said);
+            }
+        }
+        self.tls.sealer.seal(APPLICATION_DATA, &said, out);
     }
 
     /// Whether the carrier's end should be announced: the decoy's number of requests or its connection's time is nearly used

@@ -13,7 +13,7 @@ use crate::{
     bridge::{
         BridgeConfig, DecoyFacts,
         before::Knocked,
-        decoy::{Counts, Keeping, Word, last_call, may_be_key_update},
+        decoy::{Counts, Keeping, Standstill, Word, last_call, may_be_key_update},
     },
     buffer::{Inbox, Outbox, Scratch},
     frame::{Frame, Handover, frames},
@@ -85,6 +85,8 @@ pub(super) struct Inner {
     /// The decoy's records since message 2 that may change its keys, with their indices: HANDOVER does not know them.
     missed: Vec<(u64, Vec<u8>)>,
     down_lengths: Lengths,
+    /// Bytes at the end of what waits for the client that stand for the decoy's and are no traffic of the tunnel's.
+    asides: usize,
     announced: bool,
     pub(super) news: News,
     scratch: Scratch,
@@ -133,6 +135,7 @@ impl Inner {
             decoy_down: Vec::new(),
             missed: Vec::new(),
             down_lengths: before.down_lengths.clone(),
+            asides: 0,
             announced: false,
             news: News::default(),
             scratch: Scratch::default(),
@@ -378,8 +381,12 @@ impl Inner {
                 Word::Nothing
             };
             inbox.consume(total);
+            let before = to_client.len();
+            if !matches!(word, Word::Nothing | Word::Broken) && self.is_blocked(before) {
+                return Word::Closes;
+            }
             match word {
-                Word::Nothing => {}
+                Word::Nothing | Word::Closes => {}
                 Word::GoAway(length) => {
                     self.tunnel.seal_frames(
                         &[Frame::Close { id: 0, code: 1 }],
@@ -387,12 +394,16 @@ impl Inner {
                         to_client.tail(),
                     );
                 }
+                Word::GaveUp(length) => {
+                    self.tunnel.seal_frames(&[Frame::Padding], Some(length), to_client.tail());
+                }
                 Word::Alert(alert) => {
                     self.tunnel.seal_alert(alert, to_client.tail());
                     said = word;
                 }
                 Word::Broken => return word,
             }
+            self.asides += to_client.len() - before;
         }
     }
 
@@ -441,9 +452,30 @@ impl Inner {
         }
     }
 
-    /// Whether data waits for the client, or the client for leave to send more.
-    fn stalled(&self, to_client: &Outbox) -> bool {
-        !to_client.is_empty() || self.tunnel.waits()
+    /// The client's socket took some of what waited, of which there were and are so many bytes.
+    pub(super) fn wrote(&mut self, before: usize, left: usize, now: Instant) {
+        if before > self.asides
+            && let Phase::Up(keeping) = &mut self.phase
+        {
+            keeping.traffic(now);
+        }
+        self.asides = self.asides.min(left);
+    }
+
+    /// Whether the decoy was shown a standstill because the client's socket takes nothing. A server in that place can say nothing any
+    /// more, and closes: what its socket has not taken is lost.
+    pub(super) fn is_blocked(&self, waiting: usize) -> bool {
+        waiting > self.asides && matches!(&self.phase, Phase::Up(keeping) if keeping.shows_standstill())
+    }
+
+    fn standstill(&self, to_client: &Outbox) -> Standstill {
+        if to_client.len() > self.asides || self.tunnel.has_unsent() {
+            Standstill::Download
+        } else if self.tunnel.peer_starves() {
+            Standstill::Upload
+        } else {
+            Standstill::None
+        }
     }
 
     /// When [`Inner::on_timer`] has something to do.
@@ -455,15 +487,15 @@ impl Inner {
     ) -> Option<Instant> {
         let Phase::Up(keeping) = &self.phase else { return None };
         let announce = last_call(facts, began).filter(|_| !self.announced);
-        let keep = keeping.deadline(facts, || self.stalled(to_client));
+        let keep = keeping.deadline(facts, || self.standstill(to_client));
         [keep, announce, self.tunnel.deadline()].into_iter().flatten().min()
     }
 
     pub(super) fn on_timer(&mut self, to_client: &Outbox, to_decoy: &mut Outbox, context: &Context<'_>) {
         self.tunnel.on_timer(context.now);
-        let stalled = self.stalled(to_client);
+        let standstill = self.standstill(to_client);
         if let Phase::Up(keeping) = &mut self.phase {
-            keeping.on_timer(context.facts, stalled, context.now, to_decoy.tail());
+            keeping.on_timer(context.facts, standstill, context.now, to_decoy.tail());
         }
     }
 

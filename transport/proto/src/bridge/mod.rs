@@ -187,7 +187,7 @@ impl Bridge {
     fn client_bytes(&mut self, now: Instant) {
         match &mut self.state {
             State::Before(before) => {
-                let seen = before.client_bytes(self.client.inbox.data());
+                let seen = before.client_bytes(self.client.inbox.data(), now);
                 pass(&mut self.client.inbox, &mut self.decoy.outbox);
                 self.on_seen(seen);
             }
@@ -297,7 +297,7 @@ impl Bridge {
         loop {
             match &mut self.state {
                 State::Before(before) => {
-                    let seen = before.decoy_bytes(self.decoy.inbox.data(), &self.config);
+                    let seen = before.decoy_bytes(self.decoy.inbox.data(), &self.config, now);
                     pass(&mut self.decoy.inbox, &mut self.client.outbox);
                     return self.on_seen(seen);
                 }
@@ -354,8 +354,9 @@ impl Bridge {
             (&mut self.decoy.inbox, &mut self.client.outbox, &mut self.decoy.outbox);
         let word = inner.decoy_records(inbox, to_client, to_decoy, over, &mut context);
         match word {
-            Word::Nothing | Word::GoAway(_) => {}
+            Word::Nothing | Word::GoAway(_) | Word::GaveUp(_) => {}
             Word::Alert(_) => self.untunnel(Ended::DecoyEnded, now),
+            Word::Closes => self.drop_client(now),
             // A decoy that no longer speaks TLS: there is nothing to hide behind.
             Word::Broken => {
                 self.over(Ended::DecoyEnded, now);
@@ -365,6 +366,12 @@ impl Bridge {
                 self.decoy.close.get_or_insert(Close::Fin);
             }
         }
+    }
+
+    /// Ends both connections as a server that closes ends one: at once, whatever still waits to be written.
+    fn drop_client(&mut self, now: Instant) {
+        self.over(Ended::DecoyEnded, now);
+        (self.state, self.abandoned) = (State::Deaf, true);
     }
 
     fn touched(&mut self, now: Instant) {
@@ -457,7 +464,8 @@ impl Carrier for Bridge {
                 State::Knocked(_) => self.state = State::Visitor,
                 _ => {}
             },
-            (Side::Decoy, Close::Fin) => match self.state {
+            (Side::Decoy, Close::Fin) => match &self.state {
+                State::Inner(inner) if inner.is_blocked(self.client.outbox.len()) => self.drop_client(now),
                 State::Inner(_) => self.untunnel(Ended::DecoyEnded, now),
                 State::Knocked(_) => self.state = State::Visitor,
                 _ => {}
@@ -480,7 +488,12 @@ impl Carrier for Bridge {
         self.touched(now);
         match side {
             Side::Peer => {
+                let before = self.client.outbox.len();
                 self.client.outbox.wrote(n);
+                let left = self.client.outbox.len();
+                if let State::Inner(inner) = &mut self.state {
+                    inner.wrote(before, left, now);
+                }
                 self.flush(now);
             }
             Side::Decoy => self.decoy.outbox.wrote(n),

@@ -5,7 +5,7 @@ use qnet_wire::error::{Kind, Retry};
 use qnet_wire::name::ServerName;
 
 use super::encode::integer;
-use super::frame::{self, Cutter, Frame, flag, kind};
+use super::frame::{self, Cutter, Frame, flag, kind, setting};
 use crate::chrome::CHROME_156;
 
 /// The first stream: above any that a client's load opens (docs/protocol.md, section 10).
@@ -16,6 +16,8 @@ const LAST_STREAM: u32 = 0x7fff_ffff;
 const MAX_OUTSTANDING: usize = 100;
 /// Length of a PING's answer, header included.
 const MARK: usize = frame::HEADER + 8;
+/// Bytes of answers to PING and SETTINGS that are kept while nothing is said: a server that awaits an answer asks once or twice.
+const MAX_UNSAID: usize = 512;
 /// Credit is returned in steps of this many bytes: often enough for the smallest window a client may have left.
 const CREDIT_STEP: u32 = 16_384;
 
@@ -51,7 +53,8 @@ impl KeeperError {
     }
 }
 
-/// The bridge's side of a decoy's connection. HEAD requests keep it from idling out.
+/// The bridge's side of a decoy's connection. HEAD requests keep it from idling out; a GET without room for its body makes it a
+/// download that stands still.
 #[derive(Debug)]
 pub struct Keeper {
     authority: String,
@@ -64,6 +67,14 @@ pub struct Keeper {
     /// The PING whose answer shows where frames begin, and the end of what was passed over.
     search: Option<([u8; MARK], Vec<u8>)>,
     taken: u32,
+    /// The request whose body the decoy may not send yet.
+    withheld: Option<u32>,
+    /// What a client would have answered meanwhile, had its words come through.
+    unsaid: Vec<u8>,
+    /// The decoy ended that request all the same.
+    gave_up: bool,
+    /// The decoy's answer has no body, so that nothing of it can be withheld.
+    bodiless: bool,
     going_away: bool,
 }
 
@@ -81,6 +92,10 @@ impl Keeper {
             cutter: Cutter::default(),
             search: None,
             taken: 0,
+            withheld: None,
+            unsaid: Vec::new(),
+            gave_up: false,
+            bodiless: false,
             going_away: false,
         }
     }
@@ -98,12 +113,49 @@ impl Keeper {
 
     /// Appends one HEAD request, unless the decoy is going away or answers nothing.
     pub fn request(&mut self, out: &mut Vec<u8>) {
+        self.ask("HEAD", out);
+    }
+
+    /// Makes the decoy's connection one whose download stands still: takes all windows away (RFC 9113, section 6.9.2) and asks for
+    /// the page. What the decoy does with such a client and when, it does from here on; [`Self::release`] ends it. Until then PING
+    /// and SETTINGS are not answered: to the decoy its client's words do not come through.
+    pub fn withhold(&mut self, out: &mut Vec<u8>) {
+        frame::settings(&[(setting::INITIAL_WINDOW_SIZE, 0)], out);
+        self.withheld = self.ask("GET", out);
+        self.gave_up = false;
+    }
+
+    /// The download goes on: gives the windows back, and the answers that were not given. What comes of the page is passed over.
+    pub fn release(&mut self, out: &mut Vec<u8>) {
+        out.append(&mut self.unsaid);
+        let window = CHROME_156.settings.iter().find(|(id, _)| *id == setting::INITIAL_WINDOW_SIZE);
+        frame::settings(&[window.copied().unwrap_or((setting::INITIAL_WINDOW_SIZE, 65_535))], out);
+        self.withheld = None;
+    }
+
+    /// Whether a download stands still, or did until the decoy ended it.
+    pub fn withholds(&self) -> bool {
+        self.withheld.is_some()
+    }
+
+    /// Whether the decoy has ended the download that stood still, but not its connection. Told once.
+    pub fn take_gave_up(&mut self) -> bool {
+        std::mem::take(&mut self.gave_up)
+    }
+
+    /// Whether the page turned out to have no body.
+    pub fn is_bodiless(&self) -> bool {
+        self.bodiless
+    }
+
+    /// The stream of the request, unless none was made.
+    fn ask(&mut self, method: &str, out: &mut Vec<u8>) -> Option<u32> {
         if self.going_away || self.outstanding.len() >= MAX_OUTSTANDING || self.next_stream > LAST_STREAM {
-            return;
+            return None;
         }
         let mut block = Vec::new();
         for (name, value) in [
-            (METHOD, "HEAD"),
+            (METHOD, method),
             (SCHEME, "https"),
             (AUTHORITY, self.authority.as_str()),
             (PATH, self.path.as_str()),
@@ -112,18 +164,14 @@ impl Keeper {
         ] {
             literal(name, value.as_bytes(), &mut block);
         }
-        frame::header(
-            kind::HEADERS,
-            flag::END_STREAM | flag::END_HEADERS,
-            self.next_stream,
-            block.len(),
-            out,
-        );
+        let stream = self.next_stream;
+        frame::header(kind::HEADERS, flag::END_STREAM | flag::END_HEADERS, stream, block.len(), out);
         out.extend_from_slice(&block);
-        self.outstanding.push(self.next_stream);
+        self.outstanding.push(stream);
         self.next_stream += 2;
         // The number it began with is the client's word.
         self.requests = self.requests.saturating_add(1);
+        Some(stream)
     }
 
     /// Takes what the decoy sent and appends what it is owed: answers to SETTINGS and PING, and credit.
@@ -175,19 +223,33 @@ impl Keeper {
                     frame::window_update(frame.stream, length, out);
                 }
             }
-            kind::HEADERS if frame.has(flag::END_STREAM) => self.answer(frame.stream),
+            kind::HEADERS if frame.has(flag::END_STREAM) => {
+                self.answer(frame.stream);
+                if self.withheld == Some(frame.stream) {
+                    (self.bodiless, self.gave_up) = (true, false);
+                }
+            }
             kind::RST_STREAM => self.end(frame.stream),
-            kind::SETTINGS if !frame.has(flag::ACK) => frame::header(kind::SETTINGS, flag::ACK, 0, 0, out),
+            kind::SETTINGS if !frame.has(flag::ACK) => self.owe(kind::SETTINGS, &[], out),
             kind::PING if frame.payload.len() != 8 => return Err(KeeperError::Protocol("a bad PING")),
-            kind::PING if !frame.has(flag::ACK) => {
-                frame::header(kind::PING, flag::ACK, 0, frame.payload.len(), out);
-                out.extend_from_slice(frame.payload);
+            // A server that says goodbye with a PING (hyper) closes when it is answered: that is the client's to bring about, by
+            // closing, a round trip later.
+            kind::PING if !frame.has(flag::ACK) && !self.going_away => {
+                self.owe(kind::PING, frame.payload, out);
             }
             kind::PUSH_PROMISE => return Err(KeeperError::Protocol("it pushed, which SETTINGS forbid")),
             kind::GOAWAY => self.going_away = true,
             _ => {}
         }
         Ok(())
+    }
+
+    fn owe(&mut self, kind: u8, payload: &[u8], out: &mut Vec<u8>) {
+        let out = if self.withheld.is_some() { &mut self.unsaid } else { out };
+        if self.withheld.is_none() || out.len() < MAX_UNSAID {
+            frame::header(kind, flag::ACK, 0, payload.len(), out);
+            out.extend_from_slice(payload);
+        }
     }
 
     fn answer(&mut self, stream: u32) {
@@ -197,6 +259,7 @@ impl Keeper {
     }
 
     fn end(&mut self, stream: u32) {
+        self.gave_up |= self.withheld == Some(stream);
         self.outstanding.retain(|id| *id != stream);
     }
 
@@ -319,6 +382,46 @@ mod tests {
         assert_eq!((keeper.outstanding(), keeper.answered()), (1, 1));
     }
 
+    /// No more of the decoy's is answered than a client whose words do not come through would answer.
+    #[test]
+    fn a_page_is_withheld_until_it_is_released() {
+        let (mut keeper, mut out) = (keeper(), Vec::new());
+        keeper.withhold(&mut out);
+        let windows = framed(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        assert_eq!(out[..windows.len()], windows);
+        assert_eq!(out[windows.len() + 9..][..5], *b"\x02\x03GET");
+        assert!(keeper.withholds() && !keeper.take_gave_up());
+        out.clear();
+        let ping = framed(kind::PING, 0, 0, b"12345678");
+        keeper.on_data(&[framed(kind::HEADERS, 4, 1001, &[0x88]), ping].concat(), &mut out).unwrap();
+        assert!(out.is_empty() && !keeper.is_bodiless());
+        for _ in 0..1_000 {
+            keeper.on_data(&framed(kind::SETTINGS, 0, 0, &[]), &mut out).unwrap();
+        }
+        assert!(out.is_empty() && keeper.unsaid.len() < MAX_UNSAID + MARK);
+        keeper.release(&mut out);
+        assert_eq!(out[..MARK], framed(kind::PING, 1, 0, b"12345678"));
+        assert_eq!(out[out.len() - 4..], 6_291_456u32.to_be_bytes());
+        out.clear();
+        keeper.on_data(&framed(kind::DATA, 1, 1001, &[0; 9]), &mut out).unwrap();
+        assert_eq!((keeper.outstanding(), keeper.withholds(), keeper.take_gave_up()), (0, false, false));
+    }
+
+    #[test]
+    fn a_decoy_that_ends_what_was_withheld_is_told_from_one_that_has_no_page() {
+        for (frame, gave_up, bodiless) in [
+            (framed(kind::RST_STREAM, 0, 1001, &[0; 4]), true, false),
+            (framed(kind::DATA, 1, 1001, &[]), true, false),
+            (framed(kind::HEADERS, 5, 1001, &[0x88]), false, true),
+        ] {
+            let (mut keeper, mut out) = (keeper(), Vec::new());
+            keeper.withhold(&mut out);
+            keeper.on_data(&frame, &mut out).unwrap();
+            assert_eq!((keeper.take_gave_up(), keeper.is_bodiless()), (gave_up, bodiless));
+            assert!(keeper.withholds() && !keeper.take_gave_up() && keeper.outstanding() == 0);
+        }
+    }
+
     proptest! {
         #[test]
         fn frames_are_found_from_anywhere(
@@ -345,8 +448,12 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = keeper().on_data(&bytes, &mut Vec::new());
+        fn any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), withheld: bool) {
+            let mut keeper = keeper();
+            if withheld {
+                keeper.withhold(&mut Vec::new());
+            }
+            let _ = keeper.on_data(&bytes, &mut Vec::new());
         }
     }
 }

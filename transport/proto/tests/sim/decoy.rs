@@ -9,10 +9,22 @@ use crate::hellos::{self, DOWN_RECORDS, UP_RECORDS};
 const PREFACE: usize = 24;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
+/// The body of the page where a keeper asks for it.
+const PAGE: &[u8] = b"<!doctype html><title>Bread</title>";
+
+/// What a server does when its patience with a download that stands still is at its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Impatience {
+    /// Ends the connection, as Apache.
+    Connection,
+    /// Ends the download, as nginx; then the connection is idle.
+    Download,
+}
 
 /// What a decoy is like.
 #[derive(Clone)]
@@ -25,6 +37,8 @@ pub(crate) struct Manner {
     pub(crate) last: usize,
     /// How long it keeps a silent connection.
     pub(crate) idle: Option<Duration>,
+    /// How long it bears a download that stands still, and what it does then.
+    pub(crate) patience: Option<(Duration, Impatience)>,
     /// Application data is cut into records of this many bytes, frames or not; 0: one frame, one record.
     pub(crate) record: usize,
     /// Asks for a key update, and updates its own, with the answer to this request.
@@ -50,6 +64,7 @@ impl Default for Manner {
             images: vec![900, 3_000, 20_000],
             last: 1_500,
             idle: None,
+            patience: None,
             record: 0,
             key_update_at: None,
             ping_at: None,
@@ -92,6 +107,12 @@ pub(crate) struct Decoy {
     /// Credit that was returned on the connection.
     pub(crate) credit: u64,
     last_active: Option<Instant>,
+    /// The window of a new stream is nothing.
+    windowless: bool,
+    /// A request whose body may not go yet, and since when.
+    standing: Option<(u32, Instant)>,
+    /// Downloads that stood still so far.
+    pub(crate) stood: u32,
     pub(crate) ending: Option<Ending>,
     /// The lengths of the records sent when it ended.
     fin: bool,
@@ -117,6 +138,9 @@ impl Decoy {
             pongs: 0,
             credit: 0,
             last_active: None,
+            windowless: false,
+            standing: None,
+            stood: 0,
             ending: None,
             fin: false,
             secrets_updated: 0,
@@ -133,12 +157,25 @@ impl Decoy {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        if self.ending.is_some() { None } else { Some(self.last_active? + self.manner.idle?) }
+        match self.standing.filter(|_| self.ending.is_none()) {
+            Some((_, since)) => Some(since + self.manner.patience?.0),
+            None if self.ending.is_some() => None,
+            None => Some(self.last_active? + self.manner.idle?),
+        }
     }
 
     pub(crate) fn on_timer(&mut self, now: Instant) {
-        if self.deadline().is_some_and(|at| at <= now) {
-            self.go_away();
+        if self.deadline().is_none_or(|at| at > now) {
+            return;
+        }
+        match (self.standing.take(), self.manner.patience) {
+            (Some((stream, _)), Some((_, Impatience::Download))) => {
+                self.last_active = Some(now);
+                let mut reset = Vec::new();
+                frame(RST_STREAM, 0, stream, &[0; 4], &mut reset);
+                self.sealer.seal(23, &reset, &mut self.out);
+            }
+            _ => self.go_away(),
         }
     }
 
@@ -149,6 +186,14 @@ impl Decoy {
         self.sealer.seal(23, &goaway, &mut self.out);
         self.sealer.seal(21, &[1, 0], &mut self.out);
         self.end(Ending::Idle);
+    }
+
+    /// GOAWAY and PING in one record, as hyper, which goes on answering until it is answered.
+    pub(crate) fn say_goodbye(&mut self) {
+        let mut goodbye = Vec::new();
+        frame(GOAWAY, 0, 0, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0], &mut goodbye);
+        frame(PING, 0, 0, &[11; 8], &mut goodbye);
+        self.sealer.seal(23, &goodbye, &mut self.out);
     }
 
     /// An alert, then FIN.
@@ -248,10 +293,12 @@ impl Decoy {
         }
     }
 
-    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8], _now: Instant) {
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8], now: Instant) {
         match kind {
+            HEADERS if stream >= 1001 && payload.get(2..5) == Some(b"GET") => self.page(stream, now),
             HEADERS => self.request(stream, payload.first() == Some(&0x02)),
             SETTINGS if flags & 1 == 0 => {
+                self.window(payload);
                 let mut ack = Vec::new();
                 frame(SETTINGS, 1, 0, &[], &mut ack);
                 self.say_frames(&ack);
@@ -267,6 +314,33 @@ impl Decoy {
             }
             _ => {}
         }
+    }
+
+    /// SETTINGS_INITIAL_WINDOW_SIZE holds for streams that are there, too.
+    fn window(&mut self, settings: &[u8]) {
+        for setting in settings.chunks(6).filter(|setting| setting[1] == 4) {
+            self.windowless = setting[2..] == [0; 4];
+        }
+        if let (false, Some((stream, _))) = (self.windowless, self.standing) {
+            self.standing = None;
+            let mut body = Vec::new();
+            frame(DATA, 1, stream, PAGE, &mut body);
+            self.say_frames(&body);
+        }
+    }
+
+    /// A keeper asks for the page.
+    fn page(&mut self, stream: u32, now: Instant) {
+        self.requests += 1;
+        let mut out = Vec::new();
+        frame(HEADERS, 4, stream, &[0x88], &mut out);
+        if self.windowless {
+            self.standing = Some((stream, now));
+            self.stood += 1;
+        } else {
+            frame(DATA, 1, stream, PAGE, &mut out);
+        }
+        self.say_frames(&out);
     }
 
     /// Answers by order: the page, its images, then the last. `head`: without a body.

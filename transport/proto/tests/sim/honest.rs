@@ -8,7 +8,7 @@ use qnet_proto::carrier::{Close, Event};
 use qnet_proto::knock::Field;
 use qnet_proto::tls::Suite;
 
-use crate::decoy::{Ending, Manner};
+use crate::decoy::{Decoy, Ending, Manner};
 use crate::user::Plan;
 use crate::world::{Down, Options, Up, World, lengths};
 
@@ -109,6 +109,21 @@ fn an_idle_tunnel_ends_as_the_decoy_ends_it_with_records_of_its_sizes() {
     assert_eq!(world.bridge_end(), Some(Ended::DecoyEnded));
     assert_eq!(world.ended(Up), Some(Close::Fin));
     assert!(world.bridge().is_none(), "the bridge's carrier is finished");
+}
+
+#[test]
+fn a_decoy_that_says_goodbye_with_a_ping_is_closed_by_the_client() {
+    let mut world = World::new(Options::default());
+    world.run_through();
+    world.run_for(Duration::from_secs(5));
+    let (before, pongs) = (lengths(world.sent(Down)).len(), world.decoy.pongs);
+    world.with_decoy(Decoy::say_goodbye);
+    world.run_for(Duration::from_secs(1));
+    // As with a visitor whose browser closes what goes away: nothing comes before that is through.
+    assert_eq!(lengths(world.sent(Down))[before..], [51]);
+    assert_eq!((world.ended(Up), world.decoy.ending), (Some(Close::Fin), Some(Ending::PeerFin)));
+    assert_eq!((world.ended(Down), world.decoy.pongs), (Some(Close::Fin), pongs));
+    assert_eq!(world.client_end(), Some(Ended::DecoyEnded));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod invited;
 mod options;
 mod records;
 mod shapes;
+mod standstill;
 mod strangers;
 mod user;
 mod world;

@@ -223,6 +223,47 @@ fn a_short_first_record_is_no_answer() {
 }
 
 #[test]
+fn a_knock_that_crosses_the_decoys_goodbye_proves_nothing() {
+    let knock = knock_number();
+    let crossing = |silence: Duration| {
+        let mut world = World::new(Options::default());
+        world.run(Duration::from_secs(30), |world| crate::world::records(world.sent(Up)).len() > knock);
+        world.hold(Up, true);
+        world.run_for(silence);
+        world.with_decoy(crate::decoy::Decoy::say_goodbye);
+        world.run_for(Duration::from_millis(1));
+        world.hold(Up, false);
+        world
+    };
+    let mut world = crossing(Duration::from_secs(1));
+    world.run_for(Duration::from_secs(10));
+    // The decoy answers all the same.
+    assert_eq!(world.decoy.requests, 5);
+    assert!(!world.bridge_events.contains(&Event::Proved));
+    assert_a_wire(&world);
+    // What comes beside the answers before may belong to them.
+    let mut world = crossing(Duration::from_millis(100));
+    world.run_for(Duration::from_secs(10));
+    assert!(world.bridge_events.contains(&Event::Proved));
+}
+
+/// Its answers come after long silences and end in frames as short as a goodbye.
+#[test]
+fn a_decoy_that_takes_its_time_is_not_taken_for_one_that_says_goodbye() {
+    for seed in 0..8 {
+        let manner = Manner { empty_end: true, ..Manner::default() };
+        let mut world = World::new(Options { manner, seed, ..Options::default() });
+        for _ in 0..40 {
+            world.hold(FromDecoy, true);
+            world.run_for(Duration::from_millis(700));
+            world.hold(FromDecoy, false);
+            world.run_for(Duration::from_millis(1));
+        }
+        assert!(world.is_up(), "seed {seed}: {:?}", world.bridge_events);
+    }
+}
+
+#[test]
 fn a_record_begun_before_the_knock_is_no_answer() {
     // A long record is half through when the knock comes; the answer's own first record follows later.
     let knock = knock_number();

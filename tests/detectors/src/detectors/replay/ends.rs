@@ -3,16 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow};
 use qnet_tests::support::attack::held::{answers_at_end, closing, held, knock, places};
-use qnet_tests::support::attack::stage::{Content, SOON, Stage, copy, seen, until};
+use qnet_tests::support::attack::stage::{Content, Stage, seen};
+use qnet_tests::support::attack::standstill::{Standstill, cut_short, of_decoy, of_tunnel};
 use qnet_tests::support::attack::visit::{all, made_up};
 use qnet_tests::support::decoy::{Options, Server};
-use qnet_tests::support::flow::{End, Flow};
-use qnet_tests::support::link::{Act, Gate, Link, Rule, Way, Which};
-use qnet_tests::support::visitor::Visitor;
+use qnet_tests::support::link::{Act, Link, Rule, Way, Which};
 
 use crate::detector::{Figure, Role, Verdict};
 
@@ -38,10 +37,6 @@ const SHORT_IDLE: Duration = Duration::from_secs(5);
 const WITHHELD: Duration = Duration::from_secs(12);
 const EARLY: Duration = Duration::from_secs(2);
 const NEAR: Duration = Duration::from_secs(1);
-
-/// Bytes that show that a download flows. A visitor who grants no window beyond HTTP/2's first gets 65,535 bytes of a file.
-const FLOWS: u64 = 200_000;
-const FLOWS_TO_VISITOR: usize = 60_000;
 
 /// An honest knock, held so that it comes around the decoy's end: by QNet's client to the bridge and to the decoy, and to a wire that
 /// answers where the decoy closes.
@@ -148,97 +143,47 @@ impl Held {
     }
 }
 
-/// A client's records are withheld during a download, for longer than the decoy bears idleness: when and how the connection ends must
-/// be as with the decoy, whose visitor says nothing during a download.
+/// A client's records are withheld during a download, for longer than the decoy bears idleness: what still comes, and when and how the
+/// connection ends, must be as with the decoy, whose visitor's words do not come through either.
 pub(super) fn withheld(server: Server) -> Result<Vec<Verdict>> {
     let options = Options { idle: SHORT_IDLE, head: SHORT_IDLE, ..Options::default() };
     let stage = Stage::new(server, options)?;
     let [decoy, again, faulty, bridge] = thread::scope(|scope| {
         let stage = &stage;
         [
-            scope.spawn(move || stalled(stage, false)),
-            scope.spawn(move || stalled(stage, false)),
-            scope.spawn(move || stalled(stage, true)),
-            scope.spawn(move || silenced(stage)),
+            scope.spawn(move || of_decoy(stage, WITHHELD)),
+            scope.spawn(move || of_decoy(stage, WITHHELD)),
+            scope.spawn(move || cut_short(stage, EARLY, WITHHELD)),
+            scope.spawn(move || of_tunnel(stage, WITHHELD)),
         ]
         .map(|one| one.join().unwrap_or_else(|_| Err(anyhow!("a player panicked"))))
     });
     let decoy = decoy?;
-    let verdict = |what: &str, role, shown: Option<(End, Duration)>| {
-        let same = match (shown, decoy) {
-            (Some(shown), Some(decoy)) => shown.0 == decoy.0 && shown.1.abs_diff(decoy.1) <= NEAR,
-            (shown, decoy) => shown == decoy,
-        };
-        let after = |end: Option<(End, Duration)>| end.map_or(f64::INFINITY, |(_, at)| at.as_secs_f64());
+    let verdict = |what: &str, role, shown: &Standstill| {
+        let after = |shown: &Standstill| shown.end.map_or(f64::INFINITY, |(_, at)| at.as_secs_f64());
+        let lengths =
+            |shown: &Standstill| shown.records.iter().map(|(length, _)| *length).collect::<Vec<_>>();
         Verdict {
             what: format!("{what}, {server:?}"),
             role,
-            flagged: !same,
+            flagged: !shown.same(&decoy, NEAR),
             figures: vec![
                 Figure::new("watched, s", WITHHELD.as_secs_f64()),
                 Figure::new("its end after, s", after(shown)),
-                Figure::new("the decoy's, s", after(decoy)),
+                Figure::new("the decoy's, s", after(&decoy)),
             ],
             note: format!(
-                "ends: {:?}, the decoy's {:?}",
-                shown.map(|(end, _)| end),
-                decoy.map(|(end, _)| end)
+                "records {:?}, ends: {:?}; the decoy's {:?}, {:?}",
+                lengths(shown),
+                shown.end.map(|(end, _)| end),
+                lengths(&decoy),
+                decoy.end.map(|(end, _)| end)
             ),
         }
     };
     Ok(vec![
-        verdict("QNet, upload withheld during a download", Role::Subject, bridge?),
-        verdict("a wire that ends a download early", Role::Positive, faulty?),
-        verdict("the decoy again, during a download", Role::Negative, again?),
+        verdict("QNet, upload withheld during a download", Role::Subject, &bridge?),
+        verdict("a wire that ends a download early", Role::Positive, &faulty?),
+        verdict("the decoy again, during a download", Role::Negative, &again?),
     ])
-}
-
-/// How a download from the decoy ends whose visitor says nothing more, and how long after it stood still; by a wire that ends it
-/// before any server does, if it is to.
-fn stalled(stage: &Stage, faulty: bool) -> Result<Option<(End, Duration)>> {
-    let inner = Link::start(stage.decoy.address(), Duration::ZERO)?;
-    let link = Link::start(inner.address(), Duration::ZERO)?;
-    let visitor = Visitor { paths: vec!["/tours.zip".into()], ..Visitor::new(stage.decoy.name()) };
-    let address = link.address();
-    // It ends with the wire, or when its time is over.
-    thread::spawn(move || visitor.visit(address, SOON + WITHHELD).is_ok());
-    link.wait("a download", 0, SOON, |trace| trace.down.total() > FLOWS_TO_VISITOR)?;
-    let began = Instant::now();
-    if faulty {
-        let early = watch(&link, began, EARLY)?;
-        ensure!(early.is_none(), "the decoy ended a download after {early:?}");
-        inner.inject(0, Way::Down, made_up(30), Some(End::Fin));
-    }
-    watch(&link, began, WITHHELD)
-}
-
-/// The same of a tunnel's.
-fn silenced(stage: &Stage) -> Result<Option<(End, Duration)>> {
-    let link = Link::start(stage.bridge, Duration::ZERO)?;
-    let (arm, release) = (Gate::new(), Gate::new());
-    link.set_rules(vec![Rule::new(Way::Up, Which::Once(arm.clone()), Act::Hold(release.clone()))]);
-    let tunnel = stage.tunnel_over(&link)?;
-    let payload = stage.download(&tunnel)?;
-    until("a download", SOON, || copy(&payload).right > FLOWS)?;
-    arm.open();
-    let end = watch(&link, Instant::now(), WITHHELD);
-    release.open();
-    end
-}
-
-/// How the server ended the connection, and how long after `began`, within `limit` of that.
-fn watch(link: &Link, began: Instant, limit: Duration) -> Result<Option<(End, Duration)>> {
-    loop {
-        let trace = link.traces().pop().context("no connection")?;
-        let end = |flow: &Flow| {
-            flow.end().map(|(end, at)| (end, (flow.started() + at).saturating_duration_since(began)))
-        };
-        if let Some(end) = end(&trace.down) {
-            return Ok(Some(end));
-        }
-        if began.elapsed() > limit {
-            return Ok(None);
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
 }
