@@ -1,5 +1,5 @@
 //! Fetches a page over Tor through a QNet bridge, without any other program:
-//! `cargo run --example fetch -- 'Bridge qnet 192.0.2.7:443 … key=… sni=…' example.com / [arti.toml]`
+//! `cargo run --example fetch -- 'Bridge qnet 192.0.2.7:443 <fingerprint> key=… sni=…' example.com:80 / [arti.toml]`
 use anyhow::{Context as _, Result};
 use arti_client::TorClient;
 use arti_client::config::TorClientConfigBuilder;
@@ -9,17 +9,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let line = arguments.next().context("which bridge?")?;
-    let host = arguments.next().context("which host?")?;
-    let path = arguments.next().unwrap_or_else(|| "/".to_owned());
+    let host = arguments.next().context("which host and port?")?;
+    let path = arguments.next().context("which path?")?;
     let mut config: TorClientConfigBuilder = match arguments.next() {
         Some(file) => toml::from_str(&std::fs::read_to_string(file)?)?,
         None => TorClientConfigBuilder::default(),
     };
+    // What Arti speaks to relays by. A program with other TLS needs no such line.
+    boring_rustls_provider::provider().install_default().ok().context("another provider is there")?;
     let _door = qnet_arti::serve(&mut config, &[line], qnet_arti::dialer()?).await?;
     let tor = TorClient::create_bootstrapped(config.build()?).await?;
-    let port = host.rsplit_once(':').map_or(Ok(80), |(_, port)| port.parse())?;
-    let name = host.split(':').next().unwrap_or_default();
-    let mut stream = tor.connect((name, port)).await?;
+    let mut stream = tor.connect(host.as_str()).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;

@@ -1,4 +1,4 @@
-//! `fetch` by the other way in: no port, Arti's experimental interface.
+//! `fetch` by the other way in: no port, and Arti's experimental interface.
 use anyhow::{Context as _, Result};
 use arti_client::TorClient;
 use arti_client::config::TorClientConfigBuilder;
@@ -14,10 +14,11 @@ async fn main() -> Result<()> {
         Some(file) => toml::from_str(&std::fs::read_to_string(file)?)?,
         None => TorClientConfigBuilder::default(),
     };
+    // What Arti speaks to relays by. A program with other TLS needs no such line.
+    boring_rustls_provider::provider().install_default().ok().context("another provider is there")?;
     qnet_arti::add_bridges(&mut config, &[line])?;
-    let tor = TorClient::builder().config(config.build()?).create_unbootstrapped()?;
-    qnet_arti::install(&tor, qnet_arti::dialer()?)?;
-    tor.bootstrap().await?;
+    let builder = TorClient::builder().config(config.build()?);
+    let tor = qnet_arti::bootstrap(builder, qnet_arti::dialer()?).await?;
     let mut stream = tor.connect(host.as_str()).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

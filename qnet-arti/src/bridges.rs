@@ -38,9 +38,10 @@ pub enum Error {
     /// There is no port on loopback.
     #[error("cannot listen on 127.0.0.1")]
     Listen(#[source] std::io::Error),
-    /// Arti cannot take the transport now.
-    #[error("Arti does not take the transport: {0}")]
-    Refused(String),
+    /// Arti cannot make its client or does not bootstrap; its own error says which, and what kind it is of.
+    #[cfg(feature = "manager")]
+    #[error("Arti: {0}")]
+    Client(#[from] arti_client::Error),
 }
 
 impl Error {
@@ -48,8 +49,10 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Line { .. } | Self::Arti { .. } | Self::NoLine | Self::Refused(_) => Kind::Misuse,
+            Self::Line { .. } | Self::Arti { .. } | Self::NoLine => Kind::Misuse,
             Self::Roots(_) | Self::Listen(_) => Kind::Local,
+            #[cfg(feature = "manager")]
+            Self::Client(_) => Kind::Network,
         }
     }
 
@@ -58,7 +61,9 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Listen(_) => Retry::Later,
-            _ => Retry::Never,
+            #[cfg(feature = "manager")]
+            Self::Client(_) => Retry::Later,
+            Self::Line { .. } | Self::Arti { .. } | Self::NoLine | Self::Roots(_) => Retry::Never,
         }
     }
 }
@@ -93,11 +98,15 @@ pub(crate) fn declare(
     let mut bridges = Vec::new();
     for (at, line) in lines.iter().enumerate() {
         let arti = |reason: String| Error::Arti { number: at + 1, reason };
-        let bridge: BridgeConfigBuilder = line.to_string().parse().map_err(|error| arti(format!("{error}")))?;
+        let bridge: BridgeConfigBuilder = line.to_string().parse().map_err(|error| arti(chain(&error)))?;
         bridges.push(bridge);
     }
     let mut transport = TransportConfigBuilder::default();
-    let name = TRANSPORT.parse().map_err(|error| Error::Refused(format!("{error}")))?;
+    #[expect(
+        clippy::expect_used,
+        reason = "Arti's names are letters, digits and underscores that begin with a letter"
+    )]
+    let name = TRANSPORT.parse().expect("a constant that a test parses");
     transport.protocols(vec![name]).proxy_addr(address);
     config.bridges().transports().push(transport);
     config.bridges().bridges().extend(bridges);
@@ -109,15 +118,31 @@ mod tests {
     use super::*;
     use arti_client::TorClientConfig;
 
+    const FINGERPRINT: &str = "0123456789ABCDEF0123456789ABCDEF01234567";
     const LINE: &str = "Bridge qnet 192.0.2.7:443 0123456789ABCDEF0123456789ABCDEF01234567 \
                         key=AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE sni=www.example.com";
 
     #[test]
     fn arti_takes_what_we_take() {
+        let key = "key=AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE";
+        for line in [
+            LINE.to_owned(),
+            format!("{LINE} sni=example.org profile=web"),
+            format!("qnet [2001:db8::7]:443 {FINGERPRINT} {key} url=https://www.example.com/a7Ge93kd"),
+        ] {
+            let mut config = TorClientConfig::builder();
+            let lines = parse(&[line]).unwrap();
+            declare(&mut config, &lines, "127.0.0.1:9".parse().unwrap()).unwrap();
+            config.build().unwrap();
+        }
+    }
+
+    #[test]
+    fn arti_wants_a_fingerprint() {
+        let lines = parse(&[LINE.replace(FINGERPRINT, "")]).unwrap();
         let mut config = TorClientConfig::builder();
-        let lines = parse(&[LINE]).unwrap();
-        declare(&mut config, &lines, "127.0.0.1:9".parse().unwrap()).unwrap();
-        config.build().unwrap();
+        let error = declare(&mut config, &lines, "127.0.0.1:9".parse().unwrap()).unwrap_err();
+        assert!(matches!(error, Error::Arti { number: 1, .. }), "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use arti_client::config::TorClientConfigBuilder;
 use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::socks::{self, Progress, Reply, Request, Target};
+use qnet_transport::Stream;
 use qnet_transport::client::Dialer;
 use qnet_transport::relay::relay;
 use qnet_wire::bridge_line::BridgeLine;
@@ -71,6 +72,8 @@ pub async fn serve(
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(Error::Listen)?;
     let address = listener.local_addr().map_err(Error::Listen)?;
     bridges::declare(config, &lines, address)?;
+    // Arti keeps fingerprints to itself.
+    let lines = lines.into_iter().map(|line| BridgeLine { fingerprint: None, ..line }).collect();
     let serving = tokio::spawn(accept(listener, Arc::new(Served { dialer, lines })));
     Ok(Door { address, serving })
 }
@@ -104,15 +107,13 @@ async fn serve_one(mut tcp: TcpStream, served: &Served) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let Ok(request) = timeout(NEGOTIATION, negotiate(&mut tcp)).await else { return Ok(()) };
     let Some(request) = request? else { return linger(tcp).await };
-    let mut answer = Vec::new();
-    let stream = match wanted(&request).filter(|line| served.lines.iter().any(|known| same(known, line))) {
-        None => {
-            tracing::warn!("somebody asked for a bridge that is not served here");
-            Err(Reply::NotAllowed)
-        }
-        Some(line) => dial(&served.dialer, &line).await,
+    let dialled = tokio::select! {
+        dialled = reach(served, &request) => dialled,
+        // Arti does not wait any longer: it gives a bridge ten seconds.
+        () = gone(&tcp) => return Ok(()),
     };
-    let mut stream = match stream {
+    let mut answer = Vec::new();
+    let mut stream = match dialled {
         Ok(stream) => stream,
         Err(reply) => {
             reply.write(&mut answer);
@@ -123,16 +124,28 @@ async fn serve_one(mut tcp: TcpStream, served: &Served) -> io::Result<()> {
     Reply::Succeeded.write(&mut answer);
     tcp.write_all(&answer).await?;
     stream.write_all(&request.early).await?;
+    // The arguments hold the bridge's key.
     drop(request);
-    relay(&mut tcp, &mut stream).await
+    relay(&mut tcp, &mut stream, |_, _| ()).await
 }
 
-/// Arti keeps the fingerprint to itself.
-fn same(one: &BridgeLine, other: &BridgeLine) -> bool {
-    one.address == other.address && one.key == other.key && one.cover == other.cover
+/// A stream to the bridge that a request names, where it is one of those served.
+async fn reach(served: &Served, request: &Request) -> Result<Stream, Reply> {
+    let Some(line) = wanted(request).filter(|line| served.lines.contains(line)) else {
+        tracing::warn!("somebody asked for a bridge that is not served here");
+        return Err(Reply::NotAllowed);
+    };
+    dial(&served.dialer, &line).await
 }
 
-async fn dial(dialer: &Dialer, line: &BridgeLine) -> Result<qnet_transport::Stream, Reply> {
+/// Waits until the other end is gone, as far as that is seen before it is read.
+async fn gone(tcp: &TcpStream) {
+    if matches!(tcp.peek(&mut [0]).await, Ok(1..)) {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn dial(dialer: &Dialer, line: &BridgeLine) -> Result<Stream, Reply> {
     let tunnel = dialer.dial(line).await.map_err(|error| {
         tracing::warn!("no connection to the bridge: {}", chain(&error));
         Reply::GeneralFailure
@@ -187,8 +200,7 @@ mod tests {
     use qnet_transport::client::DialerConfig;
     use qnet_transport::tls::Roots;
 
-    const LINE: &str =
-        "Bridge qnet 127.0.0.1:1 key=AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE sni=www.example.com";
+    const LINE: &str = "Bridge qnet 127.0.0.1:1 0123456789ABCDEF0123456789ABCDEF01234567 key=AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE sni=www.example.com";
 
     /// What the door answers to SOCKS5 with these arguments.
     async fn ask(door: &Door, port: u16, args: &str) -> Vec<u8> {

@@ -5,29 +5,33 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arti_client::TorClient;
 use arti_client::config::TorClientConfigBuilder;
+use arti_client::{DormantMode, TorClient, TorClientBuilder};
 use async_trait::async_trait;
 use futures::{AsyncRead, AsyncWrite};
 use qnet_transport::Stream;
 use qnet_transport::client::Dialer;
 use qnet_wire::bridge_line::{BridgeLine, TRANSPORT};
 use qnet_wire::error::chain;
+use safelog::MaybeSensitive;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 use tor_chanmgr::builder::ChanBuilder;
 use tor_chanmgr::factory::{AbstractPtError, AbstractPtMgr, ChannelFactory};
 use tor_chanmgr::transport::TransportImplHelper;
 use tor_error::bad_api_usage;
-use tor_linkspec::{ChannelMethod, HasChanMethod as _, OwnedChanTarget, PtTarget, PtTargetAddr, PtTransportName};
+use tor_linkspec::{
+    ChannelMethod, HasChanMethod as _, OwnedChanTarget, PtTarget, PtTargetAddr, PtTransportName,
+};
 use tor_proto::peer::PeerAddr;
-use tor_rtcompat::{Runtime, StreamOps};
+use tor_rtcompat::{Runtime, StreamOps, TlsProvider};
 
 use crate::bridges::{self, Error};
+use crate::gate::Gate;
 
-/// Where Arti is told that the transport is, before [`install`] takes its place: the discard port, where nothing listens.
+/// Where Arti is told that the transport is, before [`bootstrap`] takes its place: the discard port, where nothing listens.
 const NOWHERE: ([u8; 4], u16) = ([127, 0, 0, 1], 9);
 
-/// Adds these bridges to `config`, for a client that [`install`] will be called for.
+/// Adds these bridges to `config`, for a client that [`bootstrap`] will make.
 ///
 /// # Errors
 /// See [`Error`]; `config` is unchanged then.
@@ -35,15 +39,32 @@ pub fn add_bridges(config: &mut TorClientConfigBuilder, lines: &[impl AsRef<str>
     bridges::declare(config, &bridges::parse(lines)?, NOWHERE.into())
 }
 
-/// Has `client`, which is not bootstrapped yet, reach `qnet` bridges by `dialer`. It takes the place of whatever other pluggable
-/// transports its configuration names.
+/// Makes a client and bootstraps it, with `qnet` bridges reached by `dialer`. That takes the place of whatever pluggable transports
+/// the configuration names, and of a directory provider that `builder` was given.
 ///
 /// # Errors
-/// [`Error::Refused`], where the client is not one that connects.
-pub fn install<R: Runtime>(client: &TorClient<R>, dialer: Dialer) -> Result<(), Error> {
-    let channels = client.chanmgr().map_err(|error| Error::Refused(error.to_string()))?;
-    channels.set_pt_mgr(Arc::new(Manager { runtime: client.runtime().clone(), dialer }));
-    Ok(())
+/// [`Error::Client`], where Arti cannot make the client or does not bootstrap.
+pub async fn bootstrap<R>(builder: TorClientBuilder<R>, dialer: Dialer) -> Result<Arc<TorClient<R>>, Error>
+where
+    R: Runtime + TlsProvider<Wire>,
+{
+    let gate = Gate::default();
+    let client = builder.dirmgr_builder::<Gate>(Arc::new(gate.clone())).create_unbootstrapped_async().await?;
+    // The channel manager is there once the bootstrap has begun. Until it knows the transport, nothing may ask it for a channel:
+    // the directory waits at the gate, and a dormant client fetches no bridge descriptors.
+    client.set_dormant(DormantMode::Soft);
+    let mut bootstrapped = Box::pin(client.bootstrap());
+    tokio::select! {
+        early = &mut bootstrapped => early?,
+        () = gate.reached() => {
+            client.chanmgr()?.set_pt_mgr(Arc::new(Manager { runtime: client.runtime().clone(), dialer }));
+            client.set_dormant(DormantMode::Normal);
+            gate.open();
+            bootstrapped.as_mut().await?;
+        }
+    }
+    drop(bootstrapped);
+    Ok(client)
 }
 
 struct Manager<R> {
@@ -52,7 +73,7 @@ struct Manager<R> {
 }
 
 #[async_trait]
-impl<R: Runtime> AbstractPtMgr for Manager<R> {
+impl<R: Runtime + TlsProvider<Wire>> AbstractPtMgr for Manager<R> {
     async fn factory_for_transport(
         &self,
         transport: &PtTransportName,
@@ -83,7 +104,7 @@ impl TransportImplHelper for Transport {
             Err(reason) => {
                 tracing::warn!("no connection to the bridge: {reason}");
                 Err(tor_chanmgr::Error::Io {
-                    peer: PeerAddr::Pt(target).into(),
+                    peer: MaybeSensitive::sensitive(PeerAddr::Pt(target)),
                     action: "reaching the bridge",
                     source: Arc::new(io::Error::other(reason)),
                 })
@@ -101,8 +122,8 @@ async fn dial(dialer: &Dialer, target: &PtTarget) -> Result<Stream, String> {
     tunnel.open().map_err(|error| chain(&error))
 }
 
-/// A stream as Arti wants it.
-struct Wire(Compat<Stream>);
+/// A stream to a bridge, as Arti's runtimes put TLS around it: every runtime of Arti's own can.
+pub struct Wire(Compat<Stream>);
 
 impl StreamOps for Wire {}
 
