@@ -16,8 +16,8 @@ use sha2::{Digest as _, Sha256};
 /// What is fetched, bytes.
 const FILE: usize = 1_000_000;
 
-/// How long a fetch may take, the bootstrap included. It takes a few seconds.
-const LIMIT_SECONDS: &str = "120";
+/// How long a fetch may take, the bootstrap included: on a machine that is busy with other work it takes a minute.
+const LIMIT_SECONDS: &str = "180";
 
 #[test]
 fn arti_fetches_a_page_by_the_socks_port() -> Result<()> {

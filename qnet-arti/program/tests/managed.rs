@@ -18,8 +18,8 @@ use qnet_tests::support::tor::Network;
 /// What is fetched, bytes.
 const FILE: usize = 1_000_000;
 
-/// How long Arti may take to bootstrap. It takes a few seconds.
-const LIMIT: Duration = Duration::from_secs(120);
+/// How long a page may take, the bootstrap included: on a machine that is busy with other work it takes half a minute.
+const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
 fn arti_launches_qnet_pt_and_fetches_a_page() -> Result<()> {
