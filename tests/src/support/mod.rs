@@ -1,5 +1,6 @@
 //! The parts of the harness.
 
+pub mod arti;
 pub mod attack;
 pub mod browser;
 pub mod ca;

@@ -127,6 +127,12 @@ impl Network {
         Ok(Client { tor, socks })
     }
 
+    /// The authorities' `DirAuthority` lines, for what is no tor.
+    #[must_use]
+    pub fn authorities(&self) -> &str {
+        &self.dir_authority_lines
+    }
+
     /// What every torrc starts with.
     fn common(&self) -> String {
         format!("{COMMON}{}", self.dir_authority_lines)

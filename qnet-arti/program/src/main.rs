@@ -1,0 +1,6 @@
+//! Arti, with the features that its tests here need.
+#![forbid(unsafe_code)]
+
+fn main() {
+    arti::main();
+}
