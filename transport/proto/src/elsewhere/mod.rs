@@ -2,7 +2,7 @@
 //! bridge that was upgraded does with a JOIN for a session that its predecessor has.
 //!
 //! 1. The successor, to which the carrier's connection came, has finished its inner handshake. It does not know the session that a
-//!    JOIN names. It asks the predecessor over a connection between the two: the JOIN, with all that it is bound to ([`Ask`]).
+//!    JOIN names. It asks the predecessor over a connection between the two: the JOIN, with all that it is bound to (`Ask`).
 //! 2. The predecessor, who has the session's secret, judges the JOIN as its own ([`Holder`]) and answers with its JOIN or REFUSED.
 //! 3. From then on SEGMENT, ACK and END go between client and session by way of the successor, which opens and seals records and
 //!    shapes them (`Away`), and cuts segments to the records' size.
