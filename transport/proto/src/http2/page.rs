@@ -37,7 +37,7 @@ const MAX_LOAD: Duration = Duration::from_secs(60);
 /// Chromium's never stood in what the lab captured.
 const READING: (Duration, Duration) = (Duration::from_micros(700), Duration::from_micros(2_500));
 
-/// In one visit of so many the parser reaches a script behind pictures before anything is requested: Chromium's did in 4 of 33.
+/// In one visit of so many the parser reaches a script behind pictures before anything is requested: Chromium's did in 4 of 31 visits.
 const AHEAD: u32 = 8;
 
 /// What [`PageLoad::poll`] wants sent.
