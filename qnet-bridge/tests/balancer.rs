@@ -348,7 +348,11 @@ fn one_is_lost(lose: impl FnOnce(&Instance) -> Result<()>, within: Duration) -> 
 #[test]
 fn of_a_bridge_that_is_killed_the_clients_come_back_and_the_others_notice_nothing() -> Result<()> {
     isolated("of_a_bridge_that_is_killed_the_clients_come_back_and_the_others_notice_nothing", || {
-        let kill = |lost: &Instance| process::signal(lost.running.pid(), rustix::process::Signal::KILL);
+        let kill = |lost: &Instance| {
+            process::signal(lost.running.pid(), rustix::process::Signal::KILL)?;
+            // The signal only begins its end: until then its socket takes connections that nobody will answer.
+            wait_for("the bridge's end", LIMIT, || Ok(TcpStream::connect(lost.listen).is_err().then_some(())))
+        };
         one_is_lost(kill, Duration::from_secs(5))
     })
 }
