@@ -47,23 +47,35 @@ fn a_silent_tunnel_refuses_nonsense_as_lighttpd() -> Result<()> {
 }
 
 /// Up: the decoy objects as it does on its own, and what had come through before is right. It closes as it does on its own where
-/// much is unread, or in order: how much of the client's data is unread then is chance.
+/// much is unread, or in order: how much of the client's data is unread then is chance. When it objects is compared as well, and
+/// a loaded machine is late at times: more tries must be alike than not.
 fn tampered_up(server: Server) -> Result<()> {
     let stage = Stage::new(server, Options::default())?;
     all(3, &deeds(), |(what, deed)| {
-        let (trace, payload, begun) = run(&stage, Way::Up, deed).with_context(|| what.clone())?;
-        ensure!(!payload.wrong && !payload.ended && payload.right >= BEFORE, "{what}: {payload:?}");
-        let (here, there) =
-            (Refusal::of(&trace.down, begun), objection(&stage, stage.decoy.address(), deed)?);
-        ensure!(there.records == [(23, ALERT)] && there.end.is_some(), "{what}: {there:?}");
-        ensure!(
-            here.same_words(&there) && [there.end, Some(End::Fin)].contains(&here.end),
-            "{what}: {here:?}, and the decoy alone: {there:?}"
-        );
-        ensure!(seen(&trace.down, 0).content().alerts == 1, "{what}: {:?}", seen(&trace.down, 0));
-        ensure!(trace.up.end().is_some(), "{what}: {:?}", seen(&trace.up, 0));
-        Ok(())
+        let mut strange = Vec::new();
+        for number in 1..=TRIES {
+            let (here, there) = objected_up(&stage, deed).with_context(|| what.clone())?;
+            if !here.same_words(&there) || ![there.end, Some(End::Fin)].contains(&here.end) {
+                strange.push((here, there));
+            }
+            if 2 * strange.len() < number {
+                return Ok(());
+            }
+        }
+        bail!("{what}: the bridge's and the decoy's own, where they differ: {strange:?}")
     })
+}
+
+/// How the bridge refuses what is tampered with in a tunnel, and how the decoy does.
+fn objected_up(stage: &Stage, deed: &Deed) -> Result<(Refusal, Refusal)> {
+    let (trace, payload, begun) = run(stage, Way::Up, deed)?;
+    ensure!(!payload.wrong && !payload.ended && payload.right >= BEFORE, "{payload:?}");
+    let down = seen(&trace.down, 0);
+    ensure!(down.content().alerts == 1, "{down:?}");
+    ensure!(trace.up.end().is_some(), "{:?}", seen(&trace.up, 0));
+    let there = objection(stage, stage.decoy.address(), deed)?;
+    ensure!(there.records == [(23, ALERT)] && there.end.is_some(), "{there:?}");
+    Ok((Refusal::of(&trace.down, begun), there))
 }
 
 #[test]
