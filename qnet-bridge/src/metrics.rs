@@ -158,6 +158,36 @@ impl Numbers {
             "Bytes of clients' streams, both directions.",
             &[("", self.exit.clients.bytes())],
         );
+        let shaping = self.counter.shaping();
+        put(
+            "shaping_records_total",
+            "counter",
+            "Records to clients, and those of padding alone.",
+            &[("{kind=\"data\"}", shaping.records), ("{kind=\"padding\"}", shaping.padding_records)],
+        );
+        let bytes = [
+            ("{kind=\"data\"}", shaping.carried),
+            ("{kind=\"padding\"}", shaping.padding),
+            ("{kind=\"cover\"}", shaping.cover),
+        ];
+        put("shaping_bytes_total", "counter", "Bytes of records to clients by what they are.", &bytes);
+        put(
+            "shaping_held_seconds_total",
+            "counter",
+            "How long data was held for the shape, in all.",
+            &[("", shaping.held.as_secs())],
+        );
+        let departures = [
+            ("{of=\"schedule\"}", shaping.off_schedule),
+            ("{of=\"budget\"}", shaping.over_budget),
+            ("{of=\"timer\"}", shaping.late),
+        ];
+        put(
+            "shaping_departures_total",
+            "counter",
+            "Sends that left the schedule for want of time, padding left out for want of bytes, slots reached late.",
+            &departures,
+        );
         text
     }
 }

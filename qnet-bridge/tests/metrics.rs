@@ -69,12 +69,14 @@ fn the_dashboards_queries_have_answers() -> Result<()> {
             Ok(said["data"]["result"][0]["value"][1].as_str().and_then(|value| value.parse().ok()))
         };
         let queries = queries()?;
-        ensure!(queries.len() >= 9, "{queries:?}");
+        ensure!(queries.len() >= 11, "{queries:?}");
         for expression in &queries {
             wait_for(expression, Duration::from_secs(30), || query(expression))?;
         }
         let bytes = wait_for("bytes", Duration::from_secs(10), || query("qnet_bridge_bytes_total"))?;
         ensure!(bytes >= 36.0, "{bytes}");
+        let shaped = query("qnet_bridge_shaping_bytes_total{kind=\"data\"}")?;
+        ensure!(shaped.is_some_and(|shaped| shaped >= 18.0), "{shaped:?}");
         ensure!(query("no_such_metric")?.is_none());
         Ok(())
     })

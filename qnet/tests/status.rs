@@ -57,6 +57,10 @@ fn only_this_machine_is_answered_and_only_the_page_may_change_something() -> Res
                 );
                 ensure!(head(&["--header", "Host:", "--http1.0", &url(path)])?.contains(" 421 "));
             }
+            let report: serde_json::Value = serde_json::from_str(&curl(&[&url("/status.json")])?)?;
+            let shaping = &report["bridges"][0]["shaping"];
+            // The first probe's request has gone.
+            ensure!(shaping["records"].as_u64() > Some(0) && shaping["late"] == 0, "{report}");
             let page = curl(&[&url("/")])?;
             let token =
                 page.split("name=\"token\" content=\"").nth(1).and_then(|rest| rest.split('"').next());

@@ -18,6 +18,7 @@ use qnet_proto::{
     elsewhere::Holder,
     knock::KnockedTokens,
     session::{Profile, SharedSession, lock_sessions},
+    shape::Counters,
     websocket as protocol,
 };
 use qnet_wire::{key::IdentityKey, name::ServerName, url::WebsocketUrl};
@@ -379,6 +380,12 @@ impl Counter {
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.0.sessions.users().len()
+    }
+
+    /// What the shapers of all sessions' carriers did on the bridge's side, of sessions that are over as well.
+    #[must_use]
+    pub fn shaping(&self) -> Counters {
+        lock_sessions(&self.0.sessions.known).shaping()
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the page shows, as JSON. No address and no name of a bridge is in it, and none of a target.
 
+use qnet_transport::Counters;
 use qnet_wire::bridge_line::Cover;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -51,7 +52,38 @@ struct BridgeReport {
     round_trip_ms: Option<u64>,
     proved_seconds_ago: Option<u64>,
     connected_seconds: Option<u64>,
+    shaping: Option<Shaping>,
     trouble: Option<String>,
+}
+
+/// What the shape of its traffic has cost on this side since it was connected to, and how often it was left.
+#[derive(Serialize)]
+struct Shaping {
+    records: u64,
+    bytes: u64,
+    padding_records: u64,
+    padding_bytes: u64,
+    cover_bytes: u64,
+    held_ms: u64,
+    off_schedule: u64,
+    over_budget: u64,
+    late: u64,
+}
+
+impl From<Counters> for Shaping {
+    fn from(counters: Counters) -> Self {
+        Self {
+            records: counters.records,
+            bytes: counters.carried,
+            padding_records: counters.padding_records,
+            padding_bytes: counters.padding,
+            cover_bytes: counters.cover,
+            held_ms: u64::try_from(counters.held.as_millis()).unwrap_or(u64::MAX),
+            off_schedule: counters.off_schedule,
+            over_budget: counters.over_budget,
+            late: counters.late,
+        }
+    }
 }
 
 impl Report {
@@ -81,6 +113,7 @@ impl BridgeReport {
             round_trip_ms: None,
             proved_seconds_ago: None,
             connected_seconds: None,
+            shaping: None,
             trouble: None,
         };
         match bridge.phase() {
@@ -93,6 +126,7 @@ impl BridgeReport {
                 report.round_trip_ms = u64::try_from(proved.round_trip.as_millis()).ok();
                 report.proved_seconds_ago = Some(proved.at.elapsed().as_secs());
                 report.connected_seconds = Some(up.since.elapsed().as_secs());
+                report.shaping = Some(up.tunnel.shaping().into());
             }
         }
         report

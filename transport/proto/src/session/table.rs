@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{SessionId, SharedSession, lock};
 use crate::Ended;
 use crate::frame::SESSION_ID_LEN;
+use crate::shape::Counters;
 
 /// How long a session with open streams is kept without a carrier: tor's circuits, an idle mail connection.
 const DETACHED: Duration = Duration::from_secs(30 * 60);
@@ -31,6 +32,8 @@ pub fn lock_sessions(sessions: &SharedSessions) -> MutexGuard<'_, Sessions> {
 pub struct Sessions {
     known: HashMap<[u8; SESSION_ID_LEN], SharedSession>,
     elsewhere: bool,
+    /// What the shapers of those that are not known any more did.
+    shaped: Counters,
 }
 
 impl Sessions {
@@ -66,7 +69,23 @@ impl Sessions {
 
     /// Forgets a session that is over.
     pub fn remove(&mut self, id: SessionId) {
-        self.known.remove(&id.0);
+        self.forget(&id.0);
+    }
+
+    fn forget(&mut self, id: &[u8; SESSION_ID_LEN]) {
+        if let Some(session) = self.known.remove(id) {
+            self.shaped.add(&lock(&session).shaping());
+        }
+    }
+
+    /// What the shapers of all sessions' carriers did on this side, of those that are over as well.
+    #[must_use]
+    pub fn shaping(&self) -> Counters {
+        let mut all = self.shaped;
+        for session in self.known.values() {
+            all.add(&lock(session).shaping());
+        }
+        all
     }
 
     /// How many there are.
@@ -103,7 +122,7 @@ impl Sessions {
         }
         self.shed(detached, &mut gone);
         for id in &gone {
-            self.known.remove(id);
+            self.forget(id);
         }
         gone.into_iter().map(SessionId).collect()
     }
@@ -111,15 +130,16 @@ impl Sessions {
     /// Ends at once, and forgets, the sessions of the clients for whose static key `whose` says so, and returns which.
     pub fn cut(&mut self, whose: impl Fn(&[u8; 32]) -> bool) -> Vec<SessionId> {
         let mut gone = Vec::new();
-        self.known.retain(|id, session| {
+        for (id, session) in &self.known {
             let mut session = lock(session);
-            let keep = !session.client().is_some_and(|client| whose(&client));
-            if !keep {
+            if session.client().is_some_and(|client| whose(&client)) {
                 session.cut();
                 gone.push(SessionId(*id));
             }
-            keep
-        });
+        }
+        for id in &gone {
+            self.forget(&id.0);
+        }
         gone
     }
 

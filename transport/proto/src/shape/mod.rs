@@ -279,7 +279,9 @@ impl Shaper {
         if self.turns.begins(queued) {
             self.turns.begin();
             let target = self.web.as_mut().map_or(0, |web| web.begin_burst(self.draws.rng()));
-            self.target = if target <= self.budget.spare() { target } else { 0 };
+            let affordable = target <= self.budget.spare();
+            self.counters.over_budget += u64::from(!affordable);
+            self.target = if affordable { target } else { 0 };
             if let Some(segments) = &mut self.segments {
                 segments.begin_burst(queued, self.draws.rng());
             }
@@ -313,9 +315,7 @@ impl Shaper {
         let extra = match self.fixed.take() {
             Some(length) => {
                 let wanted = length.min(longest).saturating_sub(own);
-                let extra = wanted.min(self.budget.left());
-                self.counters.over_budget += u64::from(extra < wanted);
-                extra
+                self.affordable(wanted, self.budget.left())
             }
             // Without data to speak of it is control, and costs what that costs.
             None if let Some(length) = control_length(content) => return self.small(own, length, now),
@@ -323,8 +323,8 @@ impl Shaper {
             None if !last || own >= longest || self.turns.answer() + own < self.target => 0,
             None => {
                 let most = usize::from(self.profile.records.tail).min(longest - own);
-                let extra = below(self.draws.rng(), most + 1);
-                extra.min(self.budget.spare())
+                let wanted = below(self.draws.rng(), most + 1);
+                self.affordable(wanted, self.budget.spare())
             }
         };
         self.budget.add(extra);
@@ -337,6 +337,12 @@ impl Shaper {
         self.counters.padding += extra as u64;
         self.tell(Event::DataSent { bytes: own + extra }, now);
         (extra > 0).then_some(own + extra)
+    }
+
+    /// So much of what is wanted as there is left.
+    fn affordable(&mut self, wanted: usize, left: usize) -> usize {
+        self.counters.over_budget += u64::from(left < wanted);
+        wanted.min(left)
     }
 
     /// A length for a record that may have any, instead of `length` where that would make one long segment too many.

@@ -202,6 +202,27 @@ fn without_a_budget_left_the_ends_of_bursts_are_cut() {
 }
 
 #[test]
+fn what_leaves_the_schedule_or_the_budget_is_counted() {
+    let after = |name: &str, spend: fn(&mut Budget)| {
+        let mut shaper = Played::new(Shape::named(name).unwrap(), Role::Bridge, 5);
+        spend(&mut shaper.shaper.budget);
+        for bytes in [300, 60_000, 9_000] {
+            shaper.burst(bytes);
+        }
+        let Counters { off_schedule, over_budget, .. } = shaper.shaper.take_counters();
+        assert_eq!(shaper.shaper.take_counters(), Counters::default(), "what was taken is not told again");
+        (off_schedule > 0, over_budget > 0)
+    };
+    for name in ["web", "tamaraw", "winding"] {
+        assert_eq!(after(name, |_| ()), (false, false), "{name} has enough");
+        assert!(after(name, |budget| budget.add(usize::MAX / 2)).1, "{name} without bytes");
+    }
+    for name in ["tamaraw", "winding"] {
+        assert!(after(name, |budget| budget.held(Duration::from_secs(1_000_000))).0, "{name} without time");
+    }
+}
+
+#[test]
 fn a_new_stream_is_shaped_again() {
     let Plan::Web(data) = &web().profile().plan else { panic!("web is a page's") };
     let (mut long, mut later) = (0, 0);

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::shape::Counters;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -302,6 +303,29 @@ fn sessions_without_a_carrier_expire() {
     assert!(table.expire(now + 30 * MINUTE - MILLISECOND).is_empty());
     assert_eq!(table.expire(now + 30 * MINUTE), [id]);
     assert!(table.is_empty() && lock(&used).ended().is_some());
+}
+
+#[test]
+fn what_shapers_did_is_known_of_sessions_that_are_over_as_well() {
+    let now = any_instant();
+    let mut table = Sessions::new();
+    let sessions = [1, 2, 3].map(|seed| detached(&mut table, seed, 10, true, now));
+    for (session, late) in sessions.iter().zip([1, 10, 100]) {
+        lock(session).shaped(&Counters { late, ..Counters::default() });
+    }
+    let [removed, cut, expired] = &sessions;
+    assert_eq!(table.shaping().late, 111);
+    let id = lock(removed).id().unwrap();
+    table.remove(id);
+    table.remove(id);
+    assert_eq!((table.len(), table.shaping().late), (2, 111));
+    lock(cut).shaped(&Counters { late: 1_000, ..Counters::default() });
+    let other = lock(cut).client().unwrap();
+    assert_eq!(table.cut(|client| *client == other).len() + table.len(), 2);
+    assert_eq!(table.shaping().late, 1_111);
+    table.expire(now + 30 * MINUTE);
+    assert!(table.is_empty() && lock(expired).ended().is_some());
+    assert_eq!(table.shaping().late, 1_111);
 }
 
 #[test]
