@@ -13,7 +13,10 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use qnet_transport::bridge::{Counter, Counts};
+use qnet_transport::{
+    Counters,
+    bridge::{Counter, Counts},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -110,12 +113,8 @@ impl Numbers {
         let counts = &self.exit.counts;
         let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let mut text = String::new();
-        let mut put = |name: &str, kind: &str, help: &str, values: &[(&str, u64)]| {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "# HELP qnet_bridge_{name} {help}\n# TYPE qnet_bridge_{name} {kind}");
-            for (labels, value) in values {
-                let _ = writeln!(text, "qnet_bridge_{name}{labels} {value}");
-            }
+        let mut put = |name: &str, kind: &str, help: &str, values: &[Sample]| {
+            write(&mut text, name, kind, help, values);
         };
         let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
         put("info", "gauge", "The program.", &[(version, 1)]);
@@ -158,36 +157,52 @@ impl Numbers {
             "Bytes of clients' streams, both directions.",
             &[("", self.exit.clients.bytes())],
         );
-        let shaping = self.counter.shaping();
-        put(
-            "shaping_records_total",
-            "counter",
-            "Records to clients, and those of padding alone.",
-            &[("{kind=\"data\"}", shaping.records), ("{kind=\"padding\"}", shaping.padding_records)],
-        );
-        let bytes = [
-            ("{kind=\"data\"}", shaping.carried),
-            ("{kind=\"padding\"}", shaping.padding),
-            ("{kind=\"cover\"}", shaping.cover),
-        ];
-        put("shaping_bytes_total", "counter", "Bytes of records to clients by what they are.", &bytes);
-        put(
-            "shaping_held_seconds_total",
-            "counter",
-            "How long data was held for the shape, in all.",
-            &[("", shaping.held.as_secs())],
-        );
-        let departures = [
-            ("{of=\"schedule\"}", shaping.off_schedule),
-            ("{of=\"budget\"}", shaping.over_budget),
-            ("{of=\"timer\"}", shaping.late),
-        ];
-        put(
-            "shaping_departures_total",
-            "counter",
-            "Sends that left the schedule for want of time, padding left out for want of bytes, slots reached late.",
-            &departures,
-        );
+        shaping(&mut put, &self.counter.shaping());
         text
     }
+}
+
+/// Labels, and the value under them.
+type Sample<'a> = (&'a str, u64);
+
+/// Appends what one name stands for.
+fn write(text: &mut String, name: &str, kind: &str, help: &str, values: &[Sample]) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "# HELP qnet_bridge_{name} {help}\n# TYPE qnet_bridge_{name} {kind}");
+    for (labels, value) in values {
+        let _ = writeln!(text, "qnet_bridge_{name}{labels} {value}");
+    }
+}
+
+/// What carriers' shapes cost, and how often they were left.
+fn shaping(put: &mut impl FnMut(&str, &str, &str, &[Sample]), shaping: &Counters) {
+    put(
+        "shaping_records_total",
+        "counter",
+        "Records to clients, and those of padding alone.",
+        &[("{kind=\"data\"}", shaping.records), ("{kind=\"padding\"}", shaping.padding_records)],
+    );
+    let bytes = [
+        ("{kind=\"data\"}", shaping.carried),
+        ("{kind=\"padding\"}", shaping.padding),
+        ("{kind=\"cover\"}", shaping.cover),
+    ];
+    put("shaping_bytes_total", "counter", "Bytes of records to clients by what they are.", &bytes);
+    put(
+        "shaping_held_seconds_total",
+        "counter",
+        "How long data was held for the shape, in all.",
+        &[("", shaping.held.as_secs())],
+    );
+    let departures = [
+        ("{of=\"schedule\"}", shaping.off_schedule),
+        ("{of=\"budget\"}", shaping.over_budget),
+        ("{of=\"timer\"}", shaping.late),
+    ];
+    put(
+        "shaping_departures_total",
+        "counter",
+        "Sends that left the schedule for want of time, padding left out for want of bytes, slots reached late.",
+        &departures,
+    );
 }
