@@ -15,7 +15,6 @@
 pub mod capture;
 pub mod detector;
 pub mod detectors;
-pub mod devtools;
 pub mod load;
 pub mod report;
 pub mod stage;

@@ -6,6 +6,7 @@ pub mod browser;
 pub mod ca;
 pub mod censor;
 pub mod decoy;
+pub mod devtools;
 pub mod dns;
 pub mod flow;
 pub mod front;

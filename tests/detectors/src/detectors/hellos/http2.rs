@@ -18,8 +18,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::detector::{Figure, Role, Verdict};
-use crate::devtools;
 use crate::stats::permutation;
+use qnet_tests::support::devtools;
 
 /// How long a client may take to make its first request.
 const PATIENCE: Duration = Duration::from_secs(60);

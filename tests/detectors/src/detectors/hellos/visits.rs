@@ -14,9 +14,9 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
 
 use crate::detector::{Figure, Role, Verdict};
-use crate::devtools::Browser;
 use crate::stage::suitable;
 use crate::stats::permutation;
+use qnet_tests::support::devtools::Browser;
 
 /// Below this two kinds of visits do not have one distribution.
 pub(super) const CHANCE: f64 = 1e-3;

@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use super::pages::{self, Sites};
 use super::road::{Behind, Road};
 use crate::capture::{Connection, Way};
-use crate::devtools::{Browser, Page};
 use crate::transport::Kind;
+use qnet_tests::support::devtools::{Browser, Page};
 
 /// What QNet is made of.
 const TRANSPORT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../transport");
