@@ -3,7 +3,16 @@
 
 mod support;
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use qnet_tests::support::{isolate::isolated, process, tunnel::runtime};
@@ -122,6 +131,58 @@ fn by_default_nothing_of_the_bridges_own_is_reached() -> Result<()> {
             // A public address that is not ours: there is no way to it here, and that is what is said.
             assert_eq!(ask(&tunnel, "8.8.8.8:443").await?.1, Answer::NetworkUnreachable);
             assert_eq!(request(&tunnel, &Request::Udp).await?.1, Answer::Unsupported);
+            Ok(())
+        })
+    })
+}
+
+/// A name server that says once that a name is at `first`, and from then on that it is here. How often it was asked.
+fn rebinding(first: [u8; 4]) -> Result<Arc<AtomicUsize>> {
+    const HEADER: usize = 12;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:53")?;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut query) {
+            // RFC 1035, section 4.1: the header, labels to an empty one, type and class; what follows (EDNS) is left out.
+            let Some(name) = query[HEADER..length].iter().position(|byte| *byte == 0) else { continue };
+            let end = HEADER + name + 5;
+            let is_a = query[end - 4..end] == [0, 1, 0, 1];
+            let mut answer = query[..end].to_vec();
+            answer[2..HEADER].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
+            if is_a {
+                let place = if count.fetch_add(1, Ordering::Relaxed) == 0 { first } else { [127, 0, 0, 1] };
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+                answer.extend(place);
+            }
+            socket.send_to(&answer, from).ok();
+        }
+    });
+    Ok(asked)
+}
+
+#[test]
+fn a_name_is_looked_up_once_and_what_was_judged_is_connected_to() -> Result<()> {
+    isolated("a_name_is_looked_up_once_and_what_was_judged_is_connected_to", || {
+        let servers = tempfile::NamedTempFile::new()?;
+        fs::write(servers.path(), "nameserver 127.0.0.1\n")?;
+        let mounted = std::process::Command::new("mount")
+            .args([Path::new("--bind"), servers.path(), Path::new("/etc/resolv.conf")])
+            .status()?;
+        assert!(mounted.success());
+        let asked = rebinding([8, 8, 8, 8])?;
+        runtime()?.block_on(async {
+            let web = tokio::net::TcpListener::bind("127.0.0.1:80").await?;
+            let bridge = Bridge::start("")?;
+            let tunnel = bridge.dial().await?;
+            // To the public address there is no way here; to the other there is one.
+            assert_eq!(ask(&tunnel, "rebinding.example.net:80").await?.1, Answer::NetworkUnreachable);
+            assert_eq!(asked.load(Ordering::Relaxed), 1);
+            assert_eq!(ask(&tunnel, "rebinding.example.net:80").await?.1, Answer::NotAllowed);
+            assert_eq!(asked.load(Ordering::Relaxed), 2);
+            let came = tokio::time::timeout(Duration::from_millis(300), web.accept()).await;
+            assert!(came.is_err(), "a connection was made");
             Ok(())
         })
     })
