@@ -246,5 +246,27 @@ mod tests {
         // Four light modules all around (ISO/IEC 18004, section 5.3.8), two to a row of letters.
         assert!(rows[..2].iter().all(|row| row.chars().all(|letter| letter == '█')), "{code}");
         assert!(rows.iter().all(|row| row.starts_with("███") || row.starts_with("▀▀▀")), "{code}");
+        assert_eq!(read(&rows), line);
+    }
+
+    /// What a camera before a dark terminal reads, each letter two modules and each module so many pixels square.
+    fn read(rows: &[&str]) -> String {
+        const PIXELS: usize = 4;
+        let lit = |letter: char, lower: bool| match letter {
+            '█' => true,
+            '▀' => !lower,
+            '▄' => lower,
+            _ => false,
+        };
+        let modules: Vec<Vec<bool>> = rows
+            .iter()
+            .flat_map(|row| [false, true].map(|lower| row.chars().map(|letter| lit(letter, lower)).collect()))
+            .collect();
+        let (width, height) = (modules[0].len() * PIXELS, modules.len() * PIXELS);
+        let mut picture = rqrr::PreparedImage::prepare_from_greyscale(width, height, |x, y| {
+            if modules[y / PIXELS][x / PIXELS] { 255 } else { 0 }
+        });
+        let grids = picture.detect_grids();
+        grids.first().expect("a code is seen").decode().expect("it can be read").1
     }
 }
