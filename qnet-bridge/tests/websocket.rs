@@ -32,6 +32,8 @@ use tempfile::TempDir;
 const LIMIT: Duration = Duration::from_secs(30);
 /// The path in the operator's guide, in whose place goes the bridge's own.
 const DOCUMENTED_PATH: &str = "/a7Ge93kd";
+/// Where `init` writes the websocket's address, below the root.
+const URL: &str = "var/lib/qnet-bridge/url";
 /// How long HAProxy lets a connection be silent that is no websocket.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -59,7 +61,9 @@ fn run(root: &Path, more: &[&str]) -> Result<Running> {
     command
         .arg(root.join("etc/qnet-bridge/bridge.toml"))
         .arg("--state")
-        .arg(root.join("var/lib/qnet-bridge"));
+        .arg(root.join("var/lib/qnet-bridge"))
+        .arg("--url-file")
+        .arg(root.join(URL));
     let running = Running::start("qnet-bridge", command.args(more).stderr(File::create(&log)?))?;
     wait_for("the bridge", LIMIT, || Ok(fs::read_to_string(&log)?.contains("listening").then_some(())))
         .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
@@ -70,6 +74,18 @@ fn init(root: &Path, address: &str, origin: SocketAddr) -> Result<Output> {
     let mut command = program();
     command.args(["init", "--websocket", "--behind", "web", "--sni", NAME, "--address", address, "--root"]);
     Ok(command.arg(root).args(["--origin", &origin.to_string()]).output()?)
+}
+
+/// The files below `root` that have `words` in them, and who may use each.
+fn with(root: &Path, words: &str) -> Result<Vec<(String, u32)>> {
+    let found = Command::new("grep").args(["-rl", words, "."]).current_dir(root).output()?;
+    let mut files = Vec::new();
+    for name in String::from_utf8(found.stdout)?.lines() {
+        let mode = fs::metadata(root.join(name))?.permissions().mode() & 0o777;
+        files.push((name.trim_start_matches("./").to_owned(), mode));
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// The lines in what the program said.
@@ -150,12 +166,17 @@ fn behind_nginx_with_what_init_wrote() -> Result<()> {
             "another path"
         );
 
+        let path = made[0].to_string().split_once(NAME).context("a path")?.1.to_owned();
+        assert_eq!(
+            with(root, &path)?,
+            [("etc/qnet-bridge/nginx.conf".to_owned(), 0o600), (URL.to_owned(), 0o600)]
+        );
+
         let extra = format!("include {};", root.join("etc/qnet-bridge/nginx.conf").display());
         let listen = Some(another_network()?);
         let front = Decoy::start(Server::Nginx, Options { extra, listen, ..Options::default() })?;
         let (ca, port) = (&front.certificates().ca, front.address().port());
         let line = at(&made[0], "127.0.0.1", port)?;
-        let path = line.to_string().split_once(NAME).context("a path")?.1.to_owned();
         let _bridge = run(root, &["--max-streams-per-client", "1"])?;
         runtime()?.block_on(async {
             let echo = echo().await?;
@@ -188,20 +209,25 @@ fn behind_nginx_with_what_init_wrote() -> Result<()> {
         }
         assert_eq!(upgrade(front.address(), ca, &path, KEY)?.0, "101");
 
-        // The bridge's own check: from its own end, since the site's name leads nowhere in here.
-        let config = root.join("etc/qnet-bridge/bridge.toml");
-        let mut text = fs::read_to_string(&config)?;
-        text.push_str(&format!("state = \"{}\"\n", root.join("var/lib/qnet-bridge").display()));
-        fs::write(&config, &text)?;
-        let config = config.display().to_string();
-        let findings = check(&["--config", &config], ca)?;
-        let own = [("key", "ok"), ("port", "ok"), ("path", "ok"), ("origin", "ok"), ("site", "warning")];
-        ensure!(names(&findings) == own, "{findings:?}");
-        fs::write(&config, text.replace(&path, "/elsewhere"))?;
-        let findings = check(&["--config", &config], ca)?;
-        ensure!(names(&findings).last() == Some(&("path", "failed")), "{findings:?}");
-        Ok(())
+        own_check(root, ca)
     })
+}
+
+/// The bridge's own check: from its own end, since the site's name leads nowhere in here.
+fn own_check(root: &Path, ca: &Path) -> Result<()> {
+    let config = root.join("etc/qnet-bridge/bridge.toml");
+    let url = root.join(URL);
+    let mut text = fs::read_to_string(&config)?.replace(&format!("/{URL}"), &url.display().to_string());
+    text.push_str(&format!("state = \"{}\"\n", root.join("var/lib/qnet-bridge").display()));
+    fs::write(&config, &text)?;
+    let config = config.display().to_string();
+    let findings = check(&["--config", &config], ca)?;
+    let own = [("key", "ok"), ("port", "ok"), ("path", "ok"), ("origin", "ok"), ("site", "warning")];
+    ensure!(names(&findings) == own, "{findings:?}");
+    fs::write(&url, format!("https://{NAME}/elsewhere"))?;
+    let findings = check(&["--config", &config], ca)?;
+    ensure!(names(&findings).last() == Some(&("path", "failed")), "{findings:?}");
+    Ok(())
 }
 
 #[test]
