@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -11,11 +11,15 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 /// For settings that hold no secret.
 const MODE: u32 = 0o644;
+/// For what holds one, and for what was replaced, which may hold one.
+const SECRET_MODE: u32 = 0o600;
 
 /// A file that is to be there.
 pub(crate) struct File {
     pub(crate) path: PathBuf,
     pub(crate) text: String,
+    /// It is for whom its folder belongs to alone.
+    pub(crate) secret: bool,
 }
 
 /// What was done about a file.
@@ -42,7 +46,7 @@ impl fmt::Display for Written {
 
 /// Whether all files may be written: none is there with another text, or `replace` allows it.
 pub(crate) fn check(files: &[File], replace: bool) -> Result<()> {
-    for File { path, text } in files {
+    for File { path, text, .. } in files {
         match fs::read(path) {
             Ok(there) if there != text.as_bytes() && !replace => bail!(
                 "{} is there and says something else; nothing was written. Move it away, or let --replace keep it beside as {}.old",
@@ -61,14 +65,27 @@ pub(crate) fn check(files: &[File], replace: bool) -> Result<()> {
 pub(crate) fn write(file: &File) -> Result<Written> {
     let path = file.path.clone();
     let written = match fs::read(&path) {
-        Ok(there) if there == file.text.as_bytes() => return Ok(Written::Unchanged(path)),
+        Ok(there) if there == file.text.as_bytes() => {
+            if !file.secret || fs::metadata(&path)?.permissions().mode() & 0o077 == 0 {
+                return Ok(Written::Unchanged(path));
+            }
+            Written::Changed(path)
+        }
         Ok(there) => {
-            place(&beside(&path, "old"), &there, MODE)?;
+            place(&beside(&path, "old"), &there, SECRET_MODE)?;
             Written::Replaced(path)
         }
         Err(_) => Written::New(path),
     };
-    place(&file.path, file.text.as_bytes(), MODE)?;
+    let folder = file.path.parent().context("a file has a folder")?;
+    match fs::metadata(folder) {
+        Ok(folder) if file.secret => {
+            let owner = Owner { user: folder.uid(), group: folder.gid() };
+            place_for(&file.path, file.text.as_bytes(), SECRET_MODE, Some(owner))?;
+        }
+        // A folder that is made here is for who makes it.
+        _ => place(&file.path, file.text.as_bytes(), if file.secret { SECRET_MODE } else { MODE })?,
+    }
     Ok(written)
 }
 
@@ -158,7 +175,7 @@ mod tests {
     fn what_is_there_is_kept_unless_it_may_be_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b");
-        let file = |text: &str| File { path: path.clone(), text: text.to_owned() };
+        let file = |text: &str| File { path: path.clone(), text: text.to_owned(), secret: false };
         assert_eq!(write(&file("one")).unwrap(), Written::New(path.clone()));
         assert_eq!(write(&file("one")).unwrap(), Written::Unchanged(path.clone()));
         assert!(check(&[file("one")], false).is_ok());
@@ -169,6 +186,23 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(fs::read_to_string(folder.path().join("a/b.old")).unwrap(), "one");
         assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 2, "nothing else is left");
+    }
+
+    #[test]
+    fn what_is_secret_is_for_the_folders_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("url");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let file = |text: &str| File { path: path.clone(), text: text.to_owned(), secret: true };
+        assert_eq!(write(&file("one")).unwrap(), Written::New(path.clone()));
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(write(&file("one")).unwrap(), Written::Unchanged(path.clone()));
+        // One that an older version wrote is closed.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(write(&file("one")).unwrap(), Written::Changed(path.clone()));
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(write(&file("two")).unwrap(), Written::Replaced(path.clone()));
+        assert_eq!((mode(&path), mode(&folder.path().join("url.old"))), (0o600, 0o600));
     }
 
     #[test]

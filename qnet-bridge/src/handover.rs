@@ -11,6 +11,9 @@
 //!    connection to the old one and hands that one's end of it over on this socket ([`give`], [`taken`]). Nobody else has the socket, and
 //!    it has no name by which it could be found. Where the new one is succeeded itself, its successor gets the socket as well.
 //!
+//! 5. Whoever asks the new one what it has counted is told of the old one's as well, which the new one asks on a socket that it hands over
+//!    in the same way ([`ask`]). The old one's last word on the socket between the two is what it had counted at its end ([`last_word`]).
+//!
 //! Between 2 and 3 nobody takes connections for a moment: they wait in the kernel's queue, which belongs to the socket.
 //!
 //! A service manager passes sockets in another way, `sd_listen_fds(3)`: it holds them itself, so they outlive every process.
@@ -55,6 +58,10 @@ const MAX_SOCKETS: usize = 2;
 /// Processes before the one that hands over of which its successor hears. More than these end their sessions' carriers by their number:
 /// a bridge that is upgraded eight times in `upgrade-drain`.
 const MAX_OLDER: usize = 7;
+/// What is handed over to an older process: a client's carrier, or who asks what was counted. One that is too old to know the difference
+/// takes the second for the first, and says nothing.
+const CARRIER: u8 = 1;
+const QUESTION: u8 = 2;
 /// How long a new process may take: the decoy's examination takes up to 12 s.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a process may take to end once it has closed everything, and between two looks whether it has.
@@ -168,31 +175,73 @@ async fn give(channel: UnixStream, mut links: mpsc::Receiver<UnixStream>) {
         tokio::select! {
             link = links.recv() => {
                 let Some(link) = link else { return };
-                let sent = channel.async_io(Interest::WRITABLE, || send(channel.as_fd(), 1, &[link.as_fd()]));
+                let sent = channel.async_io(Interest::WRITABLE, || send(channel.as_fd(), CARRIER, &[link.as_fd()]));
                 match sent.await {
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return,
                     Err(error) => tracing::debug!("a client's session in the older process is not reached: {error}"),
                     Ok(()) => {}
                 }
             }
-            // It says nothing, so this is its end.
-            _ = channel.async_io(Interest::READABLE, || receive(&channel)) => return,
+            // It says nothing before its last word, which is for whoever counts.
+            _ = channel.async_io(Interest::READABLE, || peek(&channel)) => return,
         }
     }
 }
 
-/// The next connection that the process at the channel's other end makes to this one; none when it is gone.
-pub(crate) async fn taken(channel: &Channel) -> Option<UnixStream> {
+/// What the process at the channel's other end hands over to this one.
+pub(crate) enum Taken {
+    /// A client's carrier, with a session of this process's.
+    Carrier(UnixStream),
+    /// Who asks what was counted.
+    Question(UnixStream),
+}
+
+/// The next that it hands over; none when it is gone.
+pub(crate) async fn taken(channel: &Channel) -> Option<Taken> {
     loop {
-        let (_, sockets) = channel.async_io(Interest::READABLE, || receive(channel)).await.ok().flatten()?;
+        let (what, sockets) =
+            channel.async_io(Interest::READABLE, || receive(channel)).await.ok().flatten()?;
         // Without one where this process has too many open files.
         if let Some(socket) = sockets.into_iter().next() {
-            return Some(socket.into());
+            let question = what == QUESTION;
+            return Some(if question {
+                Taken::Question(socket.into())
+            } else {
+                Taken::Carrier(socket.into())
+            });
         }
     }
 }
 
-fn nonblocking(channel: UnixStream) -> io::Result<Channel> {
+/// Asks the process at the channel's other end what it has counted; `socket` is for its answer.
+pub(crate) async fn ask(channel: &Channel, socket: UnixStream) -> io::Result<()> {
+    channel.async_io(Interest::WRITABLE, || send(channel.as_fd(), QUESTION, &[socket.as_fd()])).await
+}
+
+/// Says `word` to whoever asked, or as the last on a channel. It is short, so that either there is room for it or nobody reads.
+pub(crate) fn say(socket: impl AsFd, word: &[u8]) {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    if let Err(error) = rustix::net::send(socket, word, flags) {
+        tracing::debug!("what was counted is not told: {error}");
+    }
+}
+
+/// Waits for the last word of the process at the channel's other end; none where it ends without.
+pub(crate) async fn last_word(channel: &Channel, word: &mut [u8]) -> Option<()> {
+    let mut rest = word;
+    while !rest.is_empty() {
+        channel.readable().await.ok()?;
+        match channel.try_read(rest) {
+            Ok(0) => return None,
+            Ok(count) => rest = rest.get_mut(count..)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return None,
+        }
+    }
+    Some(())
+}
+
+pub(crate) fn nonblocking(channel: UnixStream) -> io::Result<Channel> {
     channel.set_nonblocking(true)?;
     Channel::from_std(channel)
 }
@@ -286,6 +335,12 @@ fn receive(channel: &impl AsFd) -> io::Result<Option<(u8, Vec<OwnedFd>)>> {
     }
     let [byte] = byte;
     Ok((received.bytes > 0).then_some((byte, descriptors)))
+}
+
+/// Whether there is something to read, or the end, which stays there.
+fn peek(channel: &impl AsFd) -> io::Result<()> {
+    rustix::net::recv(channel, &mut [0; 1], RecvFlags::PEEK)?;
+    Ok(())
 }
 
 /// A new process that is not ready; ended when dropped.

@@ -32,6 +32,7 @@ mod invite;
 mod line;
 mod listeners;
 mod metrics;
+mod numbers;
 mod run;
 mod serve;
 pub mod settings;

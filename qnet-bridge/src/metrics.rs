@@ -1,10 +1,10 @@
-//! Numbers for Prometheus, on loopback: sums over all clients, nothing of any one, and no addresses.
+//! Numbers for Prometheus, on loopback: sums over all clients, nothing of any one, and no addresses. After an upgrade they go on.
 
 use std::{
     convert::Infallible,
     fmt::Write as _,
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,10 +13,6 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use qnet_transport::{
-    Counters,
-    bridge::{Counter, Counts},
-};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -24,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::exit::Exit;
+use crate::numbers::{Numbers, Tally};
 
 /// Connections at once: Prometheus has one, and somebody looks by hand.
 const MAX_CONNECTIONS: usize = 16;
@@ -41,20 +37,22 @@ const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) struct Metrics(JoinHandle<()>);
 
 impl Metrics {
-    /// Begins to tell, at a socket that listens there already if there is one. With the socket for who comes after.
-    pub(crate) fn start(
+    /// The socket to tell at: one that listens there already, if there is one.
+    pub(crate) fn listen(
         address: SocketAddr,
         inherited: Option<std::net::TcpListener>,
-        counter: Counter,
-        exit: Arc<Exit>,
-    ) -> Result<(Self, std::net::TcpListener)> {
+    ) -> Result<std::net::TcpListener> {
         let socket = inherited.map_or_else(|| std::net::TcpListener::bind(address), Ok);
         let socket = socket.with_context(|| format!("cannot listen on {address} (metrics)"))?;
         socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    /// Begins to tell.
+    pub(crate) fn start(socket: &std::net::TcpListener, tally: Arc<Tally>) -> Result<Self> {
         let listener = TcpListener::from_std(socket.try_clone()?)?;
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let numbers = Arc::new(Numbers { counter, exit, started });
-        Ok((Self(tokio::spawn(serve(listener, numbers))), socket))
+        Ok(Self(tokio::spawn(serve(listener, Arc::new(Told { tally, started })))))
     }
 }
 
@@ -64,7 +62,7 @@ impl Drop for Metrics {
     }
 }
 
-async fn serve(listener: TcpListener, numbers: Arc<Numbers>) {
+async fn serve(listener: TcpListener, told: Arc<Told>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
@@ -72,16 +70,16 @@ async fn serve(listener: TcpListener, numbers: Arc<Numbers>) {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let numbers = Arc::clone(&numbers);
+        let told = Arc::clone(&told);
         tokio::spawn(async move {
-            answer(tcp, &numbers).await;
+            answer(tcp, &told).await;
             drop(slot);
         });
     }
 }
 
-async fn answer(tcp: TcpStream, numbers: &Numbers) {
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(page(&request, numbers)) });
+async fn answer(tcp: TcpStream, told: &Told) {
+    let service = service_fn(|request| async move { Ok::<_, Infallible>(page(&request, told).await) });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
@@ -90,28 +88,24 @@ async fn answer(tcp: TcpStream, numbers: &Numbers) {
     let _ = timeout(LIMIT, connection).await;
 }
 
-fn page<B>(request: &Request<B>, numbers: &Numbers) -> Response<Full<Bytes>> {
+async fn page<B>(request: &Request<B>, told: &Told) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     if request.uri().path() == "/metrics" {
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(KIND));
-        *response.body_mut() = Full::new(numbers.text().into());
+        *response.body_mut() = Full::new(told.text(told.tally.all().await).into());
     } else {
         *response.status_mut() = StatusCode::NOT_FOUND;
     }
     response
 }
 
-struct Numbers {
-    counter: Counter,
-    exit: Arc<Exit>,
+struct Told {
+    tally: Arc<Tally>,
     started: u64,
 }
 
-impl Numbers {
-    fn text(&self) -> String {
-        let Counts { connections, streams: _, decoy_failures, .. } = self.counter.counts();
-        let counts = &self.exit.counts;
-        let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+impl Told {
+    fn text(&self, numbers: Numbers) -> String {
         let mut text = String::new();
         let mut put = |name: &str, kind: &str, help: &str, values: &[Sample]| {
             write(&mut text, name, kind, help, values);
@@ -128,36 +122,31 @@ impl Numbers {
             "connections_total",
             "counter",
             "Connections accepted, visitors' included.",
-            &[("", connections)],
+            &[("", numbers.connections)],
         );
-        put("sessions", "gauge", "Clients' sessions.", &[("", self.counter.sessions() as u64)]);
+        put("sessions", "gauge", "Clients' sessions.", &[("", numbers.sessions)]);
         put(
             "decoy_up",
             "gauge",
             "Whether the decoy was reached when last asked.",
-            &[("", self.counter.decoy_up().into())],
+            &[("", self.tally.decoy_up().into())],
         );
         put(
             "decoy_failures_total",
             "counter",
             "Connections for which it was not reached.",
-            &[("", decoy_failures)],
+            &[("", numbers.decoy_failures)],
         );
-        put("streams", "gauge", "Clients' streams.", &[("", self.exit.clients.streams() as u64)]);
+        put("streams", "gauge", "Clients' streams.", &[("", numbers.streams)]);
         let outcomes = [
-            ("{outcome=\"connected\"}", of(&counts.connected)),
-            ("{outcome=\"refused\"}", of(&counts.refused)),
-            ("{outcome=\"failed\"}", of(&counts.failed)),
-            ("{outcome=\"limited\"}", of(&counts.limited)),
+            ("{outcome=\"connected\"}", numbers.connected),
+            ("{outcome=\"refused\"}", numbers.refused),
+            ("{outcome=\"failed\"}", numbers.failed),
+            ("{outcome=\"limited\"}", numbers.limited),
         ];
         put("streams_total", "counter", "Clients' streams by what became of them.", &outcomes);
-        put(
-            "bytes_total",
-            "counter",
-            "Bytes of clients' streams, both directions.",
-            &[("", self.exit.clients.bytes())],
-        );
-        shaping(&mut put, &self.counter.shaping());
+        put("bytes_total", "counter", "Bytes of clients' streams, both directions.", &[("", numbers.bytes)]);
+        shaping(&mut put, &numbers);
         text
     }
 }
@@ -175,29 +164,29 @@ fn write(text: &mut String, name: &str, kind: &str, help: &str, values: &[Sample
 }
 
 /// What carriers' shapes cost, and how often they were left.
-fn shaping(put: &mut impl FnMut(&str, &str, &str, &[Sample]), shaping: &Counters) {
+fn shaping(put: &mut impl FnMut(&str, &str, &str, &[Sample]), numbers: &Numbers) {
     put(
         "shaping_records_total",
         "counter",
         "Records to clients, and those of padding alone.",
-        &[("{kind=\"data\"}", shaping.records), ("{kind=\"padding\"}", shaping.padding_records)],
+        &[("{kind=\"data\"}", numbers.records), ("{kind=\"padding\"}", numbers.padding_records)],
     );
     let bytes = [
-        ("{kind=\"data\"}", shaping.carried),
-        ("{kind=\"padding\"}", shaping.padding),
-        ("{kind=\"cover\"}", shaping.cover),
+        ("{kind=\"data\"}", numbers.carried),
+        ("{kind=\"padding\"}", numbers.padding),
+        ("{kind=\"cover\"}", numbers.cover),
     ];
     put("shaping_bytes_total", "counter", "Bytes of records to clients by what they are.", &bytes);
     put(
         "shaping_held_seconds_total",
         "counter",
         "How long data was held for the shape, in all.",
-        &[("", shaping.held.as_secs())],
+        &[("", numbers.held_ms / 1_000)],
     );
     let departures = [
-        ("{of=\"schedule\"}", shaping.off_schedule),
-        ("{of=\"budget\"}", shaping.over_budget),
-        ("{of=\"timer\"}", shaping.late),
+        ("{of=\"schedule\"}", numbers.off_schedule),
+        ("{of=\"budget\"}", numbers.over_budget),
+        ("{of=\"timer\"}", numbers.late),
     ];
     put(
         "shaping_departures_total",

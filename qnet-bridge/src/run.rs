@@ -28,6 +28,7 @@ use crate::{
     line,
     listeners::{self, Listeners},
     metrics::Metrics,
+    numbers::Tally,
     serve::{Service, Signals},
     settings::{self, Certificate, Plan, Settings},
     site::{
@@ -124,15 +125,16 @@ async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<(
     tokio::spawn(watch_decoy(listeners.first.trouble(), matches!(plan.decoy, settings::Decoy::Front(_))));
     let guests = follow_invited(&listeners.first, &plan, invited);
     let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone()));
-    let mut tell_numbers =
-        |at| Metrics::start(at, inherited.take(at), listeners.counter(), Arc::clone(&exit));
-    let (metrics, socket) = plan.metrics.map(&mut tell_numbers).transpose()?.unzip();
-    sockets.extend(socket);
+    let telling = plan.metrics.map(|at| Metrics::listen(at, inherited.take(at))).transpose()?;
     listeners.open();
     inherited.ready();
     let older = inherited.older();
     handover::reach(&older, asked)?;
-    let renewal = decoy.renew();
+    let tally = Arc::new(Tally::new(listeners.counter(), Arc::clone(&exit), &older)?);
+    let metrics = telling.as_ref().map(|socket| Metrics::start(socket, Arc::clone(&tally))).transpose()?;
+    sockets.extend(telling);
+    let mut tasks = decoy.renew();
+    tally.listen(&mut tasks);
     let read_again = |plan: &Plan| {
         decoy.reload(plan);
         if let Some(guests) = &guests {
@@ -149,7 +151,8 @@ async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<(
         program,
         sockets,
         older,
-        alone: (metrics, renewal),
+        alone: (metrics, tasks),
+        tally,
     };
     service.run().await;
     // Sessions that have just ended tell their clients, which would wait otherwise.

@@ -3,8 +3,9 @@
 use std::{net::TcpListener, os::unix::net::UnixStream, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use qnet_transport::bridge::Incoming;
+use qnet_transport::bridge::{Holding, Incoming};
 use tokio::{
+    net::UnixStream as Channel,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
@@ -13,9 +14,10 @@ use tokio::{
 
 use crate::{
     exit::Exit,
-    handover::{self, Program, Successor},
+    handover::{self, Program, Successor, Taken},
     listeners::Listeners,
     metrics::Metrics,
+    numbers::Tally,
     run::Run,
     settings::Plan,
     systemd,
@@ -36,8 +38,9 @@ pub(crate) struct Service<'a, F> {
     pub(crate) sockets: Vec<TcpListener>,
     /// To the processes that were there before, the oldest first: handed over as well.
     pub(crate) older: Vec<UnixStream>,
-    /// What only one process may do: it tells numbers and renews the certificate.
+    /// What only one process may do: it tells numbers, hears older processes' last words and renews the certificate.
     pub(crate) alone: (Option<Metrics>, JoinSet<()>),
+    pub(crate) tally: Arc<Tally>,
 }
 
 /// Why no more connections are taken.
@@ -56,23 +59,22 @@ impl<F: Fn(&Plan)> Service<'_, F> {
         let stop = self.serve(&alive).await;
         self.listeners.stop_listening().await;
         self.sockets.clear();
+        let Stop::Succeeded(Successor { pid, channel }) = stop else {
+            drop(alive);
+            return self.drain(gone).await;
+        };
+        self.alone = (None, JoinSet::new());
+        systemd::main_process(pid);
+        let channel = Arc::new(channel);
         let mut held = JoinSet::new();
-        if let Stop::Succeeded(Successor { pid, channel }) = stop {
-            self.alone = (None, JoinSet::new());
-            systemd::main_process(pid);
-            let holding = self.listeners.first.holding();
-            held.spawn(async move {
-                while let Some(link) = handover::taken(&channel).await {
-                    let holding = holding.clone();
-                    tokio::spawn(async move { holding.serve(link).await });
-                }
-            });
-            if self.go_on(pid, &alive).await {
-                return;
-            }
-        }
+        held.spawn(answer(Arc::clone(&channel), self.listeners.first.holding(), Arc::clone(&self.tally)));
+        let tally = Arc::clone(&self.tally);
+        let done = self.go_on(pid, &alive).await;
         drop(alive);
-        self.drain(gone).await;
+        if !done {
+            self.drain(gone).await;
+        }
+        handover::say(&*channel, &tally.own().encode());
     }
 
     fn take(&self, incoming: Incoming, alive: &mpsc::Sender<()>) {
@@ -181,6 +183,19 @@ impl<F: Fn(&Plan)> Service<'_, F> {
                 "the settings were read again, but listen, proxy-protocol, state, url, invited, metrics and which site answers strangers stay \
                  until a restart"
             );
+        }
+    }
+}
+
+/// Serves what the successor hands over.
+async fn answer(channel: Arc<Channel>, holding: Holding, tally: Arc<Tally>) {
+    while let Some(taken) = handover::taken(&channel).await {
+        match taken {
+            Taken::Carrier(link) => {
+                let holding = holding.clone();
+                tokio::spawn(async move { holding.serve(link).await });
+            }
+            Taken::Question(socket) => handover::say(&socket, &tally.own().encode()),
         }
     }
 }

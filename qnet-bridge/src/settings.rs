@@ -1,5 +1,7 @@
 //! What the operator sets: the keys of the TOML file and the flags of the same names. A flag goes before the file.
 
+mod url;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -9,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use qnet_transport::decoy::{Place, is_local, is_usable};
 use qnet_wire::{name::ServerName, url::WebsocketUrl};
@@ -22,6 +24,8 @@ use crate::exit::{Allowed, Destination, limits::Limits, policy::ExitPolicy};
 pub const DEFAULT_STATE: &str = "/var/lib/qnet-bridge";
 /// Where `init` has the list of invited clients.
 pub const DEFAULT_INVITED: &str = "/var/lib/qnet-bridge/invited";
+/// Where `init` has the address of the websocket.
+pub const DEFAULT_URL_FILE: &str = "/var/lib/qnet-bridge/url";
 /// Where the settings are unless the operator says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/qnet-bridge/bridge.toml";
 /// Where a bridge behind a web server listens unless the operator says otherwise.
@@ -99,8 +103,12 @@ pub struct Settings {
     #[serde(default, deserialize_with = "text")]
     pub url: Option<WebsocketUrl>,
 
-    /// With --url behind a web server: its site without TLS, on this machine, for whoever asks for the path and is no client
-    #[arg(long, value_name = "ADDRESS:PORT", requires = "url", conflicts_with = "site")]
+    /// A file with that address instead, which the bridge and root alone may read
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "decoy", "sni", "third_party_decoy", "invited"])]
+    pub url_file: Option<PathBuf>,
+
+    /// With --url or --url-file behind a web server: its site without TLS, on this machine, for whoever asks for the path and is no client
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "site")]
     #[serde(default, deserialize_with = "text")]
     pub origin: Option<SocketAddr>,
 
@@ -307,6 +315,7 @@ impl Settings {
             acme_contact: self.acme_contact.or(file.acme_contact),
             acme_directory: self.acme_directory.or(file.acme_directory),
             url: self.url.or(file.url),
+            url_file: self.url_file.or(file.url_file),
             origin: self.origin.or(file.origin),
             forwarded_for: self.forwarded_for.or(file.forwarded_for),
             invited: self.invited.or(file.invited),
@@ -327,6 +336,11 @@ impl Settings {
 
     /// The file without what answers strangers there, where these settings say something else of that.
     fn instead_of(&self, file: Self) -> Self {
+        let file = if self.url.is_some() || self.url_file.is_some() {
+            Self { url: None, url_file: None, ..file }
+        } else {
+            file
+        };
         if self.site.is_none() && self.decoy.is_none() && self.origin.is_none() {
             return file;
         }
@@ -352,15 +366,19 @@ impl Settings {
         match (&self.origin, &self.site) {
             (Some(_), _) => before,
             (None, Some(_)) => Self { origin: None, forwarded_for: None, ..before },
-            (None, None) => Self { url: None, origin: None, forwarded_for: None, ..before },
+            (None, None) => Self { url: None, url_file: None, origin: None, forwarded_for: None, ..before },
         }
     }
 
     /// The settings with what is missing filled in.
     ///
     /// # Errors
-    /// There is no decoy or no name, or two settings contradict each other.
-    pub fn plan(self) -> Result<Plan> {
+    /// There is no decoy or no name, two settings contradict each other, or the file with the websocket's address cannot be used.
+    pub fn plan(mut self) -> Result<Plan> {
+        if let Some(file) = self.url_file.take() {
+            ensure!(self.url.is_none(), "url and url-file say the same: remove one or the other");
+            self.url = Some(url::read(&file)?);
+        }
         let destination = self.destination()?;
         let limits = self.limits()?;
         let drain = seconds("drain", self.drain, DEFAULT_DRAIN)?;
@@ -445,7 +463,7 @@ impl Settings {
     fn front(&self) -> Result<Front> {
         let (Some(url), Some(origin)) = (self.url.clone(), self.origin) else {
             bail!(
-                "url and origin belong together: url = \"https://www.example.com/a7Ge93kd\", a path of your web server's site that \
+                "url (or url-file) and origin belong together: url = \"https://www.example.com/a7Ge93kd\", a path of your web server's site that \
                  nobody guesses, and origin = \"127.0.0.1:8080\", the same site without TLS (or let the bridge serve one: site and domain)"
             )
         };

@@ -7,11 +7,7 @@ use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    os::unix::{
-        fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
-        net::UnixDatagram,
-    },
-    path::PathBuf,
+    os::unix::fs::MetadataExt as _,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -24,10 +20,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use qnet_tests::support::{
     censor::{Censor, Manner},
-    decoy::{Decoy, Options, Server},
     isolate::isolated,
     process::{self, Running, runs, signal, wait_for},
-    tunnel::{self, runtime},
+    tunnel::runtime,
 };
 use qnet_transport::{
     Profile, Stream,
@@ -36,108 +31,17 @@ use qnet_transport::{
 };
 use qnet_wire::{bridge_line::BridgeLine, target::Answer};
 use rustix::process::Signal;
-use support::{ask, echo, echoes, round};
-use tempfile::TempDir;
+use support::{
+    ask, echo, echoes,
+    installed::{IDLE, Installed, POLICY},
+    round,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long the decoy keeps what idles: so long does a connection stay whose client has gone.
-const IDLE: Duration = Duration::from_secs(5);
-const POLICY: &str = "allow-special = true\nexit-policy = [\"accept *:*\"]";
-
-/// A bridge whose program is a file of its own, and who hears what it tells its service manager.
-struct Installed {
-    folder: TempDir,
-    decoy: Decoy,
-    listen: SocketAddr,
-    manager: UnixDatagram,
-}
-
-impl Installed {
-    fn new(settings: &str) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        fs::DirBuilder::new().mode(0o700).create(folder.path().join("state"))?;
-        let decoy = Decoy::start(Server::Nginx, Options { idle: IDLE, ..Options::default() })?;
-        let manager = UnixDatagram::bind(folder.path().join("notify"))?;
-        manager.set_read_timeout(Some(LIMIT))?;
-        let installed = Self { folder, decoy, listen: process::free_address()?, manager };
-        installed.configure(settings)?;
-        installed.install()?;
-        Ok(installed)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn configure(&self, settings: &str) -> Result<()> {
-        let text = format!(
-            "listen = \"{}\"\nstate = \"{}\"\ndecoy = \"{}\"\nsni = [\"{}\"]\n{settings}\n",
-            self.listen,
-            self.path("state").display(),
-            self.decoy.address(),
-            self.decoy.name()
-        );
-        Ok(fs::write(self.path("bridge.toml"), text)?)
-    }
-
-    /// A new file in the program's place, as a package's upgrade puts one there.
-    fn install(&self) -> Result<()> {
-        fs::copy(env!("CARGO_BIN_EXE_qnet-bridge"), self.path("new"))?;
-        Ok(fs::rename(self.path("new"), self.path("qnet-bridge"))?)
-    }
-
-    fn install_script(&self, text: &str) -> Result<()> {
-        fs::write(self.path("new"), text)?;
-        fs::set_permissions(self.path("new"), fs::Permissions::from_mode(0o755))?;
-        Ok(fs::rename(self.path("new"), self.path("qnet-bridge"))?)
-    }
-
-    fn start(&self) -> Result<Running> {
-        let mut command = Command::new(self.path("qnet-bridge"));
-        command.args(["run", "--config"]).arg(self.path("bridge.toml"));
-        command.env("SSL_CERT_FILE", &self.decoy.certificates().ca).env("NOTIFY_SOCKET", self.path("notify"));
-        let running = Running::start(
-            "qnet-bridge",
-            command.stdin(Stdio::null()).stderr(File::create(self.path("log"))?),
-        )?;
-        ensure!(self.told()? == "READY=1");
-        Ok(running)
-    }
-
-    /// The next that the service manager is told.
-    fn told(&self) -> Result<String> {
-        let mut buffer = [0; 100];
-        let length =
-            self.manager.recv(&mut buffer).with_context(|| format!("nothing is told: {:?}", self.log()))?;
-        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
-    }
-
-    fn log(&self) -> Result<String> {
-        Ok(fs::read_to_string(self.path("log"))?)
-    }
-
-    fn logs(&self, words: &str) -> Result<()> {
-        wait_for(words, LIMIT, || Ok(self.log()?.contains(words).then_some(())))
-            .with_context(|| self.log().unwrap_or_default())
-    }
-
-    fn line(&self) -> Result<BridgeLine> {
-        let log = self.log()?;
-        let (_, line) = log.lines().find_map(|line| line.split_once("Bridge qnet ")).context("no line")?;
-        Ok(format!("qnet {line}").parse()?)
-    }
-
-    /// Makes the process give its sockets to the next, whose number is returned.
-    fn upgrade(&self, running: &Running) -> Result<u32> {
-        signal(running.pid(), Signal::USR2)?;
-        let told = self.told()?;
-        Ok(told.strip_prefix("MAINPID=").with_context(|| told.clone())?.parse()?)
-    }
-}
 
 /// What is downloaded while the bridge is upgraded, bytes: several windows of a stream.
 const DOWNLOAD: usize = 48 << 20;
@@ -183,9 +87,9 @@ async fn take(stream: &mut Stream, from: usize, to: usize) -> Result<()> {
 
 /// A client with this line on a path on which somebody cuts connections.
 async fn cut_off(bridge: &Installed, line: BridgeLine) -> Result<(Censor, Dialer, BridgeLine)> {
-    let censor = Censor::start(bridge.listen, Manner::default()).await?;
+    let censor = Censor::start(bridge.address(), Manner::default()).await?;
     let line = BridgeLine { address: censor.address(), ..line };
-    let roots = Roots::with(Some(&bridge.decoy.certificates().ca), None)?;
+    let roots = Roots::with(Some(&bridge.web.certificates().ca), None)?;
     // New connections as soon as they are wanted: how few there may be is another test's business.
     let profile = Profile { burst: 100, per_minute: 6_000, ..Profile::default() };
     Ok((censor, Dialer::new(DialerConfig { profile, ..DialerConfig::new(roots) }), line))
@@ -253,7 +157,7 @@ fn a_new_process_takes_over_and_no_connection_is_lost() -> Result<()> {
         let bridge = Installed::new(&format!("{POLICY}\nmetrics = \"{metrics}\""))?;
         let mut old = bridge.start()?;
         runtime()?.block_on(async {
-            let (echo, dialer) = (echo().await?.to_string(), tunnel::dialer(&bridge.decoy)?);
+            let (echo, dialer) = (echo().await?.to_string(), bridge.dialer()?);
             let before = dialer.dial(&bridge.line()?).await?;
             let (mut stream, _) = ask(&before, &echo).await?;
             echoes(&mut stream, b"before").await?;
@@ -295,47 +199,60 @@ fn a_new_process_takes_over_and_no_connection_is_lost() -> Result<()> {
 #[test]
 fn sessions_go_on_though_their_connections_end_after_an_upgrade() -> Result<()> {
     isolated("sessions_go_on_though_their_connections_end_after_an_upgrade", || {
-        let bridge = Installed::new(POLICY)?;
-        let mut old = bridge.start()?;
-        runtime()?.block_on(async {
-            let (echo, source) = (echo().await?.to_string(), source().await?);
-            let (censor, dialer, line) = cut_off(&bridge, bridge.line()?).await?;
-            let tunnel = dialer.dial(&line).await?;
-            let (mut idle, _) = ask(&tunnel, &echo).await?;
-            echoes(&mut idle, b"before").await?;
-            let (mut download, said) = ask(&tunnel, &source).await?;
-            assert_eq!(said, Answer::Connected);
-            take(&mut download, 0, DOWNLOAD / 6).await?;
-            let second = bridge.upgrade(&old)?;
-            bridge.logs("takes the connections from now on")?;
-            for part in 1..3 {
-                take(&mut download, part * DOWNLOAD / 6, (part + 1) * DOWNLOAD / 6).await?;
-                assert_eq!(censor.cut(), 1, "nothing to cut");
-            }
-            take(&mut download, DOWNLOAD / 2, DOWNLOAD * 4 / 6).await?;
-            echoes(&mut idle, b"after two cuts").await?;
-            // What the session opens now is served where the session is.
-            let (another, said) = ask(&tunnel, &echo).await?;
-            assert_eq!((said, round(another, b"more").await?), (Answer::Connected, b"more".to_vec()));
-            // From the third process the first is found as well.
-            signal(second, Signal::USR2)?;
-            let told = bridge.told()?;
-            assert!(told.starts_with("MAINPID="), "{told}");
-            let later = dialer.dial(&line).await?;
-            let (mut late, _) = ask(&later, &echo).await?;
-            assert!(censor.cut() >= 1);
-            take(&mut download, DOWNLOAD * 4 / 6, DOWNLOAD).await?;
-            let end = timeout(LIMIT, download.read(&mut [0])).await??;
-            assert_eq!(end, 0, "more than was sent");
-            echoes(&mut idle, b"after another process and another cut").await?;
-            echoes(&mut late, b"the third process's own").await?;
-            assert!(old.ended()?.is_none(), "the streams have ended with the process");
-            assert!(censor.opened() >= 5, "{} connections", censor.opened());
-            drop((idle, download, tunnel));
-            let status = wait_for("the old process's end", 6 * IDLE, || old.ended())?;
-            assert!(status.success(), "{status}");
-            echoes(&mut late, b"still there").await
-        })
+        cut_after_upgrades(&Installed::new(POLICY)?, [1, 1])
+    })
+}
+
+#[test]
+fn sessions_behind_a_web_server_go_on_as_well() -> Result<()> {
+    isolated("sessions_behind_a_web_server_go_on_as_well", || {
+        // The page's connection stays beside the first websocket.
+        cut_after_upgrades(&Installed::behind_a_web_server(POLICY)?, [2, 1])
+    })
+}
+
+/// The connections of a session with a download under way and a stream at rest are cut after one upgrade, twice, of which there are
+/// as many as `connections` says, and after the next.
+fn cut_after_upgrades(bridge: &Installed, connections: [usize; 2]) -> Result<()> {
+    let mut old = bridge.start()?;
+    runtime()?.block_on(async {
+        let (echo, source) = (echo().await?.to_string(), source().await?);
+        let (censor, dialer, line) = cut_off(bridge, bridge.line()?).await?;
+        let tunnel = dialer.dial(&line).await?;
+        let (mut idle, _) = ask(&tunnel, &echo).await?;
+        echoes(&mut idle, b"before").await?;
+        let (mut download, said) = ask(&tunnel, &source).await?;
+        assert_eq!(said, Answer::Connected);
+        take(&mut download, 0, DOWNLOAD / 6).await?;
+        let second = bridge.upgrade(&old)?;
+        bridge.logs("takes the connections from now on")?;
+        for (part, connections) in (1..3).zip(connections) {
+            take(&mut download, part * DOWNLOAD / 6, (part + 1) * DOWNLOAD / 6).await?;
+            assert_eq!(censor.cut(), connections);
+        }
+        take(&mut download, DOWNLOAD / 2, DOWNLOAD * 4 / 6).await?;
+        echoes(&mut idle, b"after two cuts").await?;
+        // What the session opens now is served where the session is.
+        let (another, said) = ask(&tunnel, &echo).await?;
+        assert_eq!((said, round(another, b"more").await?), (Answer::Connected, b"more".to_vec()));
+        // From the third process the first is found as well.
+        signal(second, Signal::USR2)?;
+        let told = bridge.told()?;
+        assert!(told.starts_with("MAINPID="), "{told}");
+        let later = dialer.dial(&line).await?;
+        let (mut late, _) = ask(&later, &echo).await?;
+        assert!(censor.cut() >= 1);
+        take(&mut download, DOWNLOAD * 4 / 6, DOWNLOAD).await?;
+        let end = timeout(LIMIT, download.read(&mut [0])).await??;
+        assert_eq!(end, 0, "more than was sent");
+        echoes(&mut idle, b"after another process and another cut").await?;
+        echoes(&mut late, b"the third process's own").await?;
+        assert!(old.ended()?.is_none(), "the streams have ended with the process");
+        assert!(censor.opened() >= 5, "{} connections", censor.opened());
+        drop((idle, download, tunnel));
+        let status = wait_for("the old process's end", 6 * IDLE, || old.ended())?;
+        assert!(status.success(), "{status}");
+        echoes(&mut late, b"still there").await
     })
 }
 
@@ -408,7 +325,7 @@ fn a_process_that_cannot_take_over_changes_nothing() -> Result<()> {
         let bridge = Installed::new(POLICY)?;
         let old = bridge.start()?;
         runtime()?.block_on(async {
-            let (echo, dialer) = (echo().await?.to_string(), tunnel::dialer(&bridge.decoy)?);
+            let (echo, dialer) = (echo().await?.to_string(), bridge.dialer()?);
             let tunnel = dialer.dial(&bridge.line()?).await?;
             let (mut stream, _) = ask(&tunnel, &echo).await?;
             let processes = process::children(1)?;
@@ -428,7 +345,7 @@ fn a_process_that_cannot_take_over_changes_nothing() -> Result<()> {
             visitors.more(20)?;
             visitors.end()?;
             echoes(&mut stream, b"as before").await?;
-            assert_eq!(process::children(old.pid())?, [], "a process was left");
+            assert!(process::children(old.pid())?.is_empty(), "a process was left");
             assert_eq!(process::children(1)?, processes, "a process was left");
             // What failed does not stand in the way of what works.
             bridge.install()?;
@@ -448,7 +365,7 @@ fn what_is_left_ends_with_its_time_or_at_a_word() -> Result<()> {
         let bridge = Installed::new(&format!("{POLICY}\nupgrade-drain = 2\ndrain = 0"))?;
         let mut old = bridge.start()?;
         runtime()?.block_on(async {
-            let (echo, dialer) = (echo().await?.to_string(), tunnel::dialer(&bridge.decoy)?);
+            let (echo, dialer) = (echo().await?.to_string(), bridge.dialer()?);
             let tunnel = dialer.dial(&bridge.line()?).await?;
             let (mut stream, _) = ask(&tunnel, &echo).await?;
             bridge.configure(&format!("{POLICY}\ndrain = 0"))?;
@@ -492,7 +409,7 @@ fn an_upgrade_under_way_ends_with_the_process() -> Result<()> {
 fn activate(bridge: &Installed, socket: SocketAddr) -> Result<Running> {
     let mut command = Command::new("systemd-socket-activate");
     command.args(["--listen", &socket.to_string(), "-E"]);
-    command.arg(format!("SSL_CERT_FILE={}", bridge.decoy.certificates().ca.display())).arg("-E");
+    command.arg(format!("SSL_CERT_FILE={}", bridge.web.certificates().ca.display())).arg("-E");
     command.arg(format!("NOTIFY_SOCKET={}", bridge.path("notify").display()));
     command.arg(bridge.path("qnet-bridge")).args(["run", "--config"]).arg(bridge.path("bridge.toml"));
     let log = File::create(bridge.path("log"))?;

@@ -1,23 +1,32 @@
-//! The numbers before real Prometheus, and the dashboard's queries over them.
+//! The numbers before real Prometheus, the dashboard's queries over them, and how they go on over an upgrade.
 #![forbid(unsafe_code)]
 
 mod support;
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
+    net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use qnet_tests::support::{
     isolate::isolated,
-    process::{Running, free_address, wait_for},
+    process::{Running, free_address, signal, wait_for},
     tunnel::runtime,
 };
+use rustix::process::Signal;
 use serde_json::Value;
-use support::{Bridge, ask, echo, round};
+use support::{
+    Bridge, ask, echo, echoes,
+    installed::{Installed, POLICY},
+    round,
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Between two samples: a rate needs two.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -79,5 +88,123 @@ fn the_dashboards_queries_have_answers() -> Result<()> {
         ensure!(shaped.is_some_and(|shaped| shaped >= 18.0), "{shaped:?}");
         ensure!(query("no_such_metric")?.is_none());
         Ok(())
+    })
+}
+
+/// What is told there, by name and labels.
+fn numbers(metrics: SocketAddr) -> Result<BTreeMap<String, u64>> {
+    let url = format!("http://{metrics}/metrics");
+    let output = Command::new("curl").args(["--silent", "--fail", "--max-time", "5", &url]).output()?;
+    ensure!(output.status.success(), "nobody tells numbers: {output:?}");
+    let text = String::from_utf8(output.stdout)?;
+    let lines = text.lines().filter_map(|line| line.strip_prefix("qnet_bridge_")?.split_once(' '));
+    lines.map(|(name, value)| Ok((name.to_owned(), value.parse()?))).collect()
+}
+
+/// Whether nothing that counts up has fallen.
+fn none_falls(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Result<()> {
+    for (name, value) in before.iter().filter(|(name, _)| name.contains("_total")) {
+        ensure!(after.get(name) >= Some(value), "{name} falls: {before:?}, then {after:?}");
+    }
+    Ok(())
+}
+
+const CONNECTED: &str = "streams_total{outcome=\"connected\"}";
+
+#[test]
+fn numbers_go_on_over_upgrades() -> Result<()> {
+    isolated("numbers_go_on_over_upgrades", || {
+        let metrics = free_address()?;
+        let bridge = Installed::new(&format!("{POLICY}\nmetrics = \"{metrics}\""))?;
+        let mut first = bridge.start()?;
+        runtime()?.block_on(async {
+            let (echo, dialer, line) = (echo().await?.to_string(), bridge.dialer()?, bridge.line()?);
+            let there = |numbers: &BTreeMap<String, u64>| {
+                (numbers["sessions"], numbers["streams"], numbers[CONNECTED])
+            };
+            let oldest = dialer.dial(&line).await?;
+            let (mut stream, _) = ask(&oldest, &echo).await?;
+            echoes(&mut stream, &[1; 5_000]).await?;
+            let one = numbers(metrics)?;
+            assert_eq!(there(&one), (1, 1, 1));
+            let second = bridge.upgrade(&first)?;
+            bridge.logs("takes the connections from now on")?;
+            let two = numbers(metrics)?;
+            none_falls(&one, &two)?;
+            assert_eq!(there(&two), (1, 1, 1));
+            // What the old process counts from here on is told as well, and what the new one does.
+            echoes(&mut stream, &[2; 70_000]).await?;
+            let newer = dialer.dial(&line).await?;
+            let (mut late, _) = ask(&newer, &echo).await?;
+            echoes(&mut late, b"late").await?;
+            let both = numbers(metrics)?;
+            assert_eq!(there(&both), (2, 2, 2));
+            ensure!(
+                both["bytes_total"] >= 150_000 && both["connections_total"] > two["connections_total"],
+                "{both:?}"
+            );
+            // From the third process both are asked.
+            signal(second, Signal::USR2)?;
+            ensure!(bridge.told()?.starts_with("MAINPID="));
+            wait_for("the third", LIMIT, || {
+                Ok((bridge.log()?.matches("takes the connections").count() == 2).then_some(()))
+            })?;
+            let three = numbers(metrics)?;
+            none_falls(&both, &three)?;
+            assert_eq!(there(&three), (2, 2, 2));
+            // One that ends leaves what it counted since somebody asked, too.
+            echoes(&mut stream, &[3; 30_000]).await?;
+            drop((stream, oldest));
+            wait_for("the first process's end", LIMIT, || first.ended())?;
+            let left = numbers(metrics)?;
+            assert_eq!(there(&left), (1, 1, 2));
+            ensure!(left["bytes_total"] >= three["bytes_total"] + 60_000, "{three:?}, then {left:?}");
+            none_falls(&three, &left)
+        })
+    })
+}
+
+/// Whether every thread of a process was stopped: the signal only begins it.
+fn stands_still(pid: u32) -> Result<bool> {
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = fs::read_to_string(thread?.path().join("stat"))?;
+        if !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[test]
+fn a_process_that_does_not_answer_is_not_waited_for() -> Result<()> {
+    isolated("a_process_that_does_not_answer_is_not_waited_for", || {
+        let metrics = free_address()?;
+        let bridge = Installed::new(&format!("{POLICY}\nmetrics = \"{metrics}\""))?;
+        let mut old = bridge.start()?;
+        runtime()?.block_on(async {
+            let (echo, dialer) = (echo().await?.to_string(), bridge.dialer()?);
+            let tunnel = dialer.dial(&bridge.line()?).await?;
+            let (mut stream, _) = ask(&tunnel, &echo).await?;
+            echoes(&mut stream, &[1; 5_000]).await?;
+            bridge.upgrade(&old)?;
+            bridge.logs("takes the connections from now on")?;
+            let before = numbers(metrics)?;
+            assert_eq!(before["sessions"], 1);
+            signal(old.pid(), Signal::STOP)?;
+            wait_for("its standstill", LIMIT, || Ok(stands_still(old.pid())?.then_some(())))?;
+            for _ in 0..3 {
+                let asked = Instant::now();
+                let numbers = numbers(metrics)?;
+                ensure!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+                none_falls(&before, &numbers)?;
+                assert_eq!(numbers["sessions"], 0);
+            }
+            // Nor does what was counted fall when it is gone without a word.
+            signal(old.pid(), Signal::KILL)?;
+            wait_for("its end", LIMIT, || old.ended())?;
+            let after = numbers(metrics)?;
+            assert_eq!((after["sessions"], after[CONNECTED]), (0, 1));
+            none_falls(&before, &after)
+        })
     })
 }

@@ -1,4 +1,5 @@
-//! The websocket cover: behind nginx with what `init` wrote, behind Caddy, and beside the built-in site.
+//! The websocket cover: behind nginx with what `init` wrote, behind Caddy and HAProxy with what the operator's guide says, and beside the
+//! built-in site.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -25,12 +26,16 @@ use qnet_tests::support::{
 };
 use qnet_wire::{bridge_line::BridgeLine, target::Answer};
 use serde_json::Value;
-use support::{ask, echo, program, round};
+use support::{ask, echo, echoes, program, round};
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(30);
-/// What `init` takes for where a bridge behind a web server listens.
-const LISTEN: &str = "127.0.0.1:8081";
+/// The path in the operator's guide, in whose place goes the bridge's own.
+const DOCUMENTED_PATH: &str = "/a7Ge93kd";
+/// Where `init` writes the websocket's address, below the root.
+const URL: &str = "var/lib/qnet-bridge/url";
+/// How long HAProxy lets a connection be silent that is no websocket.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// The site without TLS, which says the same to everybody.
 fn origin() -> Result<SocketAddr> {
@@ -56,7 +61,9 @@ fn run(root: &Path, more: &[&str]) -> Result<Running> {
     command
         .arg(root.join("etc/qnet-bridge/bridge.toml"))
         .arg("--state")
-        .arg(root.join("var/lib/qnet-bridge"));
+        .arg(root.join("var/lib/qnet-bridge"))
+        .arg("--url-file")
+        .arg(root.join(URL));
     let running = Running::start("qnet-bridge", command.args(more).stderr(File::create(&log)?))?;
     wait_for("the bridge", LIMIT, || Ok(fs::read_to_string(&log)?.contains("listening").then_some(())))
         .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
@@ -67,6 +74,18 @@ fn init(root: &Path, address: &str, origin: SocketAddr) -> Result<Output> {
     let mut command = program();
     command.args(["init", "--websocket", "--behind", "web", "--sni", NAME, "--address", address, "--root"]);
     Ok(command.arg(root).args(["--origin", &origin.to_string()]).output()?)
+}
+
+/// The files below `root` that have `words` in them, and who may use each.
+fn with(root: &Path, words: &str) -> Result<Vec<(String, u32)>> {
+    let found = Command::new("grep").args(["-rl", words, "."]).current_dir(root).output()?;
+    let mut files = Vec::new();
+    for name in String::from_utf8(found.stdout)?.lines() {
+        let mode = fs::metadata(root.join(name))?.permissions().mode() & 0o777;
+        files.push((name.trim_start_matches("./").to_owned(), mode));
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// The lines in what the program said.
@@ -147,12 +166,17 @@ fn behind_nginx_with_what_init_wrote() -> Result<()> {
             "another path"
         );
 
+        let path = made[0].to_string().split_once(NAME).context("a path")?.1.to_owned();
+        assert_eq!(
+            with(root, &path)?,
+            [("etc/qnet-bridge/nginx.conf".to_owned(), 0o600), (URL.to_owned(), 0o600)]
+        );
+
         let extra = format!("include {};", root.join("etc/qnet-bridge/nginx.conf").display());
         let listen = Some(another_network()?);
         let front = Decoy::start(Server::Nginx, Options { extra, listen, ..Options::default() })?;
         let (ca, port) = (&front.certificates().ca, front.address().port());
         let line = at(&made[0], "127.0.0.1", port)?;
-        let path = line.to_string().split_once(NAME).context("a path")?.1.to_owned();
         let _bridge = run(root, &["--max-streams-per-client", "1"])?;
         runtime()?.block_on(async {
             let echo = echo().await?;
@@ -185,20 +209,25 @@ fn behind_nginx_with_what_init_wrote() -> Result<()> {
         }
         assert_eq!(upgrade(front.address(), ca, &path, KEY)?.0, "101");
 
-        // The bridge's own check: from its own end, since the site's name leads nowhere in here.
-        let config = root.join("etc/qnet-bridge/bridge.toml");
-        let mut text = fs::read_to_string(&config)?;
-        text.push_str(&format!("state = \"{}\"\n", root.join("var/lib/qnet-bridge").display()));
-        fs::write(&config, &text)?;
-        let config = config.display().to_string();
-        let findings = check(&["--config", &config], ca)?;
-        let own = [("key", "ok"), ("port", "ok"), ("path", "ok"), ("origin", "ok"), ("site", "warning")];
-        ensure!(names(&findings) == own, "{findings:?}");
-        fs::write(&config, text.replace(&path, "/elsewhere"))?;
-        let findings = check(&["--config", &config], ca)?;
-        ensure!(names(&findings).last() == Some(&("path", "failed")), "{findings:?}");
-        Ok(())
+        own_check(root, ca)
     })
+}
+
+/// The bridge's own check: from its own end, since the site's name leads nowhere in here.
+fn own_check(root: &Path, ca: &Path) -> Result<()> {
+    let config = root.join("etc/qnet-bridge/bridge.toml");
+    let url = root.join(URL);
+    let mut text = fs::read_to_string(&config)?.replace(&format!("/{URL}"), &url.display().to_string());
+    text.push_str(&format!("state = \"{}\"\n", root.join("var/lib/qnet-bridge").display()));
+    fs::write(&config, &text)?;
+    let config = config.display().to_string();
+    let findings = check(&["--config", &config], ca)?;
+    let own = [("key", "ok"), ("port", "ok"), ("path", "ok"), ("origin", "ok"), ("site", "warning")];
+    ensure!(names(&findings) == own, "{findings:?}");
+    fs::write(&url, format!("https://{NAME}/elsewhere"))?;
+    let findings = check(&["--config", &config], ca)?;
+    ensure!(names(&findings).last() == Some(&("path", "failed")), "{findings:?}");
+    Ok(())
 }
 
 #[test]
@@ -215,15 +244,26 @@ fn init_writes_nothing_where_no_origin_answers() -> Result<()> {
     Ok(())
 }
 
+/// The lines that the operator's guide has for this web server, with the path of `line`.
+fn documented(server: &str, line: &BridgeLine) -> Result<Vec<String>> {
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operator.md"))?;
+    let row = guide.lines().find_map(|row| row.strip_prefix(&format!("| {server} | ")));
+    let row = row.with_context(|| format!("no lines for {server}"))?;
+    ensure!(row.contains(DOCUMENTED_PATH), "{row}");
+    let line = line.to_string();
+    let path = line.split_once(NAME).context("a path")?.1;
+    // What is between backticks.
+    let code = row.split('`').skip(1).step_by(2);
+    Ok(code.map(|code| code.replace(DOCUMENTED_PATH, path)).collect())
+}
+
 #[test]
 fn behind_caddy() -> Result<()> {
     isolated("behind_caddy", || {
         let (folder, origin) = (tempfile::tempdir()?, origin()?);
         let root = folder.path();
         let made = lines(&init(root, "192.0.2.7:443", origin)?)?;
-        let url = made[0].to_string();
-        let path = url.split_once(NAME).context("a path")?.1;
-        let extra = format!("  reverse_proxy {path} {LISTEN}");
+        let extra = documented("Caddy", &made[0])?.join("\n");
         let listen = Some(another_network()?);
         let front = Decoy::start(Server::Caddy, Options { extra, listen, ..Options::default() })?;
         let (ca, port) = (&front.certificates().ca, front.address().port());
@@ -240,6 +280,52 @@ fn behind_caddy() -> Result<()> {
             ensure!(round(stream, &data).await? == data);
             Ok(())
         })
+    })
+}
+
+#[test]
+fn behind_haproxy() -> Result<()> {
+    isolated("behind_haproxy", || {
+        let (folder, origin) = (tempfile::tempdir()?, origin()?);
+        let root = folder.path();
+        let made = lines(&init(root, "192.0.2.7:443", origin)?)?;
+        let extra = documented("HAProxy", &made[0])?.join("\n");
+        let listen = Some(another_network()?);
+        let front =
+            Decoy::start(Server::Haproxy, Options { extra, listen, idle: SILENCE, ..Options::default() })?;
+        let (ca, port) = (&front.certificates().ca, front.address().port());
+        let line = at(&made[0], "127.0.0.1", port)?;
+        let path = line.to_string().split_once(NAME).context("a path")?.1.to_owned();
+        let _bridge = run(root, &["--max-streams-per-client", "1"])?;
+        runtime()?.block_on(async {
+            let echo = echo().await?;
+            let tunnel = dialer_with(ca)?.dial(&line).await?;
+            let (mut stream, said) = ask(&tunnel, &echo.to_string()).await?;
+            assert_eq!(said, Answer::Connected);
+            assert_eq!(ask(&tunnel, &echo.to_string()).await?.1, Answer::TooManyStreams);
+            let other = dialer_with(ca)?.dial(&at(&line, OTHER, port)?).await?;
+            assert_eq!(ask(&other, &echo.to_string()).await?.1, Answer::Connected);
+            echoes(&mut stream, b"before").await?;
+            tokio::time::sleep(3 * SILENCE).await;
+            echoes(&mut stream, b"after").await?;
+            // It says what a connection was for when that ends.
+            let log = front.access_log()?;
+            ensure!(!log.contains(&path), "a silent websocket was closed: {log}");
+            let data = vec![3; 2_000_000];
+            ensure!(round(stream, &data).await? == data);
+            anyhow::Ok(())
+        })?;
+        for answer in
+            [curl(front.address(), ca, &path, &[])?, curl(front.address(), ca, &path, &["--http1.1"])?]
+        {
+            assert_eq!(answer, ("404".to_owned(), "origin".to_owned()));
+        }
+        // HAProxy itself refuses an opening that is none, at any path.
+        let refused = upgrade(front.address(), ca, &path, "short")?;
+        assert_eq!((refused.0.as_str(), &refused), ("400", &upgrade(front.address(), ca, "/", "short")?));
+        assert_eq!(upgrade(front.address(), ca, &path, KEY)?.0, "101");
+        ensure!(front.access_log()?.contains(&path), "what a connection was for is not said");
+        Ok(())
     })
 }
 

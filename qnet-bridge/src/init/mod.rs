@@ -4,7 +4,7 @@
 //! 2. The site is examined: one that cannot be a decoy is refused before anything is written. Behind a web server its origin must answer.
 //! 3. The key is made, if there is none; settings, service and, with tor, its configuration are written. A file that is there and
 //!    says something else is left alone, unless `--replace` says otherwise; then the old one is kept beside.
-//!    For websockets a secret path is made, once, and for nginx what hands it on.
+//!    For websockets a secret path is made, once, and for nginx what hands it on; what holds it is for the service and for root alone.
 //! 4. What to run next is printed, and the line for users.
 //!
 //! The bridge is a service of its own that may listen on ports under 1024 and do little else. tor, where there is one, stands
@@ -27,14 +27,17 @@ use qnet_transport::{
     identity,
     tls::Roots,
 };
-use qnet_wire::{error::chain, name::ServerName};
+use qnet_wire::{error::chain, name::ServerName, url::WebsocketUrl};
 
 use crate::{
     files::{self, File, Written},
     invite,
     line::{self, Fingerprints, TOR_DATA},
     run,
-    settings::{BEHIND_LISTEN, DEFAULT_CONFIG, DEFAULT_INVITED, DEFAULT_STATE, Decoy, Front, Plan, Settings},
+    settings::{
+        BEHIND_LISTEN, DEFAULT_CONFIG, DEFAULT_INVITED, DEFAULT_STATE, DEFAULT_URL_FILE, Decoy, Front, Plan,
+        Settings,
+    },
 };
 
 /// Where tor's ORPort is, for the bridge alone.
@@ -162,8 +165,10 @@ impl Init {
         } else {
             format!("{any}:{}", address.port())
         };
-        let config = self.config(&listen, behind)?;
+        let config = self.config(&listen, behind);
         let settings: Settings = toml::from_str(&config).context("the settings that were made")?;
+        // The file that the settings name for it is not written yet.
+        let settings = Settings { url: self.url()?, url_file: None, ..settings };
         let state = self.below(DEFAULT_STATE);
         let plan = Plan { state, ..settings.plan()? };
         Ok(Decided { plan, config, behind, address })
@@ -179,10 +184,10 @@ impl Init {
         self.websocket && self.site.is_none()
     }
 
-    /// The settings for websockets.
-    fn websockets(&self) -> Result<String> {
+    /// Where clients open websockets, if they do.
+    fn url(&self) -> Result<Option<WebsocketUrl>> {
         if !self.websocket {
-            return Ok(String::new());
+            return Ok(None);
         }
         let host = match (&self.domain, self.sni.as_slice()) {
             (Some(domain), _) => domain,
@@ -191,16 +196,26 @@ impl Init {
                 bail!("--websocket needs one --sni: the name of the site at which clients open websockets")
             }
         };
-        let url = websocket::url(&self.below(DEFAULT_CONFIG), host)?;
-        let mut text = format!("# Whoever knows the path is let in.\nurl = \"{url}\"\n");
+        websocket::url(&self.below(DEFAULT_URL_FILE), &self.below(DEFAULT_CONFIG), host).map(Some)
+    }
+
+    /// The settings for websockets.
+    fn websockets(&self) -> String {
+        if !self.websocket {
+            return String::new();
+        }
+        let mut text = format!(
+            "# The address at which clients open websockets. Whoever knows it is let in, so it stands in a file for the service alone.\n\
+             url-file = \"{DEFAULT_URL_FILE}\"\n"
+        );
         if let Some(origin) = &self.origin {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "origin = \"{origin}\"\nforwarded-for = true");
         }
-        Ok(text)
+        text
     }
 
-    fn config(&self, listen: &str, behind: Behind) -> Result<String> {
+    fn config(&self, listen: &str, behind: Behind) -> String {
         let names: Vec<String> = self.sni.iter().map(|name| format!("\"{name}\"")).collect();
         let mut text = format!(
             "# Settings of qnet-bridge, each also a flag of `qnet-bridge run`; see `qnet-bridge run --help`.\n\
@@ -220,7 +235,7 @@ impl Init {
                 self.acme_terms_agreed
             );
         }
-        text.push_str(&self.websockets()?);
+        text.push_str(&self.websockets());
         if !names.is_empty() && !self.websocket {
             let _ = writeln!(text, "sni = [{}]", names.join(", "));
         }
@@ -248,20 +263,24 @@ impl Init {
                 let _ = writeln!(text, "exit-policy = [{own}\"{}\"]", crate::exit::policy::DEFAULT);
             }
         }
-        Ok(text)
+        text
     }
 
     /// Writes what is to be written and says what was done and what comes next.
     fn write(&self, decided: &Decided) -> Result<String> {
         let mut files = vec![
-            File { path: self.below(DEFAULT_CONFIG), text: decided.config.clone() },
-            File { path: self.below(SERVICE), text: include_str!("qnet-bridge.service").to_owned() },
+            self.file(DEFAULT_CONFIG, decided.config.clone()),
+            self.file(SERVICE, include_str!("qnet-bridge.service").to_owned()),
         ];
+        if let Some(url) = decided.plan.decoy.url() {
+            files.push(File { secret: true, ..self.file(DEFAULT_URL_FILE, format!("{url}\n")) });
+        }
         if let Decoy::Front(front) = &decided.plan.decoy {
-            files.push(File { path: self.below(websocket::FILE), text: websocket::nginx(&front.url) });
+            // nginx reads it as root.
+            files.push(File { secret: true, ..self.file(websocket::FILE, websocket::nginx(&front.url)) });
         }
         if decided.behind == Behind::Tor {
-            files.push(File { path: self.below(TORRC_PART), text: self.torrc() });
+            files.push(self.file(TORRC_PART, self.torrc()));
         }
         // Before anything is written: half a set of files is worse than none.
         files::check(&files, self.replace)?;
@@ -280,6 +299,10 @@ impl Init {
         }
         text.push_str(&self.next_steps(decided)?);
         Ok(text)
+    }
+
+    fn file(&self, path: &str, text: String) -> File {
+        File { path: self.below(path), text, secret: false }
     }
 
     fn key(&self, state: &Path) -> Result<Written> {

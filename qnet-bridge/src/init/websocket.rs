@@ -1,6 +1,6 @@
 //! What `init` makes for the websocket cover: a path that nobody guesses, and what hands it on in nginx.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use qnet_wire::{name::ServerName, url::WebsocketUrl};
@@ -19,10 +19,11 @@ const MORE: usize = 8;
 const BETWEEN: &[u8] = b"/-_";
 const CUTS: usize = 2;
 
-/// The address of the websocket at `host`: the one that the settings have already, or a new one.
-pub(super) fn url(config: &Path, host: &ServerName) -> Result<WebsocketUrl> {
-    let there = config.exists().then(|| Settings::read(config).ok()).flatten();
-    match there.and_then(|there| there.url).filter(|url| url.host() == host) {
+/// The address of the websocket at `host`: the one that is in `file` or in the settings `config` already, or a new one.
+pub(super) fn url(file: &Path, config: &Path, host: &ServerName) -> Result<WebsocketUrl> {
+    let there = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+    let there = there.or_else(|| Settings::read(config).ok()?.url);
+    match there.filter(|url: &WebsocketUrl| url.host() == host) {
         Some(url) => Ok(url),
         None => format!("https://{host}{}", path()?).parse().context("the path that was made"),
     }
@@ -116,12 +117,15 @@ mod tests {
     #[test]
     fn the_path_that_is_there_stays() {
         let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("bridge.toml");
+        let (file, config) = (folder.path().join("url"), folder.path().join("bridge.toml"));
         let (host, other): (ServerName, ServerName) =
             ("a.example".parse().unwrap(), "b.example".parse().unwrap());
-        assert_ne!(url(&config, &host).unwrap(), url(&config, &host).unwrap());
-        std::fs::write(&config, "url = \"https://a.example/mine\"").unwrap();
-        assert_eq!(url(&config, &host).unwrap().path(), "/mine");
-        assert_ne!(url(&config, &other).unwrap().path(), "/mine");
+        assert_ne!(url(&file, &config, &host).unwrap(), url(&file, &config, &host).unwrap());
+        fs::write(&config, "url = \"https://a.example/mine\"").unwrap();
+        assert_eq!(url(&file, &config, &host).unwrap().path(), "/mine");
+        assert_ne!(url(&file, &config, &other).unwrap().path(), "/mine");
+        fs::write(&file, "https://a.example/ours\n").unwrap();
+        assert_eq!(url(&file, &config, &host).unwrap().path(), "/ours");
+        assert_ne!(url(&file, &config, &other).unwrap().path(), "/ours");
     }
 }

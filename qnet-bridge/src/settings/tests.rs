@@ -84,6 +84,27 @@ fn a_flag_for_what_answers_strangers_replaces_what_the_file_says_of_it() {
 }
 
 #[test]
+fn the_websockets_address_may_stand_in_a_file_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("url");
+    std::fs::write(&path, "https://b.example/y8\n").unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let file = format!("url-file = \"{}\"\n", path.display());
+    let behind = format!("{file}origin = \"127.0.0.1:8080\"\n");
+    let url = |settings: Settings| settings.plan().unwrap().decoy.url().map(ToString::to_string);
+    assert_eq!(url(settings(&behind)).unwrap(), "https://b.example/y8");
+    // One of the command line goes before one of the file, whichever way it is given.
+    assert_eq!(url(settings(&file).over(settings(BEHIND))).unwrap(), "https://b.example/y8");
+    let flag = settings("url = \"https://a.example/x7\"");
+    assert_eq!(url(flag.over(settings(&behind))).unwrap(), "https://a.example/x7");
+    assert_eq!(url(settings("decoy = \"a.example:1\"").over(settings(&behind))), None);
+    let both = settings(&format!("{BEHIND}{file}")).plan().unwrap_err().to_string();
+    assert!(both.contains("url and url-file"), "{both}");
+    std::fs::remove_file(&path).unwrap();
+    assert!(settings(&behind).plan().is_err());
+}
+
+#[test]
 fn flags_go_before_the_file() {
     let flags = settings("drain = 1\nsni = [\"a.example\"]\nbandwidth = 7");
     let plan = flags.over(settings(WHOLE)).plan().unwrap();
@@ -126,8 +147,8 @@ fn a_wrong_value_names_itself_its_place_and_what_was_expected() {
             "site = \"/s\"\ndomain = \"a.example\"\nacme-terms-agreed = true\nsni = [\"a.example\"]",
             "remove one or the other",
         ),
-        ("url = \"https://a.example/x7\"", "url and origin belong together"),
-        ("origin = \"127.0.0.1:8080\"", "url and origin belong together"),
+        ("url = \"https://a.example/x7\"", "url (or url-file) and origin belong together"),
+        ("origin = \"127.0.0.1:8080\"", "url (or url-file) and origin belong together"),
         (&format!("{BEHIND}{decoy}"), "for one behind it: remove one or the other"),
         (&format!("{BEHIND}sni = [\"a.example\"]"), "for one behind it: remove one or the other"),
         (&format!("{BEHIND}invited = \"/i\""), "invited would do nothing"),

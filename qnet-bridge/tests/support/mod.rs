@@ -1,6 +1,8 @@
 //! A bridge in a process of its own before a real web server, and what dials it.
 #![allow(dead_code, reason = "each test file is a program of its own and uses its part")]
 
+pub(crate) mod installed;
+
 use std::{
     fs::{self, File},
     net::SocketAddr,

@@ -164,9 +164,9 @@ impl Config<'_> {
         let text = format!(
             "global\n  maxconn 1000\n  log stdout format raw local0\n  tune.ssl.cachesize 1000\ndefaults\n  mode http\n  log global\n\
              log-format '%ci - - [%T] \"%HM %HP %HV\" %ST %B'\n  timeout connect 5s\n  timeout client {idle}ms\n  timeout server {idle}ms\n\
-             timeout http-keep-alive {idle}ms\n  timeout http-request {head}ms\nfrontend web\n\
-             bind {address} ssl crt {both} alpn {h2}http/1.1 ssl-min-ver TLSv1.2 ssl-max-ver {newest}\n{extra}\n\
-             default_backend site\nbackend site\n  server site {origin}\n",
+             timeout http-keep-alive {idle}ms\n  timeout http-request {head}ms\n\
+             backend site\n  server site {origin}\nfrontend web\n\
+             bind {address} ssl crt {both} alpn {h2}http/1.1 ssl-min-ver TLSv1.2 ssl-max-ver {newest}\n  default_backend site\n{extra}\n",
             idle = options.idle.as_millis(),
             head = options.head.as_millis(),
             both = certificates.both.display(),

@@ -73,7 +73,8 @@ pub struct Options {
     pub h2: bool,
     /// Whether TLS 1.3 is; TLS 1.2 always is.
     pub tls13: bool,
-    /// Lines added to the server's own block, in its own language (HAProxy: the frontend's; rustls: has none).
+    /// Lines added to the server's own block, in its own language (HAProxy: the frontend's, after which sections may
+    /// follow; rustls: has none).
     pub extra: String,
     /// Where to listen; a free loopback port if `None`.
     pub listen: Option<SocketAddr>,

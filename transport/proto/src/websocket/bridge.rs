@@ -60,7 +60,9 @@ enum State {
     Talk(Box<Talk>),
     /// Somebody without the bridge's key, or who altered something on the way: nothing is said to him.
     Deaf,
-    Done,
+    /// Nothing is heard or said any more; with what the client said last for a session in another process, where that is on its way
+    /// there.
+    Done(Option<Box<Talk>>),
 }
 
 struct Talk {
@@ -125,8 +127,10 @@ impl Bridge {
     #[must_use]
     pub fn held(&self) -> usize {
         let talk = match &self.state {
-            State::Talk(talk) => talk.incoming.allocated() + talk.outgoing.allocated() + talk.tunnel.held(),
-            State::Nonce(_) | State::Deaf | State::Done => 0,
+            State::Talk(talk) | State::Done(Some(talk)) => {
+                talk.incoming.allocated() + talk.outgoing.allocated() + talk.tunnel.held()
+            }
+            State::Nonce(_) | State::Deaf | State::Done(None) => 0,
         };
         self.inbox.allocated() + self.outbox.allocated() + self.payload.capacity() + talk
     }
@@ -178,11 +182,19 @@ impl Bridge {
     }
 
     fn tunnel(&self) -> Option<&Tunnel> {
-        if let State::Talk(talk) = &self.state { Some(&talk.tunnel) } else { None }
+        if let State::Talk(talk) | State::Done(Some(talk)) = &self.state { Some(&talk.tunnel) } else { None }
     }
 
     fn tunnel_mut(&mut self) -> Option<&mut Tunnel> {
-        if let State::Talk(talk) = &mut self.state { Some(&mut talk.tunnel) } else { None }
+        if let State::Talk(talk) | State::Done(Some(talk)) = &mut self.state {
+            Some(&mut talk.tunnel)
+        } else {
+            None
+        }
+    }
+
+    fn is_clogged(&self) -> bool {
+        matches!(&self.state, State::Talk(talk) if talk.tunnel.is_clogged())
     }
 
     fn talk(&mut self, nonce: &[u8; NONCE_LEN], now: Instant) -> Talk {
@@ -231,10 +243,20 @@ impl Bridge {
         }
     }
 
+    fn done(&mut self) {
+        let (State::Talk(talk) | State::Done(Some(talk))) =
+            std::mem::replace(&mut self.state, State::Done(None))
+        else {
+            return;
+        };
+        // The session's end, as a rule, which comes with the websocket's.
+        self.state = State::Done(Some(talk).filter(|talk| !talk.tunnel.link_pending().is_empty()));
+    }
+
     /// Closes the websocket, and the connection if the client then does not.
     fn finish(&mut self, why: Ended, now: Instant) {
         self.end(why, now);
-        self.state = State::Done;
+        self.done();
         self.server.close(self.outbox.tail());
         self.limit = Some(now + CLOSE_LIMIT);
     }
@@ -353,7 +375,7 @@ impl Carrier for Bridge {
     fn wants(&self, side: Side) -> bool {
         let open = !self.peer_ended && self.close.is_none() && self.outbox.len() < MAX_WAITING;
         match side {
-            Side::Peer => open && !self.tunnel().is_some_and(Tunnel::is_clogged),
+            Side::Peer => open && !self.is_clogged(),
             Side::Link => self.tunnel().is_some_and(Tunnel::link_wants),
             Side::Decoy => false,
         }
@@ -390,7 +412,7 @@ impl Carrier for Bridge {
         }
         self.peer_ended = true;
         self.end(if how == Close::Reset { Ended::Reset } else { Ended::PeerClosed }, now);
-        self.state = State::Done;
+        self.done();
         self.close = Some(how);
     }
 
@@ -429,7 +451,7 @@ impl Carrier for Bridge {
     fn deadline(&self) -> Option<Instant> {
         let session = match &self.state {
             State::Talk(talk) => talk.tunnel.deadline(),
-            State::Nonce(_) | State::Deaf | State::Done => None,
+            State::Nonce(_) | State::Deaf | State::Done(_) => None,
         };
         let limit = self.limit.filter(|_| self.close.is_none());
         [session, limit, self.shrink_at].into_iter().flatten().min()
@@ -438,7 +460,7 @@ impl Carrier for Bridge {
     fn on_timer(&mut self, now: Instant) {
         if self.limit.is_some_and(|at| at <= now) {
             match self.state {
-                State::Done => {
+                State::Done(_) => {
                     self.close.get_or_insert(Close::Fin);
                 }
                 State::Nonce(_) | State::Talk(_) | State::Deaf => self.finish(Ended::Handshake, now),

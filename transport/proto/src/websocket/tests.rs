@@ -338,6 +338,26 @@ fn a_session_of_another_process_goes_on() {
 }
 
 #[test]
+fn the_end_of_a_session_of_another_process_gets_there_together_with_the_websockets() {
+    let (ours, theirs, mut pair, mut holder) = succeeded(IdentityKey::from_bytes([7; 32]));
+    between(&mut pair, &mut holder);
+    lock(&ours).finish();
+    pair.client.flush(pair.now);
+    let mut said = Vec::new();
+    while let Some(bytes) = pair.client.poll(pair.now) {
+        said.extend(bytes);
+    }
+    pair.bridge.space(Side::Peer)[..said.len()].copy_from_slice(&said);
+    pair.bridge.filled(Side::Peer, said.len(), pair.now);
+    assert!(!pair.bridge.pending(Side::Peer).is_empty(), "the websocket goes on");
+    pair.bridge.ended(Side::Peer, Close::Fin, pair.now);
+    assert_eq!(pair.bridge.shutdown(Side::Link), None);
+    assert!(pass(&mut pair.bridge, &mut holder, pair.now));
+    assert_eq!(lock(&theirs).ended(), Some(Ended::PeerClosed));
+    assert_eq!(pair.bridge.shutdown(Side::Link), Some(Close::Fin));
+}
+
+#[test]
 fn a_session_of_another_process_is_no_strangers_either() {
     let (ours, theirs, mut pair, mut holder) = succeeded(IdentityKey::from_bytes([8; 32]));
     between(&mut pair, &mut holder);

@@ -1,0 +1,309 @@
+//! What a bridge has counted: by this process, and by those before it that serve on after an upgrade.
+//!
+//! An older process is asked over the socket between the two whenever somebody wants to know, and tells what it has counted up to its
+//! end with its last word there. So sums go on over an upgrade: what it counted stays counted, and what is there at the moment is
+//! there as long as the process is.
+
+use std::{
+    os::unix::net::UnixStream,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use qnet_transport::bridge::{Counter, Counts};
+use tokio::{io::AsyncReadExt as _, net::UnixStream as Channel, task::JoinSet, time::timeout};
+
+use crate::{exit::Exit, handover};
+
+/// How long an older process may take to answer: it is on this machine, and Prometheus waits.
+const ANSWER_LIMIT: Duration = Duration::from_millis(200);
+/// What the first byte says. Another version's numbers are not understood.
+const VERSION: u8 = 1;
+/// How many numbers there are.
+const COUNT: usize = 18;
+/// Bytes of all of them: the version, and each as a u64.
+pub(crate) const LENGTH: usize = 1 + COUNT * 8;
+
+/// What was counted, and what is there at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    /// Connections accepted.
+    pub(crate) connections: u64,
+    /// Those for which the decoy was not reached.
+    pub(crate) decoy_failures: u64,
+    /// Streams that were connected.
+    pub(crate) connected: u64,
+    /// Streams that the policy refused.
+    pub(crate) refused: u64,
+    /// Streams whose target was not reached.
+    pub(crate) failed: u64,
+    /// Streams beyond the limits.
+    pub(crate) limited: u64,
+    /// Bytes of streams, both directions.
+    pub(crate) bytes: u64,
+    /// Records to clients with data.
+    pub(crate) records: u64,
+    /// Their bytes without what was added.
+    pub(crate) carried: u64,
+    /// Records to clients of padding alone.
+    pub(crate) padding_records: u64,
+    /// Bytes that were added.
+    pub(crate) padding: u64,
+    /// Bytes of cover while nobody spoke.
+    pub(crate) cover: u64,
+    /// How long data was held for the shape, milliseconds.
+    pub(crate) held_ms: u64,
+    /// Sends that left the schedule.
+    pub(crate) off_schedule: u64,
+    /// Padding that was left out.
+    pub(crate) over_budget: u64,
+    /// Slots that were reached late.
+    pub(crate) late: u64,
+    /// Sessions at the moment.
+    pub(crate) sessions: u64,
+    /// Streams at the moment.
+    pub(crate) streams: u64,
+}
+
+impl Numbers {
+    fn all(&mut self) -> [&mut u64; COUNT] {
+        let Self {
+            connections,
+            decoy_failures,
+            connected,
+            refused,
+            failed,
+            limited,
+            bytes,
+            records,
+            carried,
+            padding_records,
+            padding,
+            cover,
+            held_ms,
+            off_schedule,
+            over_budget,
+            late,
+            sessions,
+            streams,
+        } = self;
+        [
+            connections,
+            decoy_failures,
+            connected,
+            refused,
+            failed,
+            limited,
+            bytes,
+            records,
+            carried,
+            padding_records,
+            padding,
+            cover,
+            held_ms,
+            off_schedule,
+            over_budget,
+            late,
+            sessions,
+            streams,
+        ]
+    }
+
+    fn add(&mut self, mut other: Self) {
+        for (sum, more) in self.all().into_iter().zip(other.all()) {
+            *sum = sum.saturating_add(*more);
+        }
+    }
+
+    /// What stays counted when the process is gone.
+    fn past(self) -> Self {
+        Self { sessions: 0, streams: 0, ..self }
+    }
+
+    pub(crate) fn encode(mut self) -> [u8; LENGTH] {
+        let mut bytes = [VERSION; LENGTH];
+        let (_, places) = bytes.split_at_mut(1);
+        for (place, number) in places.chunks_exact_mut(8).zip(self.all()) {
+            place.copy_from_slice(&number.to_be_bytes());
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8; LENGTH]) -> Option<Self> {
+        let (version, places) = bytes.split_first()?;
+        let (numbers, _) = places.as_chunks();
+        let mut decoded = Self::default();
+        for (place, number) in decoded.all().into_iter().zip(numbers) {
+            *place = u64::from_be_bytes(*number);
+        }
+        (*version == VERSION).then_some(decoded)
+    }
+}
+
+/// Counts on, after the processes before this one.
+pub(crate) struct Tally {
+    counter: Counter,
+    exit: Arc<Exit>,
+    older: Vec<Arc<Older>>,
+}
+
+impl Tally {
+    /// `older`: the sockets to the processes that may serve still.
+    pub(crate) fn new(counter: Counter, exit: Arc<Exit>, older: &[UnixStream]) -> Result<Self> {
+        let older: Result<Vec<_>> = older.iter().map(|channel| Older::new(channel).map(Arc::new)).collect();
+        Ok(Self { counter, exit, older: older.context("an older process is lost")? })
+    }
+
+    /// Whether the decoy was reached when this process last asked.
+    pub(crate) fn decoy_up(&self) -> bool {
+        self.counter.decoy_up()
+    }
+
+    /// Hears the older processes' last words, as long as the tasks are there: from then on the next process does.
+    pub(crate) fn listen(&self, tasks: &mut JoinSet<()>) {
+        for older in &self.older {
+            let older = Arc::clone(older);
+            tasks.spawn(async move { older.listen().await });
+        }
+    }
+
+    /// What this process has counted, and those before it that are gone. Those that are there tell the next one themselves.
+    pub(crate) fn own(&self) -> Numbers {
+        let Counts { connections, decoy_failures, .. } = self.counter.counts();
+        let (counts, shaping) = (&self.exit.counts, self.counter.shaping());
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut numbers = Numbers {
+            connections,
+            decoy_failures,
+            connected: of(&counts.connected),
+            refused: of(&counts.refused),
+            failed: of(&counts.failed),
+            limited: of(&counts.limited),
+            bytes: self.exit.clients.bytes(),
+            records: shaping.records,
+            carried: shaping.carried,
+            padding_records: shaping.padding_records,
+            padding: shaping.padding,
+            cover: shaping.cover,
+            held_ms: u64::try_from(shaping.held.as_millis()).unwrap_or(u64::MAX),
+            off_schedule: shaping.off_schedule,
+            over_budget: shaping.over_budget,
+            late: shaping.late,
+            sessions: self.counter.sessions() as u64,
+            streams: self.exit.clients.streams() as u64,
+        };
+        for older in &self.older {
+            numbers.add(older.past());
+        }
+        numbers
+    }
+
+    /// The same with those that are there. One that does not answer in time is there with what it had counted before.
+    pub(crate) async fn all(&self) -> Numbers {
+        let mut asked = JoinSet::new();
+        for older in &self.older {
+            let older = Arc::clone(older);
+            asked.spawn(async move {
+                let answer = timeout(ANSWER_LIMIT, older.ask()).await.ok().flatten();
+                older.present(answer)
+            });
+        }
+        let answers = asked.join_all().await;
+        let mut numbers = self.own();
+        answers.into_iter().for_each(|answer| numbers.add(answer));
+        numbers
+    }
+}
+
+/// A process before this one.
+struct Older {
+    channel: Channel,
+    known: Mutex<Known>,
+}
+
+/// What is known of it.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    counted: Numbers,
+    /// It is gone, and what it counted stays as it is.
+    gone: bool,
+}
+
+impl Older {
+    fn new(channel: &UnixStream) -> Result<Self> {
+        let channel = handover::nonblocking(channel.try_clone()?)?;
+        Ok(Self { channel, known: Mutex::default() })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it has counted, if it is gone.
+    fn past(&self) -> Numbers {
+        let known = self.known();
+        if known.gone { known.counted } else { Numbers::default() }
+    }
+
+    /// What it tells, if it is there: where it did not answer, what it had counted when it last did.
+    fn present(&self, answer: Option<Numbers>) -> Numbers {
+        let mut known = self.known();
+        if known.gone {
+            return Numbers::default();
+        }
+        if let Some(answer) = answer {
+            known.counted = answer.past();
+        }
+        answer.unwrap_or(known.counted)
+    }
+
+    async fn ask(&self) -> Option<Numbers> {
+        let (own, its) = UnixStream::pair().ok()?;
+        handover::ask(&self.channel, its).await.ok()?;
+        let mut bytes = [0; LENGTH];
+        handover::nonblocking(own).ok()?.read_exact(&mut bytes).await.ok()?;
+        Numbers::decode(&bytes)
+    }
+
+    /// Waits for its last word, or for its end without one: what it said before is what is known then.
+    async fn listen(&self) {
+        let mut bytes = [0; LENGTH];
+        let last = handover::last_word(&self.channel, &mut bytes).await;
+        let mut known = self.known();
+        if let Some(last) = last.and_then(|()| Numbers::decode(&bytes)) {
+            known.counted = last.past();
+        }
+        known.gone = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_come_back_and_add_up() {
+        let mut numbers = Numbers::default();
+        for (number, value) in numbers.all().into_iter().zip(1..) {
+            *number = value;
+        }
+        let bytes = numbers.encode();
+        assert_eq!(Numbers::decode(&bytes), Some(numbers));
+        let mut sum = numbers;
+        sum.add(numbers.past());
+        assert_eq!((sum.connections, sum.bytes, sum.sessions, sum.streams), (2, 14, 17, 18));
+        sum.add(Numbers { bytes: u64::MAX, ..Numbers::default() });
+        assert_eq!(sum.bytes, u64::MAX);
+    }
+
+    #[test]
+    fn another_versions_numbers_are_not_taken() {
+        let mut bytes = Numbers::default().encode();
+        bytes[0] = VERSION + 1;
+        assert_eq!(Numbers::decode(&bytes), None);
+    }
+}
