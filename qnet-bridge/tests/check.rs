@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod support;
+#[path = "support/findings.rs"]
+mod support_findings;
 
 use std::{fs, net::SocketAddr, path::Path, process::Output};
 
@@ -14,28 +16,12 @@ use qnet_tests::support::{
     tunnel::runtime,
 };
 use serde_json::Value;
-use support::{Bridge, echo, program};
+use support::{Bridge, echo, mounted, program};
+use support_findings::{names, outcomes};
 
 /// Runs the program with this authority among its roots.
 fn run(args: &[&str], certificates: &Certificates) -> Result<Output> {
     Ok(program().args(args).env("SSL_CERT_FILE", &certificates.ca).output()?)
-}
-
-/// Check, outcome and words.
-type Finding = (String, String, String);
-
-/// Whether all was well, and each finding.
-fn outcomes(output: &Output) -> Result<(bool, Vec<Finding>)> {
-    let said: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
-    let good = said["ok"].as_bool().context("ok")?;
-    assert_eq!(good, output.status.success());
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let findings = said["findings"].as_array().context("findings")?;
-    Ok((good, findings.iter().map(|f| (text(&f["check"]), text(&f["outcome"]), text(&f["words"]))).collect()))
-}
-
-fn names(findings: &[Finding]) -> Vec<(&str, &str)> {
-    findings.iter().map(|(check, outcome, _)| (check.as_str(), outcome.as_str())).collect()
 }
 
 #[test]
@@ -113,6 +99,7 @@ fn the_bridges_own_check_and_line() -> Result<()> {
         std::thread::spawn(move || while listener.accept().is_ok() {});
         let (whole, findings) = outcomes(&run(&["check", "--json", "--config", config], &certificates)?)?;
         ensure!(whole && names(&findings).last() == Some(&("behind", "ok")), "{findings:?}");
+        ensure!(findings.last().is_some_and(|(.., words)| words.contains("no tor's ORPort")), "{findings:?}");
 
         let tor = bridge.folder.path().join("tor");
         fs::create_dir(&tor)?;
@@ -125,6 +112,7 @@ fn the_bridges_own_check_and_line() -> Result<()> {
         let (real, hashed) = ("A1".repeat(20), "B2".repeat(20));
         fs::write(tor.join("fingerprint"), format!("Bridge {real}\n"))?;
         fs::write(tor.join("hashed-fingerprint"), format!("Bridge {hashed}\n"))?;
+        no_tor_where_one_should_be(config, &tor, &certificates)?;
         let said = line(&["--address", "192.0.2.7:443", "--qr"])?;
         let text = String::from_utf8(said.stdout)?;
         let expected = format!("Bridge qnet 192.0.2.7:443 {real} key={} sni={NAME}\n", bridge.line.key);
@@ -134,6 +122,24 @@ fn the_bridges_own_check_and_line() -> Result<()> {
         assert_eq!((&said["fingerprint"], &said["hashed_fingerprint"]), (&real.into(), &hashed.into()));
         Ok(())
     })
+}
+
+/// Where tor should stand behind the bridge, another program there is warned of, by whichever mark tor is expected.
+fn no_tor_where_one_should_be(config: &str, tor: &Path, certificates: &Certificates) -> Result<()> {
+    let warned = |tor_data: &Path, why: &str| {
+        let args = ["check", "--json", "--config", config, "--tor-data", tor_data.to_str().context("UTF-8")?];
+        let (whole, findings) = outcomes(&run(&args, certificates)?)?;
+        let (check, outcome, words) = findings.last().context("findings")?;
+        ensure!(whole && (check.as_str(), outcome.as_str()) == ("behind", "warning"), "{findings:?}");
+        ensure!(words.contains("is no tor's ORPort") && words.contains(why), "{words}");
+        Ok(())
+    };
+    warned(tor, "fingerprint")?;
+    let part = tor.join("part");
+    fs::create_dir(&part)?;
+    fs::write(part.join("qnet.torrc"), "BridgeRelay 1\n")?;
+    mounted(&part, "/etc/tor")?;
+    warned(&tor.join("none"), "/etc/tor/qnet.torrc")
 }
 
 #[test]

@@ -41,7 +41,7 @@ use crate::{
 const OR_PORT: &str = "127.0.0.1:9001";
 /// tor's configuration on Debian, and the part of it that is written here. tor's AppArmor profile lets it read that folder.
 const TORRC: &str = "/etc/tor/torrc";
-const TORRC_PART: &str = "/etc/tor/qnet.torrc";
+pub(crate) const TORRC_PART: &str = "/etc/tor/qnet.torrc";
 const SERVICE: &str = "/etc/systemd/system/qnet-bridge.service";
 /// Longest nickname of a relay (tor's dir-spec, `nickname`).
 const MAX_NICKNAME: usize = 19;
