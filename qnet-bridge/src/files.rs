@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -22,7 +22,8 @@ pub(crate) struct File {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Written {
     New(PathBuf),
-    Replaced(PathBuf),
+    /// And where the old one is now.
+    Replaced(PathBuf, PathBuf),
     Changed(PathBuf),
     Unchanged(PathBuf),
 }
@@ -31,8 +32,8 @@ impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::New(path) => write!(f, "written    {}", path.display()),
-            Self::Replaced(path) => {
-                write!(f, "replaced   {} (the old one is {}.old)", path.display(), path.display())
+            Self::Replaced(path, old) => {
+                write!(f, "replaced   {} (the old one is {})", path.display(), old.display())
             }
             Self::Changed(path) => write!(f, "changed    {}", path.display()),
             Self::Unchanged(path) => write!(f, "unchanged  {}", path.display()),
@@ -57,19 +58,34 @@ pub(crate) fn check(files: &[File], replace: bool) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file that [`check`] allowed; what it replaces is kept beside.
+/// Writes a file that [`check`] allowed; what it replaces is kept beside, and who may read it stays as it is.
 pub(crate) fn write(file: &File) -> Result<Written> {
     let path = file.path.clone();
-    let written = match fs::read(&path) {
+    let there = match fs::read(&path) {
         Ok(there) if there == file.text.as_bytes() => return Ok(Written::Unchanged(path)),
-        Ok(there) => {
-            place(&beside(&path, "old"), &there, MODE)?;
-            Written::Replaced(path)
+        Ok(there) => there,
+        Err(_) => {
+            place(&path, file.text.as_bytes(), MODE)?;
+            return Ok(Written::New(path));
         }
-        Err(_) => Written::New(path),
     };
-    place(&file.path, file.text.as_bytes(), MODE)?;
-    Ok(written)
+    let metadata = fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let (mode, owner) = (metadata.mode() & 0o777, Owner { user: metadata.uid(), group: metadata.gid() });
+    let old = unused(&path);
+    place_for(&old, &there, mode, Some(owner))?;
+    place_for(&path, file.text.as_bytes(), mode, Some(owner))?;
+    Ok(Written::Replaced(path, old))
+}
+
+/// A name beside `path` for what it holds now: `.old`, or with a number where earlier ones are kept.
+fn unused(path: &Path) -> PathBuf {
+    let (mut name, mut number) = (beside(path, "old"), 1_u32);
+    // A link that leads nowhere is somebody's as well.
+    while fs::symlink_metadata(&name).is_ok() {
+        number += 1;
+        name = beside(path, &format!("old.{number}"));
+    }
+    name
 }
 
 /// Adds `line` at the end of a file, unless it has it; who may read it stays as it is.
@@ -165,10 +181,18 @@ mod tests {
         let refused = check(&[file("two")], false).unwrap_err().to_string();
         assert!(refused.contains("says something else") && refused.contains("a/b"), "{refused}");
         assert!(check(&[file("two")], true).is_ok());
-        assert_eq!(write(&file("two")).unwrap(), Written::Replaced(path.clone()));
-        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
-        assert_eq!(fs::read_to_string(folder.path().join("a/b.old")).unwrap(), "one");
-        assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 2, "nothing else is left");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        for (text, name) in [("two", "a/b.old"), ("three", "a/b.old.2"), ("four", "a/b.old.3")] {
+            let before = fs::read_to_string(&path).unwrap();
+            let old = folder.path().join(name);
+            assert_eq!(write(&file(text)).unwrap(), Written::Replaced(path.clone(), old.clone()));
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(fs::read_to_string(&old).unwrap(), before);
+            for path in [&path, &old] {
+                assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o640, "{path:?}");
+            }
+        }
+        assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 4, "nothing else is left");
     }
 
     #[test]
