@@ -1,7 +1,8 @@
 //! `qnet-bridge init`: from a fresh server to a bridge that only has to be switched on.
 //!
 //! 1. What is missing among the flags is asked for, on a terminal.
-//! 2. The site is examined: one that cannot be a decoy is refused before anything is written. Behind a web server its origin must answer.
+//! 2. The site is examined: one that cannot be a decoy, or that the service could not serve, is refused before anything is written, and
+//!    so is a port that another program has. Behind a web server its origin must answer.
 //! 3. The key is made, if there is none; settings, service and, with tor, its configuration are written. A file that is there and
 //!    says something else is left alone, unless `--replace` says otherwise; then the old one is kept beside.
 //!    For websockets a secret path is made, once, and for nginx what hands it on.
@@ -11,6 +12,8 @@
 //! behind it with its ORPort on loopback: it starts no program, so its own service and AppArmor profile stay as they are.
 
 mod ask;
+mod holder;
+mod look;
 mod websocket;
 
 use std::{
@@ -19,22 +22,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
-use qnet_transport::{
-    connect::Connect,
-    decoy::{self, Place, Resolver},
-    identity,
-    tls::Roots,
-};
-use qnet_wire::{error::chain, name::ServerName};
+use qnet_transport::{decoy::Place, identity};
+use qnet_wire::name::ServerName;
 
 use crate::{
     files::{self, File, Written},
     invite,
     line::{self, Fingerprints, TOR_DATA},
-    run,
-    settings::{BEHIND_LISTEN, DEFAULT_CONFIG, DEFAULT_INVITED, DEFAULT_STATE, Decoy, Front, Plan, Settings},
+    settings::{BEHIND_LISTEN, DEFAULT_CONFIG, DEFAULT_INVITED, DEFAULT_STATE, Decoy, Plan, Settings},
 };
 
 /// Where tor's ORPort is, for the bridge alone.
@@ -92,7 +89,7 @@ pub(crate) struct Init {
     /// Write files although they are there and say something else; the old ones are kept beside as NAME.old
     #[arg(long)]
     replace: bool,
-    /// Do not examine the site
+    /// Look at nothing beforehand: not at the site, its names, the port or whether there is a tor
     #[arg(long)]
     unchecked: bool,
     /// Write all files below this folder, for a machine that is not this one
@@ -134,13 +131,10 @@ impl Init {
     pub(crate) async fn start(self) -> Result<bool> {
         let init = ask::missing(self)?;
         let decided = init.decide()?;
-        match &decided.plan.decoy {
-            _ if init.unchecked => {}
-            Decoy::Server { place, third_party } => {
-                examine(place, *third_party, &decided.plan.names).await?;
-            }
-            Decoy::Front(front) => reach(front).await?,
-            Decoy::Site { .. } => {}
+        if !init.unchecked {
+            look::look(&init, &decided)
+                .await
+                .map_err(|why| anyhow!("{why:#}; nothing was written (--unchecked goes on all the same)"))?;
         }
         let text = init.write(&decided)?;
         crate::say(&text)?;
@@ -170,8 +164,9 @@ impl Init {
     }
 
     /// A path of the machine that is set up.
-    fn below(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
+    fn below(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// A web server stands in front of the bridge.
@@ -349,32 +344,5 @@ impl Init {
             }
         }
         Ok(text)
-    }
-}
-
-/// Refuses an origin at which nothing answers.
-async fn reach(front: &Front) -> Result<()> {
-    run::reach(front.origin).await.with_context(|| {
-        format!(
-            "nothing answers at --origin {}, where the web server has the site without TLS; nothing was written (--unchecked goes on all \
-             the same)",
-            front.origin
-        )
-    })
-}
-
-/// Refuses a site that cannot be a decoy.
-async fn examine(place: &Place, third_party: bool, names: &[ServerName]) -> Result<()> {
-    let address = place.resolve(third_party).await?;
-    let roots = Roots::load().context("the certificates to check sites by")?;
-    let resolver = Resolver::system(Connect::default());
-    match decoy::examine_all(address, names, &roots, &resolver).await {
-        Ok(examined) => {
-            for warning in examined.warnings {
-                tracing::warn!("{warning}");
-            }
-            Ok(())
-        }
-        Err(refusal) => bail!("{}; nothing was written (--unchecked goes on all the same)", chain(&refusal)),
     }
 }
