@@ -112,7 +112,7 @@ pub(crate) struct Subject {
 }
 
 /// Checks this machine's bridge.
-async fn own(plan: &Plan, roots: &Roots, idle: bool, tor_data: &Path, findings: &mut Findings) {
+pub(crate) async fn own(plan: &Plan, roots: &Roots, idle: bool, tor_data: &Path, findings: &mut Findings) {
     if let Decoy::Server { place, third_party } = &plan.decoy
         && let Err(error) = place.resolve(*third_party).await
     {

@@ -28,6 +28,13 @@ pub(crate) enum Written {
     Unchanged(PathBuf),
 }
 
+impl Written {
+    /// It is not as it was before.
+    pub(crate) fn changed(&self) -> bool {
+        !matches!(self, Self::Unchanged(_))
+    }
+}
+
 impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -42,7 +49,7 @@ impl fmt::Display for Written {
 }
 
 /// Whether all files may be written: none is there with another text, or `replace` allows it.
-pub(crate) fn check(files: &[File], replace: bool) -> Result<()> {
+pub(crate) fn check<'a>(files: impl IntoIterator<Item = &'a File>, replace: bool) -> Result<()> {
     for File { path, text } in files {
         match fs::read(path) {
             Ok(there) if there != text.as_bytes() && !replace => bail!(
@@ -177,10 +184,10 @@ mod tests {
         let file = |text: &str| File { path: path.clone(), text: text.to_owned() };
         assert_eq!(write(&file("one")).unwrap(), Written::New(path.clone()));
         assert_eq!(write(&file("one")).unwrap(), Written::Unchanged(path.clone()));
-        assert!(check(&[file("one")], false).is_ok());
-        let refused = check(&[file("two")], false).unwrap_err().to_string();
+        assert!(check([&file("one")], false).is_ok());
+        let refused = check([&file("two")], false).unwrap_err().to_string();
         assert!(refused.contains("says something else") && refused.contains("a/b"), "{refused}");
-        assert!(check(&[file("two")], true).is_ok());
+        assert!(check([&file("two")], true).is_ok());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         for (text, name) in [("two", "a/b.old"), ("three", "a/b.old.2"), ("four", "a/b.old.3")] {
             let before = fs::read_to_string(&path).unwrap();

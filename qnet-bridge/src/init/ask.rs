@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     io::{self, BufRead, IsTerminal as _, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
@@ -61,6 +61,10 @@ fn all(mut init: Init, from: &mut impl BufRead, to: &mut impl Write) -> Result<I
         let question = "What is behind the bridge: `tor`, or `web` to connect to web sites without tor?";
         init.behind = Some(ask.value(question, Behind::from_str)?);
     }
+    if !init.start && init.root == Path::new("/") {
+        let question = "Start it when all is written, tor included, and check it? `yes` or `no`";
+        init.start = ask.value(question, yes_or_no)?;
+    }
     Ok(init)
 }
 
@@ -92,6 +96,14 @@ fn site(text: &str, served: bool) -> Result<Site, String> {
             .parse()
             .map(Site::Server)
             .map_err(|error| format!("{error}; or the folder of a site, with its whole path")),
+    }
+}
+
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("it is yes or no"),
     }
 }
 
@@ -169,27 +181,33 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_asked_for_and_wrong_answers_are_explained() {
-        let (init, said) =
-            asked(&[], "here\n192.0.2.7:443\nlocalhost\n127.0.0.1:8443\n\na.example b.example\nTor\ntor\n");
+        let (init, said) = asked(
+            &[],
+            "here\n192.0.2.7:443\nlocalhost\n127.0.0.1:8443\n\na.example b.example\nTor\ntor\nno\n",
+        );
         let init = init.unwrap();
         assert_eq!(init.address, Some("192.0.2.7:443".parse().unwrap()));
         assert_eq!(init.decoy, Some("127.0.0.1:8443".parse().unwrap()));
         assert_eq!((init.sni.len(), init.behind), (2, Some(Behind::Tor)));
         assert!(said.contains("localhost is not HOST:PORT") && said.contains("it is tor or web"), "{said}");
         let (init, said) =
-            asked(&["--websocket"], "192.0.2.7:443\n127.0.0.1\n127.0.0.1:8080\na.example\nweb\n");
+            asked(&["--websocket"], "192.0.2.7:443\n127.0.0.1\n127.0.0.1:8080\na.example\nweb\nno\n");
         let init = init.unwrap();
         assert_eq!((init.origin, init.sni.len()), (Some("127.0.0.1:8080".parse().unwrap()), 1));
         assert!(said.contains("without TLS") && !said.contains("will take in"), "{said}");
         let flags = ["--address", "192.0.2.7:443", "--decoy", "www.example.com:8443"];
-        let (init, said) = asked(&flags, "web\n");
-        assert_eq!(init.unwrap().behind, Some(Behind::Web));
-        assert_eq!(said.matches("> ").count(), 1, "{said}");
+        let (init, said) = asked(&flags, "web\nNo\nyes\n");
+        let init = init.unwrap();
+        assert!(init.behind == Some(Behind::Web) && init.start && said.contains("it is yes or no"));
+        assert_eq!(said.matches("> ").count(), 3, "{said}");
+        // Another machine's services are not started from here.
+        let (init, said) = asked(&[&flags[..], &["--root", "/mnt"]].concat(), "web\n");
+        assert!(!init.unwrap().start && !said.contains("Start it"), "{said}");
     }
 
     #[test]
     fn who_has_no_web_server_is_asked_for_a_folder_and_a_domain() {
-        let answers = "192.0.2.7:443\n/var/www/html\n192.0.2.7\nwww.example.com\nno\nyes\nweb\n";
+        let answers = "192.0.2.7:443\n/var/www/html\n192.0.2.7\nwww.example.com\nno\nyes\nweb\nno\n";
         let (init, said) = asked(&[], answers);
         let init = init.unwrap();
         assert_eq!(init.site, Some("/var/www/html".into()));
@@ -204,7 +222,7 @@ mod tests {
                 .is_err()
         );
         let (init, said) =
-            asked(&["--sni", "a.example"], "192.0.2.7:443\n/var/www/html\n127.0.0.1:8443\nweb\n");
+            asked(&["--sni", "a.example"], "192.0.2.7:443\n/var/www/html\n127.0.0.1:8443\nweb\nno\n");
         assert_eq!((init.unwrap().site, said.contains("--sni and")), (None, true), "{said}");
     }
 

@@ -6,7 +6,7 @@
 //! 3. The key is made, if there is none; settings, service and, with tor, its configuration are written. A file that is there and
 //!    says something else is left alone, unless `--replace` says otherwise; then the old one is kept beside.
 //!    For websockets a secret path is made, once, and for nginx what hands it on.
-//! 4. What to run next is printed, and the line for users.
+//! 4. What to run next is printed, or with `--start` is run, and the line for users.
 //!
 //! The bridge is a service of its own that may listen on ports under 1024 and do little else. tor, where there is one, stands
 //! behind it with its ORPort on loopback: it starts no program, so its own service and AppArmor profile stay as they are.
@@ -14,6 +14,7 @@
 mod ask;
 mod holder;
 mod look;
+mod start;
 mod websocket;
 
 use std::{
@@ -92,8 +93,11 @@ pub(crate) struct Init {
     /// Look at nothing beforehand: not at the site, its names, the port or whether there is a tor
     #[arg(long)]
     unchecked: bool,
+    /// Then switch it all on, tor included, and check it
+    #[arg(long)]
+    start: bool,
     /// Write all files below this folder, for a machine that is not this one
-    #[arg(long, value_name = "FOLDER", default_value = "/")]
+    #[arg(long, value_name = "FOLDER", default_value = "/", conflicts_with = "start")]
     root: PathBuf,
 }
 
@@ -119,6 +123,13 @@ fn contact(text: &str) -> Result<String, String> {
     if good { Ok(text.to_owned()) } else { Err("it is one line without quotes, # and \\".to_owned()) }
 }
 
+/// Whose files are other than before.
+#[derive(Default)]
+struct Changes {
+    bridge: bool,
+    tor: bool,
+}
+
 /// All that has been decided.
 struct Decided {
     plan: Plan,
@@ -136,9 +147,24 @@ impl Init {
                 .await
                 .map_err(|why| anyhow!("{why:#}; nothing was written (--unchecked goes on all the same)"))?;
         }
-        let text = init.write(&decided)?;
+        let (mut text, changes) = init.write(&decided)?;
+        let fingerprints = init.fingerprints(decided.behind)?;
+        if !init.start {
+            text.push_str(&init.next_steps(&decided, fingerprints.as_ref())?);
+            crate::say(&text)?;
+            return Ok(true);
+        }
         crate::say(&text)?;
-        Ok(true)
+        let findings = start::start(&decided, &changes).await?;
+        let fingerprints = init.fingerprints(decided.behind)?;
+        let users = init.users(&decided, fingerprints.as_ref())?;
+        let remaining = match (init.behind_server(), init.by_invitation) {
+            (true, _) => "\nNow run:\n  nginx -t && systemctl reload nginx\n  qnet-bridge check\n",
+            (false, true) => "\nNow run:\n",
+            (false, false) => "",
+        };
+        crate::say(&format!("\n{findings}{}{remaining}{users}", init.include(&decided)))?;
+        Ok(findings.good())
     }
 
     fn decide(&self) -> Result<Decided> {
@@ -246,8 +272,8 @@ impl Init {
         Ok(text)
     }
 
-    /// Writes what is to be written and says what was done and what comes next.
-    fn write(&self, decided: &Decided) -> Result<String> {
+    /// Writes what is to be written and says what was done.
+    fn write(&self, decided: &Decided) -> Result<(String, Changes)> {
         let mut files = vec![
             File { path: self.below(DEFAULT_CONFIG), text: decided.config.clone() },
             File { path: self.below(SERVICE), text: include_str!("qnet-bridge.service").to_owned() },
@@ -255,11 +281,11 @@ impl Init {
         if let Decoy::Front(front) = &decided.plan.decoy {
             files.push(File { path: self.below(websocket::FILE), text: websocket::nginx(&front.url) });
         }
-        if decided.behind == Behind::Tor {
-            files.push(File { path: self.below(TORRC_PART), text: self.torrc() });
-        }
+        let tors = File { path: self.below(TORRC_PART), text: self.torrc() };
+        let tors = (decided.behind == Behind::Tor).then_some(tors);
         // Before anything is written: half a set of files is worse than none.
-        files::check(&files, self.replace)?;
+        files::check(files.iter().chain(&tors), self.replace)?;
+        let mut changes = Changes::default();
         let mut text = String::new();
         let key = self.key(&decided.plan.state)?;
         let _ = writeln!(text, "{key}");
@@ -267,14 +293,18 @@ impl Init {
             let _ = writeln!(text, "{}", invite::begin(&self.below(DEFAULT_INVITED))?);
         }
         for file in &files {
-            let _ = writeln!(text, "{}", files::write(file)?);
+            let written = files::write(file)?;
+            changes.bridge |= written.changed();
+            let _ = writeln!(text, "{written}");
         }
-        if decided.behind == Behind::Tor {
-            let line = format!("%include {TORRC_PART}");
-            let _ = writeln!(text, "{}", files::add_line(&self.below(TORRC), &line)?);
+        if let Some(part) = &tors {
+            let include = format!("%include {TORRC_PART}");
+            for written in [files::write(part)?, files::add_line(&self.below(TORRC), &include)?] {
+                changes.tor |= written.changed();
+                let _ = writeln!(text, "{written}");
+            }
         }
-        text.push_str(&self.next_steps(decided)?);
-        Ok(text)
+        Ok((text, changes))
     }
 
     fn key(&self, state: &Path) -> Result<Written> {
@@ -296,20 +326,16 @@ impl Init {
         )
     }
 
-    fn next_steps(&self, decided: &Decided) -> Result<String> {
-        let fingerprints = match decided.behind {
-            Behind::Tor => Fingerprints::read(&self.below(TOR_DATA))?,
-            Behind::Web => None,
-        };
-        let mut text = String::new();
-        if let Decoy::Front(front) = &decided.plan.decoy {
-            let _ = write!(
-                text,
-                "\nWrite into the server block of {} in nginx (for other web servers see docs/operator.md):\n  include {};\n",
-                front.url.host(),
-                websocket::FILE
-            );
+    /// What tor has made by now.
+    fn fingerprints(&self, behind: Behind) -> Result<Option<Fingerprints>> {
+        match behind {
+            Behind::Tor => Fingerprints::read(&self.below(TOR_DATA)),
+            Behind::Web => Ok(None),
         }
+    }
+
+    fn next_steps(&self, decided: &Decided, fingerprints: Option<&Fingerprints>) -> Result<String> {
+        let mut text = self.include(decided);
         text.push_str("\nNow run:\n");
         if self.behind_server() {
             text.push_str("  nginx -t && systemctl reload nginx\n");
@@ -320,28 +346,42 @@ impl Init {
         text.push_str(
             "  systemctl daemon-reload\n  systemctl enable --now qnet-bridge\n  qnet-bridge check\n",
         );
-        if self.by_invitation {
+        let address = decided.address;
+        if decided.behind == Behind::Tor && fingerprints.is_none() && !self.by_invitation {
             let _ = write!(
                 text,
-                "  qnet-bridge invite NAME --address {}\n\nThe last prints the line for one client, whom you call NAME. Until \
-                 somebody is invited the bridge is the web site and nothing else.\n",
-                decided.address
+                "  qnet-bridge line --qr --address {address}\n\nThe last prints the line for users: tor has not made the relay's \
+                 fingerprint yet, which belongs in it.\n",
             );
             return Ok(text);
         }
-        let lines = line::own(&decided.plan, fingerprints.as_ref(), Some(decided.address))?;
-        if decided.behind == Behind::Tor && fingerprints.is_none() {
-            let _ = write!(
-                text,
-                "  qnet-bridge line --qr --address {}\n\nThe last prints the line for users: tor has not made the relay's fingerprint yet, \
-                 which belongs in it.\n",
+        text.push_str(&self.users(decided, fingerprints)?);
+        Ok(text)
+    }
+
+    /// What the operator of a web server in front has to write.
+    fn include(&self, decided: &Decided) -> String {
+        let Decoy::Front(front) = &decided.plan.decoy else { return String::new() };
+        format!(
+            "\nWrite into the server block of {} in nginx (for other web servers see docs/operator.md):\n  include {};\n",
+            front.url.host(),
+            websocket::FILE
+        )
+    }
+
+    /// How users get in.
+    fn users(&self, decided: &Decided, fingerprints: Option<&Fingerprints>) -> Result<String> {
+        if self.by_invitation {
+            return Ok(format!(
+                "  qnet-bridge invite NAME --address {}\n\nThe last prints the line for one client, whom you call NAME. Until \
+                 somebody is invited the bridge is the web site and nothing else.\n",
                 decided.address
-            );
-        } else {
-            text.push_str("\nThe line for users:\n\n");
-            for line in &lines {
-                let _ = write!(text, "{line}\n\n{}", line::code(line)?);
-            }
+            ));
+        }
+        let mut text = String::from("\nThe line for users:\n\n");
+        for line in line::own(&decided.plan, fingerprints, Some(decided.address))? {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{line}\n\n{}", line::code(&line)?);
         }
         Ok(text)
     }
