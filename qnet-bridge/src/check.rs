@@ -2,11 +2,11 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use boring::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use clap::Args;
 use qnet_transport::{
@@ -35,6 +35,8 @@ use tokio::{
 use crate::{
     exit::{Destination, policy::special},
     findings::Findings,
+    init::TORRC_PART,
+    line::{Fingerprints, TOR_DATA},
     settings::{Decoy, Front, Plan, Settings},
 };
 
@@ -50,6 +52,9 @@ pub(crate) struct Check {
     /// The settings of this machine's bridge
     #[arg(long, value_name = "FILE", default_value = crate::settings::DEFAULT_CONFIG)]
     config: PathBuf,
+    /// tor's data folder: with a fingerprint there, what stands behind this machine's bridge must be tor
+    #[arg(long, value_name = "FOLDER", default_value = TOR_DATA)]
+    tor_data: PathBuf,
     /// With a line: also ask the bridge to connect there, if it is one without tor
     #[arg(long, value_name = "HOST:PORT")]
     target: Option<Target>,
@@ -68,7 +73,7 @@ impl Check {
         let mut findings = Findings::default();
         if self.line.is_empty() {
             let plan = Settings::read(&self.config)?.plan()?;
-            own(&plan, &roots, self.idle, &mut findings).await;
+            own(&plan, &roots, self.idle, &self.tor_data, &mut findings).await;
         } else {
             let line: BridgeLine = self.line.join(" ").parse().context("the bridge line")?;
             let end = match (&line.fingerprint, self.target) {
@@ -107,7 +112,7 @@ pub(crate) struct Subject {
 }
 
 /// Checks this machine's bridge.
-async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
+pub(crate) async fn own(plan: &Plan, roots: &Roots, idle: bool, tor_data: &Path, findings: &mut Findings) {
     if let Decoy::Server { place, third_party } = &plan.decoy
         && let Err(error) = place.resolve(*third_party).await
     {
@@ -132,7 +137,7 @@ async fn own(plan: &Plan, roots: &Roots, idle: bool, findings: &mut Findings) {
         before_site(plan, key, roots, idle, findings).await;
     }
     if let Destination::Upstream(upstream) = &plan.destination {
-        behind(upstream, findings).await;
+        behind(upstream, expects_tor(tor_data), findings).await;
     }
 }
 
@@ -238,8 +243,8 @@ fn invited(plan: &Plan, findings: &mut Findings) -> bool {
     false
 }
 
-/// What stands behind the bridge: tor, or something else.
-async fn behind(upstream: &Place, findings: &mut Findings) {
+/// What stands behind the bridge: tor, or something else. `expected`: why it should be tor.
+async fn behind(upstream: &Place, expected: Option<String>, findings: &mut Findings) {
     let connected = async {
         let address = upstream.resolve(true).await.map_err(std::io::Error::other)?;
         TcpStream::connect(address).await
@@ -253,11 +258,30 @@ async fn behind(upstream: &Place, findings: &mut Findings) {
             );
         }
     };
-    let words = match timeout(LIMIT, tor_answers(tcp)).await {
-        Ok(Ok(())) => format!("the upstream {upstream} answers, and speaks TLS as tor's ORPort does"),
-        _ => format!("the upstream {upstream} accepts connections; it is no tor's ORPort"),
-    };
-    findings.ok("behind", words);
+    match timeout(LIMIT, tor_answers(tcp)).await {
+        Ok(Ok(())) => findings.ok("behind", format!("tor's ORPort answers at {upstream}")),
+        _ => match expected {
+            None => findings
+                .ok("behind", format!("the upstream {upstream} accepts connections; it is no tor's ORPort")),
+            Some(why) => findings.warn(
+                "behind",
+                format!(
+                    "what answers at {upstream} is no tor's ORPort, though {why}: tor's clients get nowhere; does another program have \
+                     that port?"
+                ),
+            ),
+        },
+    }
+}
+
+/// What says that tor stands behind this machine's bridge.
+fn expects_tor(tor_data: &Path) -> Option<String> {
+    let part = Path::new(TORRC_PART);
+    if Fingerprints::read(tor_data).is_ok_and(|found| found.is_some()) {
+        Some("the line for users has a tor's fingerprint in it".to_owned())
+    } else {
+        part.exists().then(|| format!("{} sets up a tor", part.display()))
+    }
 }
 
 /// Plays a stranger's visit and a user's, one step after the other, until one fails that the next ones need.
@@ -380,7 +404,7 @@ async fn idle(address: SocketAddr, names: &[ServerName], roots: &Roots, findings
 }
 
 /// Whether the site's name leads to the bridge: a censor may compare the two.
-async fn dns(name: &ServerName, bridge: IpAddr, own: bool, findings: &mut Findings) {
+pub(crate) async fn dns(name: &ServerName, bridge: IpAddr, own: bool, findings: &mut Findings) {
     // Without the dot a machine's own search domains would be tried, too.
     let looked_up = timeout(LIMIT, tokio::net::lookup_host((format!("{name}."), 443))).await;
     let found: Vec<IpAddr> = match looked_up.unwrap_or_else(|late| Err(late.into())) {
@@ -439,16 +463,27 @@ async fn far_end(tunnel: &Tunnel, end: &End, findings: &mut Findings) {
     }
 }
 
-/// tor's link begins with TLS under a certificate of its own making, which nobody here can judge: its client does.
+/// tor's link begins with TLS under a certificate of its own making, which nobody here can judge: its client does. Then both sides
+/// say which versions of the link they know (tor-spec, "Negotiating and initializing channels"), as no other server would.
 pub(crate) async fn tor_answers(stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<()> {
     let mut connector = SslConnector::builder(SslMethod::tls())?;
     connector.set_verify(SslVerifyMode::NONE);
     let config = connector.build().configure()?.verify_hostname(false).use_server_name_indication(false);
-    match tokio_boring::connect(config, "www.example.com", stream).await {
-        Ok(_) => Ok(()),
+    let mut stream = match tokio_boring::connect(config, "www.example.com", stream).await {
+        Ok(stream) => stream,
         Err(error) => bail!("no TLS: {error}"),
-    }
+    };
+    stream.write_all(&VERSIONS).await.context("TLS, and no more")?;
+    let mut answer = [0; VERSIONS_HEAD];
+    stream.read_exact(&mut answer).await.context("TLS, and no more")?;
+    ensure!(answer == VERSIONS[..VERSIONS_HEAD], "TLS of something that is no tor");
+    Ok(())
 }
+
+/// A cell VERSIONS that names 3, 4 and 5 (tor-spec, "The VERSIONS cell"): no circuit, the command, the length, three numbers.
+const VERSIONS: [u8; 11] = [0, 0, 7, 0, 6, 0, 3, 0, 4, 0, 5];
+/// Bytes of it that every such cell begins with.
+const VERSIONS_HEAD: usize = 3;
 
 async fn ask(mut stream: Stream, target: &Target) -> Result<Answer> {
     let mut head = Vec::new();

@@ -11,8 +11,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 /// For settings that hold no secret.
 const MODE: u32 = 0o644;
-/// For what holds one, and for what was replaced, which may hold one.
+/// For what holds one.
 const SECRET_MODE: u32 = 0o600;
+/// What is left of a mode where others may do nothing.
+const NOT_OTHERS: u32 = 0o770;
 
 /// A file that is to be there.
 pub(crate) struct File {
@@ -22,21 +24,35 @@ pub(crate) struct File {
     pub(crate) secret: bool,
 }
 
+impl File {
+    fn mode(&self) -> u32 {
+        if self.secret { SECRET_MODE } else { MODE }
+    }
+}
+
 /// What was done about a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Written {
     New(PathBuf),
-    Replaced(PathBuf),
+    /// And where the old one is now.
+    Replaced(PathBuf, PathBuf),
     Changed(PathBuf),
     Unchanged(PathBuf),
+}
+
+impl Written {
+    /// It is not as it was before.
+    pub(crate) fn changed(&self) -> bool {
+        !matches!(self, Self::Unchanged(_))
+    }
 }
 
 impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::New(path) => write!(f, "written    {}", path.display()),
-            Self::Replaced(path) => {
-                write!(f, "replaced   {} (the old one is {}.old)", path.display(), path.display())
+            Self::Replaced(path, old) => {
+                write!(f, "replaced   {} (the old one is {})", path.display(), old.display())
             }
             Self::Changed(path) => write!(f, "changed    {}", path.display()),
             Self::Unchanged(path) => write!(f, "unchanged  {}", path.display()),
@@ -45,7 +61,7 @@ impl fmt::Display for Written {
 }
 
 /// Whether all files may be written: none is there with another text, or `replace` allows it.
-pub(crate) fn check(files: &[File], replace: bool) -> Result<()> {
+pub(crate) fn check<'a>(files: impl IntoIterator<Item = &'a File>, replace: bool) -> Result<()> {
     for File { path, text, .. } in files {
         match fs::read(path) {
             Ok(there) if there != text.as_bytes() && !replace => bail!(
@@ -61,32 +77,43 @@ pub(crate) fn check(files: &[File], replace: bool) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file that [`check`] allowed; what it replaces is kept beside.
+/// Writes a file that [`check`] allowed; what it replaces is kept beside, and who may read it stays as it is, but for a secret,
+/// which is closed.
 pub(crate) fn write(file: &File) -> Result<Written> {
-    let path = file.path.clone();
-    let written = match fs::read(&path) {
-        Ok(there) if there == file.text.as_bytes() => {
-            if !file.secret || fs::metadata(&path)?.permissions().mode() & 0o077 == 0 {
-                return Ok(Written::Unchanged(path));
-            }
-            Written::Changed(path)
-        }
-        Ok(there) => {
-            place(&beside(&path, "old"), &there, SECRET_MODE)?;
-            Written::Replaced(path)
-        }
-        Err(_) => Written::New(path),
-    };
-    let folder = file.path.parent().context("a file has a folder")?;
-    match fs::metadata(folder) {
-        Ok(folder) if file.secret => {
-            let owner = Owner { user: folder.uid(), group: folder.gid() };
-            place_for(&file.path, file.text.as_bytes(), SECRET_MODE, Some(owner))?;
-        }
+    let (path, text) = (&file.path, file.text.as_bytes());
+    let Ok(there) = fs::read(path) else {
+        let folder = path.parent().context("a file has a folder")?;
         // A folder that is made here is for who makes it.
-        _ => place(&file.path, file.text.as_bytes(), if file.secret { SECRET_MODE } else { MODE })?,
+        let owner = fs::metadata(folder).ok().filter(|_| file.secret);
+        place_for(path, text, file.mode(), owner.as_ref().map(Owner::of))?;
+        return Ok(Written::New(path.clone()));
+    };
+    let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let (mode, owner) = (metadata.mode() & 0o777, Owner::of(&metadata));
+    let closed = if file.secret { mode & SECRET_MODE } else { mode };
+    if there == text {
+        if closed == mode {
+            return Ok(Written::Unchanged(path.clone()));
+        }
+        place_for(path, text, closed, Some(owner))?;
+        return Ok(Written::Changed(path.clone()));
     }
-    Ok(written)
+    let old = unused(path);
+    // It may hold what is a secret now.
+    place_for(&old, &there, mode & NOT_OTHERS, Some(owner))?;
+    place_for(path, text, closed, Some(owner))?;
+    Ok(Written::Replaced(path.clone(), old))
+}
+
+/// A name beside `path` for what it holds now: `.old`, or with a number where earlier ones are kept.
+fn unused(path: &Path) -> PathBuf {
+    let (mut name, mut number) = (beside(path, "old"), 1_u32);
+    // A link that leads nowhere is somebody's as well.
+    while fs::symlink_metadata(&name).is_ok() {
+        number += 1;
+        name = beside(path, &format!("old.{number}"));
+    }
+    name
 }
 
 /// Adds `line` at the end of a file, unless it has it; who may read it stays as it is.
@@ -130,6 +157,12 @@ pub(crate) fn place(path: &Path, content: &[u8], mode: u32) -> Result<()> {
 pub(crate) struct Owner {
     pub(crate) user: u32,
     pub(crate) group: u32,
+}
+
+impl Owner {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { user: metadata.uid(), group: metadata.gid() }
+    }
 }
 
 /// The same for a file that belongs to somebody else than who runs this.
@@ -178,14 +211,22 @@ mod tests {
         let file = |text: &str| File { path: path.clone(), text: text.to_owned(), secret: false };
         assert_eq!(write(&file("one")).unwrap(), Written::New(path.clone()));
         assert_eq!(write(&file("one")).unwrap(), Written::Unchanged(path.clone()));
-        assert!(check(&[file("one")], false).is_ok());
-        let refused = check(&[file("two")], false).unwrap_err().to_string();
+        assert!(check([&file("one")], false).is_ok());
+        let refused = check([&file("two")], false).unwrap_err().to_string();
         assert!(refused.contains("says something else") && refused.contains("a/b"), "{refused}");
-        assert!(check(&[file("two")], true).is_ok());
-        assert_eq!(write(&file("two")).unwrap(), Written::Replaced(path.clone()));
-        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
-        assert_eq!(fs::read_to_string(folder.path().join("a/b.old")).unwrap(), "one");
-        assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 2, "nothing else is left");
+        assert!(check([&file("two")], true).is_ok());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        for (text, name) in [("two", "a/b.old"), ("three", "a/b.old.2"), ("four", "a/b.old.3")] {
+            let before = fs::read_to_string(&path).unwrap();
+            let old = folder.path().join(name);
+            assert_eq!(write(&file(text)).unwrap(), Written::Replaced(path.clone(), old.clone()));
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(fs::read_to_string(&old).unwrap(), before);
+            for path in [&path, &old] {
+                assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o640, "{path:?}");
+            }
+        }
+        assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 4, "nothing else is left");
     }
 
     #[test]
@@ -201,8 +242,17 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(write(&file("one")).unwrap(), Written::Changed(path.clone()));
         assert_eq!(mode(&path), 0o600);
-        assert_eq!(write(&file("two")).unwrap(), Written::Replaced(path.clone()));
-        assert_eq!((mode(&path), mode(&folder.path().join("url.old"))), (0o600, 0o600));
+        let old = folder.path().join("url.old");
+        assert_eq!(write(&file("two")).unwrap(), Written::Replaced(path.clone(), old.clone()));
+        assert_eq!((mode(&path), mode(&old)), (0o600, 0o600));
+        // What it replaces may have held the secret when it was none.
+        let file = |text: &str| File { secret: false, ..file(text) };
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(
+            write(&file("three")).unwrap(),
+            Written::Replaced(path.clone(), folder.path().join("url.old.2"))
+        );
+        assert_eq!((mode(&path), mode(&folder.path().join("url.old.2"))), (0o644, 0o640));
     }
 
     #[test]

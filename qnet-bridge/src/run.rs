@@ -14,7 +14,7 @@ use clap::Args;
 use qnet_transport::{
     admission::{self, Follower},
     bridge::{Listener, Sessions},
-    decoy,
+    decoy, identity,
     tls::Roots,
 };
 use qnet_wire::invitation::InvitedList;
@@ -33,6 +33,7 @@ use crate::{
     settings::{self, Certificate, Plan, Settings},
     site::{
         Site,
+        files::Files,
         tls::{Pair, Tls},
     },
 };
@@ -67,7 +68,7 @@ impl Run {
         }
         let plan = self.plan()?;
         if self.check_config {
-            read_invited(&plan)?;
+            look(&plan)?;
             return crate::say("the settings are right\n");
         }
         let inherited = Inherited::receive()?;
@@ -157,6 +158,19 @@ async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<(
     service.run().await;
     // Sessions that have just ended tell their clients, which would wait otherwise.
     tokio::time::sleep(GOODBYE).await;
+    Ok(())
+}
+
+/// Reads every file that the settings name, as [`run`] will: what is not there, or open to others, is an error before it starts.
+fn look(plan: &Plan) -> Result<()> {
+    identity::load(&plan.state)?;
+    read_invited(plan)?;
+    if let settings::Decoy::Site { folder, certificate, .. } = &plan.decoy {
+        Files::read(folder)?;
+        if let Certificate::Files { chain, key } = certificate {
+            Tls::default().set(&read_pair(chain, key)?)?;
+        }
+    }
     Ok(())
 }
 

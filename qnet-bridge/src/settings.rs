@@ -92,11 +92,13 @@ pub struct Settings {
 
     /// With --site: how the authority may reach you, such as mailto:you@example.com
     #[arg(long, value_name = "URL")]
-    pub acme_contact: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    pub acme_contact: Option<acme::Contact>,
 
     /// With --site: the authority's directory [default: Let's Encrypt's]
     #[arg(long, value_name = "URL")]
-    pub acme_directory: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    pub acme_directory: Option<acme::DirectoryUrl>,
 
     /// Where clients open websockets: a secret path of the web server's site that this bridge stands behind, or of the site with --site
     #[arg(long, value_name = "https://NAME/PATH", conflicts_with_all = ["decoy", "sni", "third_party_decoy", "invited"])]
@@ -521,7 +523,7 @@ impl Settings {
             );
         }
         Ok(acme::Settings {
-            directory: self.acme_directory.clone().unwrap_or_else(|| acme::DEFAULT_DIRECTORY.to_owned()),
+            directory: self.acme_directory.clone().unwrap_or_else(acme::DirectoryUrl::lets_encrypt),
             contact: self.acme_contact.clone(),
             folder: self.state().join("acme"),
             name: domain.clone(),

@@ -2,8 +2,15 @@
 #![forbid(unsafe_code)]
 
 mod support;
+#[path = "support/findings.rs"]
+mod support_findings;
 
-use std::{fs, net::SocketAddr, path::Path, process::Output};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Output},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use qnet_tests::support::{
@@ -14,28 +21,12 @@ use qnet_tests::support::{
     tunnel::runtime,
 };
 use serde_json::Value;
-use support::{Bridge, echo, program};
+use support::{Bridge, echo, mounted, name_leads_to, program};
+use support_findings::{names, outcomes};
 
 /// Runs the program with this authority among its roots.
 fn run(args: &[&str], certificates: &Certificates) -> Result<Output> {
     Ok(program().args(args).env("SSL_CERT_FILE", &certificates.ca).output()?)
-}
-
-/// Check, outcome and words.
-type Finding = (String, String, String);
-
-/// Whether all was well, and each finding.
-fn outcomes(output: &Output) -> Result<(bool, Vec<Finding>)> {
-    let said: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
-    let good = said["ok"].as_bool().context("ok")?;
-    assert_eq!(good, output.status.success());
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let findings = said["findings"].as_array().context("findings")?;
-    Ok((good, findings.iter().map(|f| (text(&f["check"]), text(&f["outcome"]), text(&f["words"]))).collect()))
-}
-
-fn names(findings: &[Finding]) -> Vec<(&str, &str)> {
-    findings.iter().map(|(check, outcome, _)| (check.as_str(), outcome.as_str())).collect()
 }
 
 #[test]
@@ -95,6 +86,38 @@ fn a_bridge_that_works_and_what_can_be_wrong_with_it() -> Result<()> {
 }
 
 #[test]
+fn where_the_sites_name_leads() -> Result<()> {
+    isolated("where_the_sites_name_leads", || {
+        let bridge = Bridge::start("exit-policy = [\"reject *:*\"]")?;
+        let certificates = bridge.decoy.certificates();
+        let line = bridge.line.to_string();
+        let config = bridge.folder.path().join("bridge.toml");
+        let text = fs::read_to_string(&config)?.replace("127.0.0.1:0", &bridge.line.address.to_string());
+        fs::write(&config, text)?;
+        let config = config.to_str().context("UTF-8")?;
+        let (users, own) = (["check", "--json", &line], ["check", "--json", "--config", config]);
+        let given = Command::new("ip").args(["address", "add", "198.51.100.7/32", "dev", "lo"]).status()?;
+        ensure!(given.success(), "this machine gets no public address");
+        for (ip, args, outcome, words) in [
+            ("127.0.0.1", &users[..], "ok", "leads to this bridge"),
+            ("127.0.0.9", &users, "ok", "leads to the bridge's own network"),
+            ("192.0.2.9", &users, "warning", "leads elsewhere"),
+            ("198.51.100.7", &users, "warning", "leads elsewhere"),
+            // The bridge itself knows its machine's addresses, but not those that a router has for it.
+            ("198.51.100.7", &own, "ok", "leads to this bridge"),
+            ("192.0.2.9", &own, "warning", "is there address translation between"),
+        ] {
+            name_leads_to(ip, bridge.folder.path())?;
+            let (whole, findings) = outcomes(&run(args, certificates)?)?;
+            let dns: Vec<_> = findings.iter().filter(|(check, ..)| check == "dns").collect();
+            let [(_, said, why)] = dns.as_slice() else { anyhow::bail!("{findings:?}") };
+            ensure!(whole && said == outcome && why.contains(words), "{ip} {args:?}: {findings:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn the_bridges_own_check_and_line() -> Result<()> {
     isolated("the_bridges_own_check_and_line", || {
         let upstream = free_address()?;
@@ -113,6 +136,7 @@ fn the_bridges_own_check_and_line() -> Result<()> {
         std::thread::spawn(move || while listener.accept().is_ok() {});
         let (whole, findings) = outcomes(&run(&["check", "--json", "--config", config], &certificates)?)?;
         ensure!(whole && names(&findings).last() == Some(&("behind", "ok")), "{findings:?}");
+        ensure!(findings.last().is_some_and(|(.., words)| words.contains("no tor's ORPort")), "{findings:?}");
 
         let tor = bridge.folder.path().join("tor");
         fs::create_dir(&tor)?;
@@ -125,6 +149,7 @@ fn the_bridges_own_check_and_line() -> Result<()> {
         let (real, hashed) = ("A1".repeat(20), "B2".repeat(20));
         fs::write(tor.join("fingerprint"), format!("Bridge {real}\n"))?;
         fs::write(tor.join("hashed-fingerprint"), format!("Bridge {hashed}\n"))?;
+        no_tor_where_one_should_be(config, &tor, &certificates)?;
         let said = line(&["--address", "192.0.2.7:443", "--qr"])?;
         let text = String::from_utf8(said.stdout)?;
         let expected = format!("Bridge qnet 192.0.2.7:443 {real} key={} sni={NAME}\n", bridge.line.key);
@@ -134,6 +159,24 @@ fn the_bridges_own_check_and_line() -> Result<()> {
         assert_eq!((&said["fingerprint"], &said["hashed_fingerprint"]), (&real.into(), &hashed.into()));
         Ok(())
     })
+}
+
+/// Where tor should stand behind the bridge, another program there is warned of, by whichever mark tor is expected.
+fn no_tor_where_one_should_be(config: &str, tor: &Path, certificates: &Certificates) -> Result<()> {
+    let warned = |tor_data: &Path, why: &str| {
+        let args = ["check", "--json", "--config", config, "--tor-data", tor_data.to_str().context("UTF-8")?];
+        let (whole, findings) = outcomes(&run(&args, certificates)?)?;
+        let (check, outcome, words) = findings.last().context("findings")?;
+        ensure!(whole && (check.as_str(), outcome.as_str()) == ("behind", "warning"), "{findings:?}");
+        ensure!(words.contains("is no tor's ORPort") && words.contains(why), "{words}");
+        Ok(())
+    };
+    warned(tor, "fingerprint")?;
+    let part = tor.join("part");
+    fs::create_dir(&part)?;
+    fs::write(part.join("qnet.torrc"), "BridgeRelay 1\n")?;
+    mounted(&part, "/etc/tor")?;
+    warned(&tor.join("none"), "/etc/tor/qnet.torrc")
 }
 
 #[test]
@@ -194,7 +237,20 @@ fn sites_are_ranked_and_those_that_cannot_be_decoys_told_why() -> Result<()> {
         );
         ensure!(good["reasons"].to_string().contains("on this machine"), "{good}");
         assert_eq!(bad["usable"], false);
+        assert_eq!(bad["hybrid_key_exchange"], Value::Null);
         ensure!(bad["reasons"].to_string().contains("certificate"), "{bad}");
+        // Whatever OpenSSL is behind nginx, such a group it has not got here; the other has it in this process.
+        let curves = Options { extra: "ssl_ecdh_curve X25519:prime256v1;".to_owned(), ..Options::default() };
+        for (server, options, has) in
+            [(Server::Nginx, curves, false), (Server::Rustls, Options::default(), true)]
+        {
+            let site = Decoy::start(server, options)?;
+            let output = run(site.address(), &site.certificates().ca, &[NAME])?;
+            let said: Value = serde_json::from_slice(&output.stdout)?;
+            let judged = &said[0];
+            ensure!(judged["usable"] == true && judged["hybrid_key_exchange"] == has, "{server:?}: {said}");
+            ensure!(judged["reasons"].to_string().contains("no X25519MLKEM768") != has, "{said}");
+        }
         let old = Decoy::start(Server::Nginx, Options { h2: false, ..Options::default() })?;
         let output = run(old.address(), &old.certificates().ca, &[NAME])?;
         ensure!(!output.status.success() && String::from_utf8(output.stdout)?.contains("no HTTP/2"));

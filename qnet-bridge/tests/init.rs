@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use qnet_tests::support::{
     decoy::{Decoy, NAME, Options, Server},
     isolate::isolated,
+    site,
 };
 use support::program;
 
@@ -176,29 +177,38 @@ fn nothing_is_written_for_a_site_that_cannot_be_a_decoy() -> Result<()> {
 
 #[test]
 fn a_site_of_the_bridges_own_needs_only_a_domain() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let (root, site) = (folder.path().join("root"), folder.path().join("si\"te"));
-    fs::create_dir_all(&root)?;
-    let run = |more: &[&str]| {
-        let mut command = program();
-        command
-            .args(["init", "--address", "192.0.2.7:443", "--behind", "web", "--domain", NAME, "--site"])
-            .arg(&site);
-        command.arg("--root").arg(&root).args(more).output()
-    };
-    let refused = run(&[])?;
-    ensure!(
-        !refused.status.success() && text(&refused.stderr).contains("acme-terms-agreed = true"),
-        "{refused:?}"
-    );
-    ensure!(tree(&root)?.is_empty());
-    let made = run(&["--acme-terms-agreed"])?;
-    ensure!(made.status.success() && text(&made.stdout).contains(&format!("sni={NAME}")), "{made:?}");
-    let config = root.join("etc/qnet-bridge/bridge.toml");
-    let checked = program().args(["run", "--check-config", "--config"]).arg(&config).output()?;
-    ensure!(checked.status.success(), "{checked:?}");
-    ensure!(fs::read_to_string(&config)?.contains("\"reject 192.0.2.7:*\", \"accept *:80"));
-    Ok(())
+    isolated("a_site_of_the_bridges_own_needs_only_a_domain", || {
+        let root = tempfile::tempdir()?;
+        let (root, site) = (root.path(), "/var/www/si\"te");
+        let there = root.join(&site[1..]);
+        site::write(&there)?;
+        let run = |more: &[&str]| {
+            let mut command = program();
+            let flags = ["--address", "192.0.2.7:443", "--behind", "web", "--domain", NAME, "--site", site];
+            command.arg("init").args(flags).arg("--root").arg(root).args(more).output()
+        };
+        let refused = run(&[])?;
+        ensure!(
+            !refused.status.success() && text(&refused.stderr).contains("acme-terms-agreed = true"),
+            "{refused:?}"
+        );
+        ensure!(!root.join("etc").exists());
+        let made = run(&["--acme-terms-agreed"])?;
+        ensure!(made.status.success() && text(&made.stdout).contains(&format!("sni={NAME}")), "{made:?}");
+        let config = root.join("etc/qnet-bridge/bridge.toml");
+        let check = |more: &[&str]| {
+            let mut command = program();
+            command.args(["run", "--check-config", "--config"]).arg(&config).args(more).output()
+        };
+        // On this machine the site is not where the settings have it.
+        let elsewhere = check(&[])?;
+        let said = text(&elsewhere.stderr);
+        ensure!(!elsewhere.status.success() && said.contains(&format!("the site {site}")), "{said}");
+        let checked = check(&["--site", there.to_str().context("UTF-8")?])?;
+        ensure!(checked.status.success(), "{checked:?}");
+        ensure!(fs::read_to_string(&config)?.contains("\"reject 192.0.2.7:*\", \"accept *:80"));
+        Ok(())
+    })
 }
 
 #[test]

@@ -240,6 +240,43 @@ fn datagrams_go_both_ways_where_udp_is_allowed() -> Result<()> {
 }
 
 #[test]
+fn datagrams_to_this_machine_are_lost_under_the_default_policy() -> Result<()> {
+    isolated("datagrams_to_this_machine_are_lost_under_the_default_policy", || {
+        runtime()?.block_on(async {
+            // At a port that the default policy has, so that the address alone can be the reason.
+            let (four, six) = (UdpSocket::bind("127.0.0.1:443").await?, UdpSocket::bind("[::1]:443").await?);
+            let bridge = Bridge::start("udp = true")?;
+            let tunnel = bridge.dial().await?;
+            let mut datagrams = Vec::new();
+            for peer in ["127.0.0.1:443", "localhost:443", "[::1]:443", "[::ffff:127.0.0.1]:443"] {
+                Datagram { peer: peer.parse()?, payload: b"x" }.write(&mut datagrams)?;
+            }
+            let heard = async |within| {
+                let (mut one, mut other) = ([0; 9], [0; 9]);
+                let either = async {
+                    tokio::select! {
+                        _ = four.recv_from(&mut one) => {}
+                        _ = six.recv_from(&mut other) => {}
+                    }
+                };
+                tokio::time::timeout(Duration::from_millis(within), either).await.is_ok()
+            };
+            let (mut stream, said) = request(&tunnel, &Request::Udp).await?;
+            assert_eq!(said, Answer::Connected);
+            stream.write_all(&datagrams).await?;
+            assert!(!heard(1_000).await, "a datagram came to this machine");
+            // The same datagrams come where the policy says so.
+            bridge.reload("udp = true\nallow-special = true")?;
+            bridge.logs("settings were read again")?;
+            let (mut stream, _) = request(&tunnel, &Request::Udp).await?;
+            stream.write_all(&datagrams).await?;
+            assert!(heard(10_000).await, "no datagram came at all");
+            Ok(())
+        })
+    })
+}
+
+#[test]
 fn an_upstream_gets_every_stream_as_it_is() -> Result<()> {
     isolated("an_upstream_gets_every_stream_as_it_is", || {
         runtime()?.block_on(async {

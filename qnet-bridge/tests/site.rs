@@ -175,21 +175,45 @@ fn a_renewed_certificate_is_shown_after_a_reload() -> Result<()> {
 }
 
 #[test]
-fn a_key_that_everybody_may_read_is_refused() -> Result<()> {
+fn what_run_would_refuse_the_look_at_its_settings_finds() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let root = folder.path();
-    site::write(&root.join("site"))?;
-    let certificates = Certificates::make(root, &[NAME])?;
-    fs::set_permissions(&certificates.key, fs::Permissions::from_mode(0o644))?;
-    let mut command = program();
-    command.args(["run", "--listen", "127.0.0.1:0", "--domain", NAME, "--site"]).arg(root.join("site"));
-    command
-        .arg("--certificate")
-        .arg(&certificates.certificate)
-        .arg("--certificate-key")
-        .arg(&certificates.key);
-    let output = command.arg("--state").arg(root.join("state")).output()?;
-    let said = String::from_utf8(output.stderr)?;
-    ensure!(!output.status.success() && said.contains("chmod o= "), "{said}");
+    let pages = root.join("site");
+    site::write(&pages)?;
+    let Certificates { certificate, key, .. } = Certificates::make(root, &[NAME])?;
+    fs::DirBuilder::new().mode(0o700).create(root.join("state"))?;
+    qnet_transport::identity::load_or_create(&root.join("state"))?;
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    let run = |more: &[&str]| {
+        let mut command = program();
+        command.args(["run", "--listen", "127.0.0.1:0", "--domain", NAME, "--site"]).arg(&pages);
+        command.arg("--certificate").arg(&certificate).arg("--certificate-key").arg(&key);
+        command.arg("--state").arg(root.join("state")).args(more).output()
+    };
+    let refused = |why: &str| {
+        for more in [&["--check-config"][..], &[]] {
+            let output = run(more)?;
+            let said = String::from_utf8(output.stderr)?;
+            ensure!(output.status.code() == Some(1) && said.contains(why), "{more:?}, {why}: {said}");
+        }
+        anyhow::Ok(())
+    };
+    mode(&key, 0o644)?;
+    refused("chmod o= ")?;
+    mode(&key, 0o600)?;
+    mode(&root.join("state/qnet_identity"), 0o644)?;
+    refused("chmod 600 ")?;
+    mode(&root.join("state/qnet_identity"), 0o600)?;
+    fs::rename(&pages, root.join("elsewhere"))?;
+    refused("cannot read the site")?;
+    fs::rename(root.join("elsewhere"), &pages)?;
+    let whole = fs::read(&certificate)?;
+    fs::write(&certificate, "nonsense")?;
+    refused("there is no certificate")?;
+    fs::remove_file(&certificate)?;
+    refused("site.pem: No such file")?;
+    fs::write(&certificate, whole)?;
+    let right = run(&["--check-config"])?;
+    ensure!(right.status.success(), "{right:?}");
     Ok(())
 }

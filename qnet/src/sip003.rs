@@ -2,6 +2,7 @@
 //! the bridge does with the streams is its own business, so they begin with no request.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -48,7 +49,8 @@ pub(crate) fn main() -> ExitCode {
 fn ask(get: impl Fn(&str) -> Option<String>) -> Result<Asked, String> {
     let port = |name: &str| {
         let text = get(name).ok_or_else(|| format!("{name} is not set; a port is expected"))?;
-        text.parse::<u16>().map_err(|_| format!("{name} is no port; one from 1 to 65535 is expected"))
+        let port = text.parse::<NonZeroU16>().map(NonZeroU16::get);
+        port.map_err(|_| format!("{name} is no port; one from 1 to 65535 is expected"))
     };
     let host = |name: &str, usual: Option<IpAddr>| match get(name) {
         Some(text) => text.parse::<IpAddr>().map_err(|_| {
@@ -103,6 +105,8 @@ mod tests {
             (REMOTE_HOST, Some("bridge.example")),
             (REMOTE_PORT, None),
             (REMOTE_PORT, Some("x")),
+            (REMOTE_PORT, Some("0")),
+            (LOCAL_PORT, Some("0")),
             (LOCAL_PORT, Some("70000")),
             (OPTIONS, Some("key")),
             (OPTIONS, Some("key=short;sni=a.example")),

@@ -12,6 +12,7 @@
 mod http;
 mod jws;
 mod made;
+mod place;
 
 use std::{fs, io, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, time::Duration};
 
@@ -29,9 +30,8 @@ use crate::{
 };
 use http::{Client, Reply};
 use jws::Account;
+pub use place::{Contact, DirectoryUrl, NoContact, NoDirectory};
 
-/// Let's Encrypt's.
-pub const DEFAULT_DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory";
 /// How long the authority may take to look and to sign.
 const POLL_LIMIT: Duration = Duration::from_secs(180);
 /// Between two questions whether it is done, where it does not say how long.
@@ -51,10 +51,10 @@ const MAX_FILE: u64 = 256 * 1024;
 /// What to ask, and of whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The authority's directory, an https URL.
-    pub directory: String,
-    /// How the authority may reach the operator, such as `mailto:you@example.com`.
-    pub contact: Option<String>,
+    /// The authority's directory.
+    pub directory: DirectoryUrl,
+    /// How the authority may reach the operator.
+    pub contact: Option<Contact>,
     /// Where the account's key and the certificate are kept.
     pub folder: PathBuf,
     /// The site's name.
@@ -168,8 +168,8 @@ impl Acme {
     }
 
     async fn directory(&self) -> Result<Directory> {
-        let address: Uri = self.settings.directory.parse().context("the directory's address")?;
-        let reply = self.client.get(&address).await.with_context(|| format!("cannot ask {address}"))?;
+        let address = self.settings.directory.uri();
+        let reply = self.client.get(address).await.with_context(|| format!("cannot ask {address}"))?;
         let found = reply.json()?;
         let named = |name: &str| {
             uri(&found[name]).with_context(|| format!("{address} is no ACME directory: no {name}"))
@@ -248,7 +248,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     async fn register(&mut self) -> Result<()> {
-        let contact: Vec<&str> = self.acme.settings.contact.as_deref().into_iter().collect();
+        let contact: Vec<&str> = self.acme.settings.contact.iter().map(Contact::url).collect();
         let account = json!({ "termsOfServiceAgreed": true, "contact": contact });
         let reply =
             self.post(&self.directory.account.clone(), &account.to_string()).await.context("no account")?;

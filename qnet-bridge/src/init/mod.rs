@@ -1,16 +1,20 @@
 //! `qnet-bridge init`: from a fresh server to a bridge that only has to be switched on.
 //!
 //! 1. What is missing among the flags is asked for, on a terminal.
-//! 2. The site is examined: one that cannot be a decoy is refused before anything is written. Behind a web server its origin must answer.
+//! 2. The site is examined: one that cannot be a decoy, or that the service could not serve, is refused before anything is written, and
+//!    so is a port that another program has. Behind a web server its origin must answer.
 //! 3. The key is made, if there is none; settings, service and, with tor, its configuration are written. A file that is there and
 //!    says something else is left alone, unless `--replace` says otherwise; then the old one is kept beside.
 //!    For websockets a secret path is made, once, and for nginx what hands it on; what holds it is for the service and for root alone.
-//! 4. What to run next is printed, and the line for users.
+//! 4. What to run next is printed, or with `--start` is run, and the line for users.
 //!
 //! The bridge is a service of its own that may listen on ports under 1024 and do little else. tor, where there is one, stands
 //! behind it with its ORPort on loopback: it starts no program, so its own service and AppArmor profile stay as they are.
 
 mod ask;
+mod holder;
+mod look;
+mod start;
 mod websocket;
 
 use std::{
@@ -19,23 +23,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
-use qnet_transport::{
-    connect::Connect,
-    decoy::{self, Place, Resolver},
-    identity,
-    tls::Roots,
-};
-use qnet_wire::{error::chain, name::ServerName, url::WebsocketUrl};
+use qnet_transport::{decoy::Place, identity};
+use qnet_wire::{name::ServerName, url::WebsocketUrl};
 
 use crate::{
     files::{self, File, Written},
     invite,
     line::{self, Fingerprints, TOR_DATA},
-    run,
     settings::{
-        BEHIND_LISTEN, DEFAULT_CONFIG, DEFAULT_INVITED, DEFAULT_STATE, DEFAULT_URL_FILE, Decoy, Front, Plan,
+        BEHIND_LISTEN, DEFAULT_CONFIG, DEFAULT_INVITED, DEFAULT_STATE, DEFAULT_URL_FILE, Decoy, Plan,
         Settings,
     },
 };
@@ -44,7 +42,7 @@ use crate::{
 const OR_PORT: &str = "127.0.0.1:9001";
 /// tor's configuration on Debian, and the part of it that is written here. tor's AppArmor profile lets it read that folder.
 const TORRC: &str = "/etc/tor/torrc";
-const TORRC_PART: &str = "/etc/tor/qnet.torrc";
+pub(crate) const TORRC_PART: &str = "/etc/tor/qnet.torrc";
 const SERVICE: &str = "/etc/systemd/system/qnet-bridge.service";
 /// Longest nickname of a relay (tor's dir-spec, `nickname`).
 const MAX_NICKNAME: usize = 19;
@@ -95,11 +93,14 @@ pub(crate) struct Init {
     /// Write files although they are there and say something else; the old ones are kept beside as NAME.old
     #[arg(long)]
     replace: bool,
-    /// Do not examine the site
+    /// Look at nothing beforehand: not at the site, its names, the port or whether there is a tor
     #[arg(long)]
     unchecked: bool,
+    /// Then switch it all on, tor included, and check it
+    #[arg(long)]
+    start: bool,
     /// Write all files below this folder, for a machine that is not this one
-    #[arg(long, value_name = "FOLDER", default_value = "/")]
+    #[arg(long, value_name = "FOLDER", default_value = "/", conflicts_with = "start")]
     root: PathBuf,
 }
 
@@ -125,6 +126,13 @@ fn contact(text: &str) -> Result<String, String> {
     if good { Ok(text.to_owned()) } else { Err("it is one line without quotes, # and \\".to_owned()) }
 }
 
+/// Whose files are other than before.
+#[derive(Default)]
+struct Changes {
+    bridge: bool,
+    tor: bool,
+}
+
 /// All that has been decided.
 struct Decided {
     plan: Plan,
@@ -137,17 +145,29 @@ impl Init {
     pub(crate) async fn start(self) -> Result<bool> {
         let init = ask::missing(self)?;
         let decided = init.decide()?;
-        match &decided.plan.decoy {
-            _ if init.unchecked => {}
-            Decoy::Server { place, third_party } => {
-                examine(place, *third_party, &decided.plan.names).await?;
-            }
-            Decoy::Front(front) => reach(front).await?,
-            Decoy::Site { .. } => {}
+        if !init.unchecked {
+            look::look(&init, &decided)
+                .await
+                .map_err(|why| anyhow!("{why:#}; nothing was written (--unchecked goes on all the same)"))?;
         }
-        let text = init.write(&decided)?;
+        let (mut text, changes) = init.write(&decided)?;
+        let fingerprints = init.fingerprints(decided.behind)?;
+        if !init.start {
+            text.push_str(&init.next_steps(&decided, fingerprints.as_ref())?);
+            crate::say(&text)?;
+            return Ok(true);
+        }
         crate::say(&text)?;
-        Ok(true)
+        let findings = start::start(&decided, &changes).await?;
+        let fingerprints = init.fingerprints(decided.behind)?;
+        let users = init.users(&decided, fingerprints.as_ref())?;
+        let remaining = match (init.behind_server(), init.by_invitation) {
+            (true, _) => "\nNow run:\n  nginx -t && systemctl reload nginx\n  qnet-bridge check\n",
+            (false, true) => "\nNow run:\n",
+            (false, false) => "",
+        };
+        crate::say(&format!("\n{findings}{}{remaining}{users}", init.include(&decided)))?;
+        Ok(findings.good())
     }
 
     fn decide(&self) -> Result<Decided> {
@@ -175,8 +195,9 @@ impl Init {
     }
 
     /// A path of the machine that is set up.
-    fn below(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
+    fn below(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// A web server stands in front of the bridge.
@@ -266,8 +287,8 @@ impl Init {
         text
     }
 
-    /// Writes what is to be written and says what was done and what comes next.
-    fn write(&self, decided: &Decided) -> Result<String> {
+    /// Writes what is to be written and says what was done.
+    fn write(&self, decided: &Decided) -> Result<(String, Changes)> {
         let mut files = vec![
             self.file(DEFAULT_CONFIG, decided.config.clone()),
             self.file(SERVICE, include_str!("qnet-bridge.service").to_owned()),
@@ -279,11 +300,10 @@ impl Init {
             // nginx reads it as root.
             files.push(File { secret: true, ..self.file(websocket::FILE, websocket::nginx(&front.url)) });
         }
-        if decided.behind == Behind::Tor {
-            files.push(self.file(TORRC_PART, self.torrc()));
-        }
+        let tors = (decided.behind == Behind::Tor).then(|| self.file(TORRC_PART, self.torrc()));
         // Before anything is written: half a set of files is worse than none.
-        files::check(&files, self.replace)?;
+        files::check(files.iter().chain(&tors), self.replace)?;
+        let mut changes = Changes::default();
         let mut text = String::new();
         let key = self.key(&decided.plan.state)?;
         let _ = writeln!(text, "{key}");
@@ -291,14 +311,18 @@ impl Init {
             let _ = writeln!(text, "{}", invite::begin(&self.below(DEFAULT_INVITED))?);
         }
         for file in &files {
-            let _ = writeln!(text, "{}", files::write(file)?);
+            let written = files::write(file)?;
+            changes.bridge |= written.changed();
+            let _ = writeln!(text, "{written}");
         }
-        if decided.behind == Behind::Tor {
-            let line = format!("%include {TORRC_PART}");
-            let _ = writeln!(text, "{}", files::add_line(&self.below(TORRC), &line)?);
+        if let Some(part) = &tors {
+            let include = format!("%include {TORRC_PART}");
+            for written in [files::write(part)?, files::add_line(&self.below(TORRC), &include)?] {
+                changes.tor |= written.changed();
+                let _ = writeln!(text, "{written}");
+            }
         }
-        text.push_str(&self.next_steps(decided)?);
-        Ok(text)
+        Ok((text, changes))
     }
 
     fn file(&self, path: &str, text: String) -> File {
@@ -324,20 +348,16 @@ impl Init {
         )
     }
 
-    fn next_steps(&self, decided: &Decided) -> Result<String> {
-        let fingerprints = match decided.behind {
-            Behind::Tor => Fingerprints::read(&self.below(TOR_DATA))?,
-            Behind::Web => None,
-        };
-        let mut text = String::new();
-        if let Decoy::Front(front) = &decided.plan.decoy {
-            let _ = write!(
-                text,
-                "\nWrite into the server block of {} in nginx (for other web servers see docs/operator.md):\n  include {};\n",
-                front.url.host(),
-                websocket::FILE
-            );
+    /// What tor has made by now.
+    fn fingerprints(&self, behind: Behind) -> Result<Option<Fingerprints>> {
+        match behind {
+            Behind::Tor => Fingerprints::read(&self.below(TOR_DATA)),
+            Behind::Web => Ok(None),
         }
+    }
+
+    fn next_steps(&self, decided: &Decided, fingerprints: Option<&Fingerprints>) -> Result<String> {
+        let mut text = self.include(decided);
         text.push_str("\nNow run:\n");
         if self.behind_server() {
             text.push_str("  nginx -t && systemctl reload nginx\n");
@@ -348,56 +368,43 @@ impl Init {
         text.push_str(
             "  systemctl daemon-reload\n  systemctl enable --now qnet-bridge\n  qnet-bridge check\n",
         );
-        if self.by_invitation {
+        let address = decided.address;
+        if decided.behind == Behind::Tor && fingerprints.is_none() && !self.by_invitation {
             let _ = write!(
                 text,
-                "  qnet-bridge invite NAME --address {}\n\nThe last prints the line for one client, whom you call NAME. Until \
-                 somebody is invited the bridge is the web site and nothing else.\n",
-                decided.address
+                "  qnet-bridge line --qr --address {address}\n\nThe last prints the line for users: tor has not made the relay's \
+                 fingerprint yet, which belongs in it.\n",
             );
             return Ok(text);
         }
-        let lines = line::own(&decided.plan, fingerprints.as_ref(), Some(decided.address))?;
-        if decided.behind == Behind::Tor && fingerprints.is_none() {
-            let _ = write!(
-                text,
-                "  qnet-bridge line --qr --address {}\n\nThe last prints the line for users: tor has not made the relay's fingerprint yet, \
-                 which belongs in it.\n",
-                decided.address
-            );
-        } else {
-            text.push_str("\nThe line for users:\n\n");
-            for line in &lines {
-                let _ = write!(text, "{line}\n\n{}", line::code(line)?);
-            }
-        }
+        text.push_str(&self.users(decided, fingerprints)?);
         Ok(text)
     }
-}
 
-/// Refuses an origin at which nothing answers.
-async fn reach(front: &Front) -> Result<()> {
-    run::reach(front.origin).await.with_context(|| {
+    /// What the operator of a web server in front has to write.
+    fn include(&self, decided: &Decided) -> String {
+        let Decoy::Front(front) = &decided.plan.decoy else { return String::new() };
         format!(
-            "nothing answers at --origin {}, where the web server has the site without TLS; nothing was written (--unchecked goes on all \
-             the same)",
-            front.origin
+            "\nWrite into the server block of {} in nginx (for other web servers see docs/operator.md):\n  include {};\n",
+            front.url.host(),
+            websocket::FILE
         )
-    })
-}
+    }
 
-/// Refuses a site that cannot be a decoy.
-async fn examine(place: &Place, third_party: bool, names: &[ServerName]) -> Result<()> {
-    let address = place.resolve(third_party).await?;
-    let roots = Roots::load().context("the certificates to check sites by")?;
-    let resolver = Resolver::system(Connect::default());
-    match decoy::examine_all(address, names, &roots, &resolver).await {
-        Ok(examined) => {
-            for warning in examined.warnings {
-                tracing::warn!("{warning}");
-            }
-            Ok(())
+    /// How users get in.
+    fn users(&self, decided: &Decided, fingerprints: Option<&Fingerprints>) -> Result<String> {
+        if self.by_invitation {
+            return Ok(format!(
+                "  qnet-bridge invite NAME --address {}\n\nThe last prints the line for one client, whom you call NAME. Until \
+                 somebody is invited the bridge is the web site and nothing else.\n",
+                decided.address
+            ));
         }
-        Err(refusal) => bail!("{}; nothing was written (--unchecked goes on all the same)", chain(&refusal)),
+        let mut text = String::from("\nThe line for users:\n\n");
+        for line in line::own(&decided.plan, fingerprints, Some(decided.address))? {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{line}\n\n{}", line::code(&line)?);
+        }
+        Ok(text)
     }
 }

@@ -129,6 +129,8 @@ fn a_wrong_value_names_itself_its_place_and_what_was_expected() {
         ("proxy-protocol = [\"10.0.0.0/8\"]", &["line 1", "proxy-protocol", "`10.0.0.0/8`"]),
         ("url = \"https://a.example/\"", &["line 1", "url", "needs a path"]),
         ("origin = \"a.example:80\"", &["line 1", "origin", "`a.example:80`"]),
+        ("\nacme-contact = \"me\"", &["line 2", "acme-contact", "`me`", "mailto:you@example.com"]),
+        ("acme-directory = \"http://a.example/\"", &["line 1", "acme-directory", "`http://a", "https URL"]),
         ("udp = \"yes\"", &["line 1", "udp", "boolean"]),
         ("decoi = \"127.0.0.1:1\"", &["line 1", "decoi", "expected", "`decoy`"]),
         ("listen", &["line 1"]),

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use qnet_tests::support::{
-    decoy::{Decoy, Options, Server},
+    decoy::{Decoy, NAME, Options, Server},
     process::{self, Running},
     tunnel,
 };
@@ -113,6 +113,21 @@ fn write_config(folder: &Path, decoy: &Decoy, settings: &str) -> Result<PathBuf>
     );
     fs::write(&path, text)?;
     Ok(path)
+}
+
+/// Shows `what` at `place`, in this namespace alone.
+pub(crate) fn mounted(what: &Path, place: &str) -> Result<()> {
+    let status = Command::new("mount").arg("--bind").arg(what).arg(place).status()?;
+    ensure!(status.success(), "nothing can be mounted at {place}");
+    Ok(())
+}
+
+/// Lets the decoy's name lead there, in this namespace alone. `folder` is for the file that says so.
+pub(crate) fn name_leads_to(ip: &str, folder: &Path) -> Result<()> {
+    let hosts = folder.join("hosts");
+    // The system's resolver takes names from this file to the letter, and programs ask for whole ones, with the last dot.
+    fs::write(&hosts, format!("127.0.0.1 localhost\n{ip} {NAME} {NAME}.\n"))?;
+    mounted(&hosts, "/etc/hosts")
 }
 
 /// Asks for a connection and returns the stream with the bridge's answer.

@@ -99,6 +99,18 @@ impl Network {
         Ok(Bridge { tor, line, listen })
     }
 
+    /// Starts a bridge relay from somebody else's torrc, which is included as it is, and waits until it has bootstrapped. What it
+    /// keeps is in `data`.
+    ///
+    /// # Errors
+    /// It does not; with the end of tor's log.
+    pub fn relay_of(&self, torrc: &Path, data: &Path) -> Result<Tor> {
+        let private = format!("{}Address 127.0.0.1\n%include {}\n", self.common(), torrc.display());
+        let mut tor = Tor::start(data, "the operator's relay", &private, &[])?;
+        tor.bootstrapped()?;
+        Ok(tor)
+    }
+
     /// Starts a client that knows one bridge and waits until it has bootstrapped.
     ///
     /// # Errors

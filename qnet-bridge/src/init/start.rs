@@ -1,0 +1,89 @@
+//! `init --start`: what was written is switched on and looked at, and the line for users is the last that is printed.
+//!
+//! 1. systemd reads the units again; tor, where it stands behind, starts by its new configuration and makes its fingerprint.
+//! 2. The service is switched on. What runs already starts anew only if its files were changed.
+//! 3. The bridge is checked as `qnet-bridge check` does it.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use qnet_transport::tls::Roots;
+use tokio::time::{Instant, sleep};
+
+use super::{Behind, Changes, Decided};
+use crate::{
+    check,
+    findings::Findings,
+    line::{Fingerprints, TOR_DATA},
+    settings::{Certificate, Decoy},
+};
+
+/// tor's service on Debian, and the bridge's.
+const TOR: &str = "tor@default";
+const BRIDGE: &str = "qnet-bridge";
+/// How long tor may take to make its keys: a second or two, and more on a small machine.
+const FINGERPRINT_LIMIT: Duration = Duration::from_secs(60);
+/// How long an authority may take for the first certificate, before which strangers are shown none: mostly under half a minute.
+const CERTIFICATE_LIMIT: Duration = Duration::from_secs(120);
+/// Between two looks at either.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What was found in the end.
+pub(super) async fn start(decided: &Decided, changes: &Changes) -> Result<Findings> {
+    systemctl(&["daemon-reload"], None)?;
+    if decided.behind == Behind::Tor {
+        systemctl(&[verb(changes.tor), TOR], Some(TOR))?;
+        fingerprint(Path::new(TOR_DATA)).await?;
+    }
+    systemctl(&["enable", BRIDGE], None)?;
+    systemctl(&[verb(changes.bridge), BRIDGE], Some(BRIDGE))?;
+    let roots = Roots::load().context("the certificates to check sites by")?;
+    let begun = Instant::now();
+    let wait = if asks_an_authority(&decided.plan.decoy) { CERTIFICATE_LIMIT } else { Duration::ZERO };
+    loop {
+        let mut findings = Findings::default();
+        check::own(&decided.plan, &roots, false, Path::new(TOR_DATA), &mut findings).await;
+        if findings.good() || begun.elapsed() >= wait {
+            return Ok(findings);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// A service that does not run is started either way.
+fn verb(changed: bool) -> &'static str {
+    if changed { "restart" } else { "start" }
+}
+
+fn asks_an_authority(decoy: &Decoy) -> bool {
+    matches!(decoy, Decoy::Site { certificate: Certificate::Acme(_), .. })
+}
+
+/// Waits until tor has made its keys.
+async fn fingerprint(data: &Path) -> Result<()> {
+    let begun = Instant::now();
+    while Fingerprints::read(data)?.is_none() {
+        ensure!(
+            begun.elapsed() < FINGERPRINT_LIMIT,
+            "tor has written no fingerprint to {} in {} s; see: journalctl -u {TOR}",
+            data.display(),
+            FINGERPRINT_LIMIT.as_secs()
+        );
+        sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// `unit`: whose log says why not.
+fn systemctl(words: &[&str], unit: Option<&str>) -> Result<()> {
+    let said = format!("systemctl {}", words.join(" "));
+    let output = Command::new("systemctl").args(words).output();
+    let output = output.with_context(|| format!("the files are written, but `{said}` does not start"))?;
+    let log = unit.map(|unit| format!("; see: journalctl -u {unit}")).unwrap_or_default();
+    ensure!(
+        output.status.success(),
+        "the files are written, but `{said}` failed: {}{log}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
