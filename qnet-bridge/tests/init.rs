@@ -215,6 +215,8 @@ fn a_site_of_the_bridges_own_needs_only_a_domain() -> Result<()> {
 fn a_path_that_everybody_could_read_is_kept_and_closed() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let root = folder.path();
+    let pages = root.join("var/www/html");
+    site::write(&pages)?;
     let flags = [
         "--behind",
         "web",
@@ -248,11 +250,18 @@ fn a_path_that_everybody_could_read_is_kept_and_closed() -> Result<()> {
         .filter(|(_, (_, content))| text(content).contains("/mine"))
         .map(|(name, (mode, _))| (name.as_str(), *mode))
         .collect();
-    assert_eq!(holders, [("etc/qnet-bridge/bridge.toml.old", 0o600), ("var/lib/qnet-bridge/url", 0o600)]);
+    assert_eq!(holders, [("etc/qnet-bridge/bridge.toml.old", 0o640), ("var/lib/qnet-bridge/url", 0o600)]);
     // What was written is taken, by whoever may read all of it.
     let checked = |url: &Path| {
         let mut command = program();
-        command.args(["run", "--check-config", "--config"]).arg(&config).arg("--url-file").arg(url).output()
+        command
+            .args(["run", "--check-config", "--config"])
+            .arg(&config)
+            .arg("--url-file")
+            .arg(url)
+            .arg("--site")
+            .arg(&pages)
+            .output()
     };
     let url = root.join("var/lib/qnet-bridge/url");
     ensure!(checked(&url)?.status.success());
