@@ -173,10 +173,35 @@ impl Tally {
 
     /// What this process has counted, and those before it that are gone. Those that are there tell the next one themselves.
     pub(crate) fn own(&self) -> Numbers {
+        let mut numbers = self.here();
+        for older in &self.older {
+            numbers.add(older.past());
+        }
+        numbers
+    }
+
+    /// The same with those that are there.
+    pub(crate) async fn all(&self) -> Numbers {
+        let mut asked = JoinSet::new();
+        for older in &self.older {
+            let older = Arc::clone(older);
+            asked.spawn(async move {
+                let answer = timeout(ANSWER_LIMIT, older.ask()).await.ok().flatten();
+                older.counted(answer)
+            });
+        }
+        let mut numbers = self.here();
+        while let Some(older) = asked.join_next().await {
+            numbers.add(older.unwrap_or_default());
+        }
+        numbers
+    }
+
+    fn here(&self) -> Numbers {
         let Counts { connections, decoy_failures, .. } = self.counter.counts();
         let (counts, shaping) = (&self.exit.counts, self.counter.shaping());
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut numbers = Numbers {
+        Numbers {
             connections,
             decoy_failures,
             connected: of(&counts.connected),
@@ -195,27 +220,7 @@ impl Tally {
             late: shaping.late,
             sessions: self.counter.sessions() as u64,
             streams: self.exit.clients.streams() as u64,
-        };
-        for older in &self.older {
-            numbers.add(older.past());
         }
-        numbers
-    }
-
-    /// The same with those that are there. One that does not answer in time is there with what it had counted before.
-    pub(crate) async fn all(&self) -> Numbers {
-        let mut asked = JoinSet::new();
-        for older in &self.older {
-            let older = Arc::clone(older);
-            asked.spawn(async move {
-                let answer = timeout(ANSWER_LIMIT, older.ask()).await.ok().flatten();
-                older.present(answer)
-            });
-        }
-        let answers = asked.join_all().await;
-        let mut numbers = self.own();
-        answers.into_iter().for_each(|answer| numbers.add(answer));
-        numbers
     }
 }
 
@@ -249,16 +254,16 @@ impl Older {
         if known.gone { known.counted } else { Numbers::default() }
     }
 
-    /// What it tells, if it is there: where it did not answer, what it had counted when it last did.
-    fn present(&self, answer: Option<Numbers>) -> Numbers {
+    /// What it has counted, gone or not: where it did not answer, what it had counted when it last did.
+    fn counted(&self, answer: Option<Numbers>) -> Numbers {
         let mut known = self.known();
-        if known.gone {
-            return Numbers::default();
+        match answer {
+            Some(answer) if !known.gone => {
+                known.counted = answer.past();
+                answer
+            }
+            _ => known.counted,
         }
-        if let Some(answer) = answer {
-            known.counted = answer.past();
-        }
-        answer.unwrap_or(known.counted)
     }
 
     async fn ask(&self) -> Option<Numbers> {
