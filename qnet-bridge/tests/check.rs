@@ -10,6 +10,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Command, Output},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -254,6 +255,31 @@ fn sites_are_ranked_and_those_that_cannot_be_decoys_told_why() -> Result<()> {
         let old = Decoy::start(Server::Nginx, Options { h2: false, ..Options::default() })?;
         let output = run(old.address(), &old.certificates().ca, &[NAME])?;
         ensure!(!output.status.success() && String::from_utf8(output.stdout)?.contains("no HTTP/2"));
+        Ok(())
+    })
+}
+
+#[test]
+fn how_long_a_site_keeps_an_idle_connection_is_measured_where_it_is_asked_for() -> Result<()> {
+    isolated("how_long_a_site_keeps_an_idle_connection_is_measured_where_it_is_asked_for", || {
+        let decoy =
+            Decoy::start(Server::Nginx, Options { idle: Duration::from_secs(4), ..Options::default() })?;
+        let certificates = decoy.certificates();
+        let key = qnet_wire::key::IdentityKey::from_bytes([7; 32]).public();
+        let line = format!("qnet {} key={key} sni={NAME}", decoy.address());
+        // No bridge: what is said of the site is said before the knock.
+        let (_, findings) = outcomes(&run(&["check", "--json", "--idle", &line], certificates)?)?;
+        let idle = findings.iter().find(|(check, ..)| check == "idle").context("no idle limit")?;
+        ensure!(idle.1 == "ok" && idle.2.contains("kept for 4 s"), "{idle:?}");
+        let (_, findings) = outcomes(&run(&["check", "--json", &line], certificates)?)?;
+        ensure!(findings.iter().all(|(check, ..)| check != "idle"), "{findings:?}");
+        let at = decoy.address().to_string();
+        let ranked = |more: &[&str]| -> Result<Value> {
+            let output = run(&[&["decoys", "--json", "--at", &at], more, &[NAME]].concat(), certificates)?;
+            Ok(serde_json::from_slice(&output.stdout)?)
+        };
+        let (said, unasked) = (ranked(&["--idle"])?, ranked(&[])?);
+        ensure!(said[0]["idle_s"] == 4 && unasked[0]["idle_s"].is_null(), "{said} {unasked}");
         Ok(())
     })
 }

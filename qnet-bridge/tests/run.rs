@@ -378,3 +378,19 @@ fn what_is_wrong_is_said_in_one_line() -> Result<()> {
     assert!(code == Some(1) && text.contains("chmod 600"), "{text}");
     Ok(())
 }
+
+#[test]
+fn completions_and_man_pages_are_written() -> Result<()> {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = support::program().args(["completions", shell]).output()?;
+        assert!(output.status.success() && String::from_utf8(output.stdout)?.contains("invited"), "{shell}");
+    }
+    let folder = tempfile::tempdir()?;
+    assert!(support::program().arg("man").arg(folder.path()).status()?.success());
+    for verb in ["", "-init", "-check", "-decoys", "-line", "-run", "-invite", "-revoke", "-invited"] {
+        let page = folder.path().join(format!("qnet-bridge{verb}.1"));
+        let text = fs::read_to_string(&page).with_context(|| page.display().to_string())?;
+        assert!(text.contains(".TH"), "{verb}");
+    }
+    Ok(())
+}
