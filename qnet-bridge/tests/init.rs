@@ -213,65 +213,68 @@ fn a_site_of_the_bridges_own_needs_only_a_domain() -> Result<()> {
 
 #[test]
 fn a_path_that_everybody_could_read_is_kept_and_closed() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let root = folder.path();
-    let pages = root.join("var/www/html");
-    site::write(&pages)?;
-    let flags = [
-        "--behind",
-        "web",
-        "--domain",
-        NAME,
-        "--site",
-        "/var/www/html",
-        "--acme-terms-agreed",
-        "--websocket",
-    ];
-    let run = |more: &[&str]| {
-        let mut command = program();
-        command.args(["init", "--address", "192.0.2.7:443", "--root"]).arg(root);
-        command.args(flags).args(more).output()
-    };
-    // As an older version had it.
-    let config = root.join("etc/qnet-bridge/bridge.toml");
-    fs::create_dir_all(root.join("etc/qnet-bridge"))?;
-    let site = "site = \"/var/www/html\"\nacme-terms-agreed = true";
-    fs::write(&config, format!("{site}\ndomain = \"{NAME}\"\nurl = \"https://{NAME}/mine\"\n"))?;
-    let other = run(&[])?;
-    ensure!(!other.status.success() && text(&other.stderr).contains("says something else"), "{other:?}");
-    let made = run(&["--replace"])?;
-    ensure!(
-        made.status.success() && text(&made.stdout).contains(&format!("url=https://{NAME}/mine")),
-        "{made:?}"
-    );
-    let files = tree(root)?;
-    let holders: Vec<(&str, u32)> = files
-        .iter()
-        .filter(|(_, (_, content))| text(content).contains("/mine"))
-        .map(|(name, (mode, _))| (name.as_str(), *mode))
-        .collect();
-    assert_eq!(holders, [("etc/qnet-bridge/bridge.toml.old", 0o640), ("var/lib/qnet-bridge/url", 0o600)]);
-    // What was written is taken, by whoever may read all of it.
-    let checked = |url: &Path| {
-        let mut command = program();
-        command
-            .args(["run", "--check-config", "--config"])
-            .arg(&config)
-            .arg("--url-file")
-            .arg(url)
-            .arg("--site")
-            .arg(&pages)
-            .output()
-    };
-    let url = root.join("var/lib/qnet-bridge/url");
-    ensure!(checked(&url)?.status.success());
-    fs::set_permissions(&url, fs::Permissions::from_mode(0o644))?;
-    let open = checked(&url)?;
-    ensure!(!open.status.success() && text(&open.stderr).contains("chmod o="), "{open:?}");
-    let closed = run(&[])?;
-    ensure!(text(&closed.stdout).contains(&format!("changed    {}", url.display())), "{closed:?}");
-    ensure!(checked(&url)?.status.success() && tree(root)? == files);
-    Ok(())
+    // Its look at where the name leads must not leave this machine.
+    isolated("a_path_that_everybody_could_read_is_kept_and_closed", || {
+        let folder = tempfile::tempdir()?;
+        let root = folder.path();
+        let pages = root.join("var/www/html");
+        site::write(&pages)?;
+        let flags = [
+            "--behind",
+            "web",
+            "--domain",
+            NAME,
+            "--site",
+            "/var/www/html",
+            "--acme-terms-agreed",
+            "--websocket",
+        ];
+        let run = |more: &[&str]| {
+            let mut command = program();
+            command.args(["init", "--address", "192.0.2.7:443", "--root"]).arg(root);
+            command.args(flags).args(more).output()
+        };
+        // As an older version had it.
+        let config = root.join("etc/qnet-bridge/bridge.toml");
+        fs::create_dir_all(root.join("etc/qnet-bridge"))?;
+        let site = "site = \"/var/www/html\"\nacme-terms-agreed = true";
+        fs::write(&config, format!("{site}\ndomain = \"{NAME}\"\nurl = \"https://{NAME}/mine\"\n"))?;
+        let other = run(&[])?;
+        ensure!(!other.status.success() && text(&other.stderr).contains("says something else"), "{other:?}");
+        let made = run(&["--replace"])?;
+        ensure!(
+            made.status.success() && text(&made.stdout).contains(&format!("url=https://{NAME}/mine")),
+            "{made:?}"
+        );
+        let files = tree(root)?;
+        let holders: Vec<(&str, u32)> = files
+            .iter()
+            .filter(|(_, (_, content))| text(content).contains("/mine"))
+            .map(|(name, (mode, _))| (name.as_str(), *mode))
+            .collect();
+        assert_eq!(holders, [("etc/qnet-bridge/bridge.toml.old", 0o640), ("var/lib/qnet-bridge/url", 0o600)]);
+        // What was written is taken, by whoever may read all of it.
+        let checked = |url: &Path| {
+            let mut command = program();
+            command
+                .args(["run", "--check-config", "--config"])
+                .arg(&config)
+                .arg("--url-file")
+                .arg(url)
+                .arg("--site")
+                .arg(&pages)
+                .output()
+        };
+        let url = root.join("var/lib/qnet-bridge/url");
+        ensure!(checked(&url)?.status.success());
+        fs::set_permissions(&url, fs::Permissions::from_mode(0o644))?;
+        let open = checked(&url)?;
+        ensure!(!open.status.success() && text(&open.stderr).contains("chmod o="), "{open:?}");
+        let closed = run(&[])?;
+        ensure!(text(&closed.stdout).contains(&format!("changed    {}", url.display())), "{closed:?}");
+        ensure!(checked(&url)?.status.success() && tree(root)? == files);
+        Ok(())
+    })
 }
 
 #[test]
