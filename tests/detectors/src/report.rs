@@ -51,6 +51,10 @@ impl Outcome {
                 found.push(format!("{name}: has no {words} control"));
             }
         }
+        let judged = |verdict: &Verdict| verdict.role == Role::Subject;
+        if self.about.gate && self.error.is_none() && !self.verdicts.iter().any(judged) {
+            found.push(format!("{name}: has judged nothing of QNet's"));
+        }
         for verdict in self.verdicts.iter().filter(|verdict| !verdict.holds()) {
             let what = match verdict.role {
                 Role::Positive => "did not flag its positive control",
@@ -64,7 +68,7 @@ impl Outcome {
     }
 }
 
-/// A web server before which QNet will not stand: no detector has judged it there.
+/// A web server before which QNet will not stand: no detector has judged it there, which is a failure.
 #[derive(Debug, Serialize)]
 pub struct Refused {
     /// Which.
@@ -105,7 +109,8 @@ impl Report {
     /// Everything that is not as it must be; empty if all is well.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
-        self.outcomes.iter().flat_map(Outcome::failures).collect()
+        let refused = self.refused.iter().map(Refused::told);
+        refused.chain(self.outcomes.iter().flat_map(Outcome::failures)).collect()
     }
 
     /// The table for a terminal.
@@ -187,10 +192,52 @@ fn number(value: f64) -> String {
 mod tests {
     use super::*;
 
+    fn outcome(gate: bool, verdicts: &[(Role, bool)]) -> Outcome {
+        let about =
+            About { number: 8, name: "a rule", source: "", rule: "", thresholds: Vec::new(), gate };
+        let verdict = |&(role, flagged): &(Role, bool)| {
+            let (what, figures, note) = (format!("{role:?}"), Vec::new(), String::new());
+            Verdict { what, role, flagged, figures, note }
+        };
+        let verdicts = verdicts.iter().map(verdict).collect();
+        Outcome { about, verdicts, plots: Vec::new(), error: None }
+    }
+
+    /// What a detector that works says of what it must not flag.
+    const WELL: [(Role, bool); 4] =
+        [(Role::Positive, true), (Role::Negative, false), (Role::Subject, false), (Role::Beside, true)];
+
     #[test]
-    fn what_was_refused_is_told_in_both_reports() {
+    fn what_holds_is_no_failure() {
+        assert_eq!(outcome(true, &WELL).failures(), Vec::<String>::new());
+        assert_eq!(outcome(false, &WELL[..2]).failures(), Vec::<String>::new(), "measured only");
+        let flagged = [WELL[0], WELL[1], (Role::Subject, true)];
+        assert_eq!(outcome(false, &flagged).failures(), Vec::<String>::new(), "measured only");
+    }
+
+    #[test]
+    fn each_way_to_fail_is_told() {
+        let with = |role, flagged| {
+            let verdicts = WELL.map(|one| if one.0 == role { (role, flagged) } else { one });
+            outcome(true, &verdicts).failures()
+        };
+        assert_eq!(with(Role::Positive, false), ["8 a rule: did not flag its positive control: Positive"]);
+        assert_eq!(with(Role::Negative, true), ["8 a rule: flags its negative control: Negative"]);
+        assert_eq!(with(Role::Subject, true), ["8 a rule: flags: Subject"]);
+        assert_eq!(outcome(true, &WELL[1..]).failures(), ["8 a rule: has no positive control"]);
+        let without = [WELL[0], WELL[2]];
+        assert_eq!(outcome(true, &without).failures(), ["8 a rule: has no negative control"]);
+        assert_eq!(outcome(true, &WELL[..2]).failures(), ["8 a rule: has judged nothing of QNet's"]);
+        let error = Some("no packet socket".to_owned());
+        let broken = Outcome { error, ..outcome(true, &[]) };
+        assert_eq!(broken.failures(), ["8 a rule: could not run: no packet socket"]);
+    }
+
+    #[test]
+    fn what_was_refused_is_told_in_both_reports_and_a_failure() {
         let refused = Refused { server: "Caddy".into(), why: "answers <too short>".into() };
-        let report = Report { outcomes: Vec::new(), refused: vec![refused] };
+        let report = Report { outcomes: vec![outcome(true, &WELL)], refused: vec![refused] };
+        assert_eq!(report.failures(), ["QNet will not stand before Caddy: answers <too short>"]);
         let folder = tempfile::tempdir().unwrap();
         report.write(folder.path(), &[]).unwrap();
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
