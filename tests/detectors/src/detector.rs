@@ -47,6 +47,8 @@ pub enum Role {
     Subject,
     /// Judged for comparison; no outcome is a failure.
     Beside,
+    /// What should have been judged and could not be, which is a failure.
+    Unjudged,
 }
 
 /// A figure behind a verdict.
@@ -113,6 +115,13 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// That there is none, and why.
+    #[must_use]
+    pub fn none(what: impl Into<String>, why: impl Into<String>) -> Self {
+        let (what, note) = (what.into(), why.into());
+        Self { what, role: Role::Unjudged, flagged: false, figures: Vec::new(), note }
+    }
+
     /// Whether it is as it must be.
     #[must_use]
     pub fn holds(&self) -> bool {
@@ -120,6 +129,7 @@ impl Verdict {
             Role::Positive => self.flagged,
             Role::Negative | Role::Subject => !self.flagged,
             Role::Beside => true,
+            Role::Unjudged => false,
         }
     }
 }
@@ -133,6 +143,8 @@ pub struct Judgement {
     pub figures: Vec<Figure>,
     /// Further words.
     pub note: String,
+    /// Why nothing can be said of it, where that is so.
+    pub unjudged: Option<String>,
 }
 
 impl Judgement {
@@ -188,9 +200,12 @@ pub fn each_capture(
         .captures
         .iter()
         .filter_map(|capture| {
-            let role = role(capture)?;
-            let Judgement { flagged, figures, note } = rule(capture);
-            Some(Verdict { what: capture.title(), role, flagged, figures, note })
+            let (role, what) = (role(capture)?, capture.title());
+            let Judgement { flagged, figures, note, unjudged } = rule(capture);
+            Some(match unjudged {
+                Some(why) => Verdict { figures, ..Verdict::none(what, why) },
+                None => Verdict { what, role, flagged, figures, note },
+            })
         })
         .collect()
 }

@@ -61,6 +61,10 @@ impl Outcome {
                 Role::Negative => "flags its negative control",
                 Role::Subject if self.about.gate => "flags",
                 Role::Subject | Role::Beside => continue,
+                Role::Unjudged => {
+                    found.push(format!("{name}: could not judge {}: {}", verdict.what, verdict.note));
+                    continue;
+                }
             };
             found.push(format!("{name}: {what}: {}", verdict.what));
         }
@@ -125,7 +129,7 @@ impl Report {
             }
             for verdict in verdicts {
                 let mark = if verdict.holds() { "  " } else { "!!" };
-                let said = if verdict.flagged { "flagged" } else { "passes" };
+                let said = said(verdict);
                 let _ = writeln!(
                     out,
                     " {mark} {:42} {:8} {said:8} {}{}{}",
@@ -160,6 +164,16 @@ fn role(role: Role) -> &'static str {
         Role::Negative => "control-",
         Role::Subject => "QNet",
         Role::Beside => "beside",
+        Role::Unjudged => "unjudged",
+    }
+}
+
+/// A verdict in a word.
+fn said(verdict: &Verdict) -> &'static str {
+    match (verdict.role, verdict.flagged) {
+        (Role::Unjudged, _) => "none",
+        (_, true) => "flagged",
+        (_, false) => "passes",
     }
 }
 
@@ -193,8 +207,7 @@ mod tests {
     use super::*;
 
     fn outcome(gate: bool, verdicts: &[(Role, bool)]) -> Outcome {
-        let about =
-            About { number: 8, name: "a rule", source: "", rule: "", thresholds: Vec::new(), gate };
+        let about = About { number: 8, name: "a rule", source: "", rule: "", thresholds: Vec::new(), gate };
         let verdict = |&(role, flagged): &(Role, bool)| {
             let (what, figures, note) = (format!("{role:?}"), Vec::new(), String::new());
             Verdict { what, role, flagged, figures, note }
@@ -231,6 +244,15 @@ mod tests {
         let error = Some("no packet socket".to_owned());
         let broken = Outcome { error, ..outcome(true, &[]) };
         assert_eq!(broken.failures(), ["8 a rule: could not run: no packet socket"]);
+    }
+
+    #[test]
+    fn what_could_not_be_judged_is_a_failure() {
+        let mut outcome = outcome(false, &WELL);
+        outcome.verdicts.push(Verdict::none("QNet, Nginx", "no lengths"));
+        assert_eq!(outcome.failures(), ["8 a rule: could not judge QNet, Nginx: no lengths"]);
+        let report = Report { outcomes: vec![outcome], refused: Vec::new() };
+        assert!(report.table().contains("!! QNet, Nginx"), "{}", report.table());
     }
 
     #[test]

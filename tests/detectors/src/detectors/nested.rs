@@ -265,7 +265,7 @@ impl Judged {
             .figure("later matches", self.later[0] as f64)
             .figure("of windows", self.later[1] as f64)
             .figure("p against ordinary browsing", p);
-        let Judgement { flagged, figures, note } = judgement;
+        let Judgement { flagged, figures, note, .. } = judgement;
         Verdict { what: capture.title(), role, flagged, figures, note }
     }
 }

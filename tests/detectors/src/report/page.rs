@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Outcome, Report, figures, plots, role};
+use super::{Outcome, Report, figures, plots, role, said};
 use crate::capture::Capture;
 
 /// Light and dark as the reader's system says; tables scroll on a narrow screen, plots shrink.
@@ -76,7 +76,7 @@ fn outcome(html: &mut String, outcome: &Outcome) {
             if verdict.holds() { "good" } else { "bad" },
             escape(&verdict.what),
             role(verdict.role),
-            if verdict.flagged { "flagged" } else { "passes" },
+            said(verdict),
             escape(&figures(&verdict.figures)),
             escape(&verdict.note)
         );
