@@ -190,6 +190,11 @@ pub trait Detector {
     }
 }
 
+/// What was found somewhere; where that could not be, a verdict that says so: what is said of other places stands.
+pub fn or_none(what: impl Into<String>, found: Result<Vec<Verdict>>) -> Vec<Verdict> {
+    found.unwrap_or_else(|error| vec![Verdict::none(what, format!("{error:#}"))])
+}
+
 /// Judges each capture that `role` gives a part by one rule.
 pub fn each_capture(
     field: &Field,

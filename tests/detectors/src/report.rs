@@ -89,6 +89,23 @@ impl Refused {
     }
 }
 
+/// What could not be captured, which is a failure.
+#[derive(Debug, Serialize)]
+pub struct Missing {
+    /// What.
+    pub what: String,
+    /// Why not.
+    pub why: String,
+}
+
+impl Missing {
+    /// For people.
+    #[must_use]
+    pub fn told(&self) -> String {
+        format!("could not capture {}: {}", self.what, self.why)
+    }
+}
+
 /// All of it.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -96,6 +113,8 @@ pub struct Report {
     pub outcomes: Vec<Outcome>,
     /// Where there is nothing to judge.
     pub refused: Vec<Refused>,
+    /// What was not captured.
+    pub missing: Vec<Missing>,
 }
 
 impl Report {
@@ -107,14 +126,17 @@ impl Report {
         });
         let refused = field.refused.iter();
         let refused = refused.map(|(server, why)| Refused { server: server.clone(), why: why.clone() });
-        Self { outcomes: outcomes.collect(), refused: refused.collect() }
+        let missing = field.missing.iter();
+        let missing = missing.map(|(what, why)| Missing { what: what.clone(), why: why.clone() });
+        Self { outcomes: outcomes.collect(), refused: refused.collect(), missing: missing.collect() }
     }
 
     /// Everything that is not as it must be; empty if all is well.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
         let refused = self.refused.iter().map(Refused::told);
-        refused.chain(self.outcomes.iter().flat_map(Outcome::failures)).collect()
+        let missing = self.missing.iter().map(Missing::told);
+        refused.chain(missing).chain(self.outcomes.iter().flat_map(Outcome::failures)).collect()
     }
 
     /// The table for a terminal.
@@ -251,15 +273,21 @@ mod tests {
         let mut outcome = outcome(false, &WELL);
         outcome.verdicts.push(Verdict::none("QNet, Nginx", "no lengths"));
         assert_eq!(outcome.failures(), ["8 a rule: could not judge QNet, Nginx: no lengths"]);
-        let report = Report { outcomes: vec![outcome], refused: Vec::new() };
+        let report = Report { outcomes: vec![outcome], refused: Vec::new(), missing: Vec::new() };
         assert!(report.table().contains("!! QNet, Nginx"), "{}", report.table());
     }
 
     #[test]
-    fn what_was_refused_is_told_in_both_reports_and_a_failure() {
+    fn what_was_refused_or_not_captured_is_told_and_a_failure() {
         let refused = Refused { server: "Caddy".into(), why: "answers <too short>".into() };
-        let report = Report { outcomes: vec![outcome(true, &WELL)], refused: vec![refused] };
-        assert_eq!(report.failures(), ["QNet will not stand before Caddy: answers <too short>"]);
+        let missing = Missing { what: "QNet, a page, Nginx, 20 ms".into(), why: "no page".into() };
+        let outcomes = vec![outcome(true, &WELL)];
+        let report = Report { outcomes, refused: vec![refused], missing: vec![missing] };
+        let failures = [
+            "QNet will not stand before Caddy: answers <too short>",
+            "could not capture QNet, a page, Nginx, 20 ms: no page",
+        ];
+        assert_eq!(report.failures(), failures);
         let folder = tempfile::tempdir().unwrap();
         report.write(folder.path(), &[]).unwrap();
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();

@@ -14,7 +14,7 @@ use qnet_tests::support::hello::constants;
 use qnet_tests::support::visitor::Visitor;
 use qnet_transport::tls::Purpose;
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, or_none};
 use crate::stage::Field;
 use crate::stats::chi_squared;
 
@@ -73,17 +73,18 @@ impl Detector for Hellos {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
-        let mut verdicts = hellos(field.plan.hellos)?;
+        let mut verdicts = or_none("hellos", hellos(field.plan.hellos));
         for server in &field.plan.servers {
-            verdicts.extend(answers::verdicts(*server)?);
+            verdicts.extend(or_none(format!("JA4S, {server:?}"), answers::verdicts(*server)));
         }
-        verdicts.extend(http2::verdicts()?);
+        verdicts.extend(or_none("HTTP/2", http2::verdicts()));
         for front in [front::Server::HaproxyHttp1, front::Server::Haproxy] {
-            verdicts.extend(websocket::verdicts(front)?);
+            verdicts.extend(or_none(format!("websocket, {front:?}"), websocket::verdicts(front)));
         }
         for server in &field.plan.servers {
             for round_trip in &field.plan.round_trips {
-                verdicts.extend(visits::verdicts(*server, *round_trip, field.plan.visits)?);
+                let found = visits::verdicts(*server, *round_trip, field.plan.visits);
+                verdicts.extend(or_none(format!("visit, {server:?}, {round_trip} ms"), found));
             }
         }
         Ok(verdicts)

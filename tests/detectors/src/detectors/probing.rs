@@ -8,12 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use qnet_tests::support::decoy::{NAME, Options};
+use qnet_tests::support::decoy::{NAME, Options, Server};
 use qnet_tests::support::link::Link;
 use qnet_tests::support::probe::{Probe, Tolerance, catalogue, differences};
 
 use self::times::Compared;
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, or_none};
 use crate::stage::{Field, suitable};
 use crate::transport::{Kind, Transport};
 
@@ -84,28 +84,36 @@ impl Detector for Probing {
         let probes = probes(field.plan.all_probes)?;
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
-            let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
-            let decoy = suitable(*server, limits)?;
-            let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-            let start = |kind| Transport::start(kind, &decoy, &field.qnet_pt, sink, Duration::ZERO);
-            let place = Place {
-                decoy: decoy.address(),
-                qnet: start(Kind::Qnet)?,
-                obfs4: start(Kind::Obfs4)?,
-                probes: &probes,
-                rounds: field.plan.rounds,
-            };
-            // Without a path first: there times show most.
-            for round_trip in std::iter::once(0).chain(field.plan.round_trips.iter().copied()) {
-                let path = format!("{server:?}, {round_trip} ms");
-                verdicts.extend(place.verdicts(&path, Duration::from_millis(round_trip / 2))?);
-            }
+            verdicts.extend(or_none(format!("{server:?}"), before(*server, &probes, field)));
         }
         for server in &field.plan.fronts {
-            verdicts.extend(websocket::verdicts(*server, &probes, field)?);
+            let found = websocket::verdicts(*server, &probes, field);
+            verdicts.extend(or_none(format!("behind {server:?}"), found));
         }
         Ok(verdicts)
     }
+}
+
+/// Before one decoy, over each path; without a path first: there times show most.
+fn before(server: Server, probes: &[Probe], field: &Field) -> Result<Vec<Verdict>> {
+    let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
+    let decoy = suitable(server, limits)?;
+    let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let start = |kind| Transport::start(kind, &decoy, &field.qnet_pt, sink, Duration::ZERO);
+    let place = Place {
+        decoy: decoy.address(),
+        qnet: start(Kind::Qnet)?,
+        obfs4: start(Kind::Obfs4)?,
+        probes,
+        rounds: field.plan.rounds,
+    };
+    let paths = std::iter::once(0).chain(field.plan.round_trips.iter().copied());
+    let over = |round_trip| {
+        let path = format!("{server:?}, {round_trip} ms");
+        let found = place.verdicts(&path, Duration::from_millis(round_trip / 2));
+        or_none(path, found)
+    };
+    Ok(paths.flat_map(over).collect())
 }
 
 /// What stands before one decoy.

@@ -9,7 +9,7 @@ use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
 use qnet_tests::support::front;
 use qnet_tests::support::link::{Link, Trace};
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, or_none};
 use crate::load;
 use crate::stage::{Field, suitable};
 use crate::transport::{Kind, TalkingSite, Transport};
@@ -64,11 +64,12 @@ impl Detector for Redirection {
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
             for round_trip in &field.plan.round_trips {
-                verdicts.extend(before(*server, *round_trip, field)?);
+                let found = before(*server, *round_trip, field);
+                verdicts.extend(or_none(format!("{server:?}, {round_trip} ms"), found));
             }
         }
         for server in &field.plan.fronts {
-            verdicts.extend(behind(*server, field)?);
+            verdicts.extend(or_none(format!("behind {server:?}"), behind(*server, field)));
         }
         Ok(verdicts)
     }

@@ -17,7 +17,7 @@ use qnet_tests::support::tunnel::{dialer, echo_bridge, runtime};
 use qnet_wire::bridge_line::BridgeLine;
 use tokio::io::AsyncWriteExt;
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, or_none};
 use crate::stage::Field;
 
 const SOURCE: &str = "Alice et al., How China Detects and Blocks Shadowsocks, IMC 2020 (replay); Wang et al., Seeing through Network-Protocol Obfuscation, CCS 2015";
@@ -69,11 +69,15 @@ impl Detector for Replay {
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
-            let before = || format!("{server:?}");
-            verdicts.extend(replayed(*server, field).with_context(before)?);
-            verdicts.extend(ends::held_knocks(*server, field.plan.all_probes).with_context(before)?);
-            verdicts.extend(ends::withheld(*server).with_context(before)?);
-            verdicts.extend(switched::verdicts(*server, field.plan.all_probes).with_context(before)?);
+            let full = field.plan.all_probes;
+            for (what, found) in [
+                ("replays", replayed(*server, field)),
+                ("held knocks", ends::held_knocks(*server, full)),
+                ("withheld uploads", ends::withheld(*server)),
+                ("tampering after the switch", switched::verdicts(*server, full)),
+            ] {
+                verdicts.extend(or_none(format!("{what}, {server:?}"), found));
+            }
         }
         Ok(verdicts)
     }
