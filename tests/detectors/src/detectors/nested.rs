@@ -350,9 +350,62 @@ fn made_up(packets: &[(Way, usize)]) -> Connection {
     Connection { packets, records: Vec::new(), events: Vec::new(), first: Vec::new(), first_packet: 0 }
 }
 
+/// What the shaper keeps clear of. The module is its own affair, so that its source is taken as it is.
+#[cfg(test)]
+#[path = "../../../../transport/proto/src/shape/models.rs"]
+mod shapers;
+
 #[cfg(test)]
 mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::{Rng, SeedableRng};
+
     use super::*;
+
+    /// The distance by a model of ours, whatever the hello's length.
+    fn far(model: &Model, bytes: [usize; 4]) -> f64 {
+        let ways = [Way::Up, Way::Down].into_iter().cycle();
+        let window: Vec<Burst> =
+            bytes.into_iter().zip(ways).map(|(bytes, way)| Burst { way, bytes, packets: 1 }).collect();
+        distance(&Model { least: 0, ..*model }, &window).unwrap()
+    }
+
+    /// From each mean into many directions, up to just within and just beyond the limit: a model that the shaper did not have, or had
+    /// with another mean, covariance or limit, would be met otherwise there.
+    #[test]
+    fn the_shaper_keeps_clear_of_the_same_models() {
+        let mut rng = ChaCha20Rng::seed_from_u64(7);
+        let mut seen = [0; 2];
+        for model in &MODELS {
+            for _ in 0..150 {
+                let direction = [0; 4].map(|_| f64::from(rng.next_u32()) / f64::from(u32::MAX) - 0.5);
+                // Bytes vary by thousands in one burst and by tens in another.
+                let scales = [0, 4, 7, 9].map(|entry| model.inverse[entry].sqrt().recip());
+                let point = |length: f64| -> Option<[usize; 4]> {
+                    let mut bytes = [0; 4];
+                    for (place, bytes) in bytes.iter_mut().enumerate() {
+                        let exact = model.mean[place] + length * direction[place] * scales[place];
+                        *bytes = format!("{:.0}", exact).parse().ok()?;
+                    }
+                    Some(bytes)
+                };
+                // A burst has no less than no bytes: then this direction ends earlier.
+                let lengths = (1..400).map(|step| f64::from(step) / 20.0);
+                for bytes in lengths.map_while(point) {
+                    let within = |model: &Model| far(model, bytes) / model.distance;
+                    if MODELS.iter().any(|model| (within(model) - 1.0).abs() < 0.002) {
+                        continue;
+                    }
+                    let long = |model: &&Model| bytes[0] >= model.least;
+                    let ours = MODELS.iter().filter(long).any(|model| within(model) < 1.0);
+                    let bursts = bytes.map(|bytes| f64::from(u32::try_from(bytes).unwrap()));
+                    assert_eq!(shapers::matches(bursts, 1.0), ours, "{}: {bytes:?}", model.name);
+                    seen[usize::from(ours)] += 1;
+                }
+            }
+        }
+        assert!(seen.iter().all(|count| *count > 1_000), "{seen:?}");
+    }
 
     fn nearest(model: &Model, connection: &Connection) -> Option<f64> {
         distances(model, connection, usize::MAX).into_iter().min_by(f64::total_cmp)
