@@ -38,7 +38,7 @@ pub struct Plan {
     pub servers: Vec<Server>,
     /// Round trips, milliseconds.
     pub round_trips: Vec<u64>,
-    /// Page loads of each transport, server and round trip.
+    /// Page loads of each transport, server and round trip; direct ones are more.
     pub pages: u64,
     /// Tor links, likewise.
     pub links: u64,
@@ -64,7 +64,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What fits into three minutes: one server, the shortest path.
+    /// One server, the shortest path, few of everything. What judges by lengths alone runs with the tests, in less than five minutes.
     #[must_use]
     pub fn quick() -> Self {
         Self {
