@@ -69,7 +69,10 @@ impl Detector for Redirection {
             }
         }
         for server in &field.plan.fronts {
-            verdicts.extend(or_none(format!("behind {server:?}"), behind(*server, field)));
+            for round_trip in &field.plan.round_trips {
+                let found = behind(*server, *round_trip, field);
+                verdicts.extend(or_none(format!("behind {server:?}, {round_trip} ms"), found));
+            }
         }
         Ok(verdicts)
     }
@@ -100,15 +103,16 @@ fn before(server: Server, round_trip: u64, field: &Field) -> Result<Vec<Verdict>
     Ok(verdicts)
 }
 
-/// The client of a bridge behind a web server, led to where the site is and the bridge is not; and Chromium there.
-fn behind(server: front::Server, field: &Field) -> Result<Vec<Verdict>> {
+/// The client of a bridge behind a web server, led to where the site is and the bridge is not; and Chromium there; over a path.
+fn behind(server: front::Server, round_trip: u64, field: &Field) -> Result<Vec<Verdict>> {
+    let delay = Duration::from_millis(round_trip / 2);
     let [bridge, talking, nobody] = TalkingSite::several(server, [TalkingSite::PATH; 3])?;
     let site = &bridge.front;
     let _talk = talking.talk()?;
     let sink = TcpListener::bind("127.0.0.1:0")?;
     let mut verdicts = Vec::new();
     for (place, led) in [("a talking server", &talking), ("nobody", &nobody)] {
-        let transport = Transport::behind(&bridge, None, &field.qnet_pt, sink.local_addr()?, Duration::ZERO)?;
+        let transport = Transport::behind(&bridge, None, &field.qnet_pt, sink.local_addr()?, delay)?;
         let before = site.access_log()?.len();
         transport.link().set_target(led.address());
         let load = TcpStream::connect(transport.entry())?;
@@ -116,12 +120,12 @@ fn behind(server: front::Server, field: &Field) -> Result<Vec<Verdict>> {
         let traces = transport.link().traces();
         drop(load);
         let since = |before| Ok::<_, Error>(site.access_log()?.get(before..).unwrap_or_default().to_owned());
-        let what = format!("QNet's websocket led to {place}, behind {server:?}");
+        let what = format!("QNet's websocket led to {place}, behind {server:?}, {round_trip} ms");
         verdicts.push(judge(what, Role::Subject, &since(before)?, &traces));
         drop(transport);
-        let (link, before) = (Link::start(led.address(), Duration::ZERO)?, site.access_log()?.len());
+        let (link, before) = (Link::start(led.address(), delay)?, site.access_log()?.len());
         load::visit(NAME, link.address(), "/", || site.access_log(), load::page_loaded)?;
-        let what = format!("Chromium led to {place}, behind {server:?}");
+        let what = format!("Chromium led to {place}, behind {server:?}, {round_trip} ms");
         verdicts.push(judge(what, Role::Negative, &since(before)?, &[]));
     }
     Ok(verdicts)
