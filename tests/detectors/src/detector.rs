@@ -190,9 +190,22 @@ pub trait Detector {
     }
 }
 
-/// What was found somewhere; where that could not be, a verdict that says so: what is said of other places stands.
-pub fn or_none(what: impl Into<String>, found: Result<Vec<Verdict>>) -> Vec<Verdict> {
-    found.unwrap_or_else(|error| vec![Verdict::none(what, format!("{error:#}"))])
+/// What was found by one rule in one place. Where that could not be, or without both its controls, a verdict says so: what is said of
+/// other places stands.
+pub fn part(what: impl Into<String>, found: Result<Vec<Verdict>>) -> Vec<Verdict> {
+    let what = what.into();
+    let mut verdicts = match found {
+        Ok(verdicts) => verdicts,
+        Err(error) => return vec![Verdict::none(what, format!("{error:#}"))],
+    };
+    let has = |role| verdicts.iter().any(|verdict| verdict.role == role);
+    let lacks = |(role, words): &(Role, &str)| {
+        (has(Role::Subject) && !has(*role)).then(|| format!("no {words} control"))
+    };
+    let missing: Vec<String> =
+        [(Role::Positive, "positive"), (Role::Negative, "negative")].iter().filter_map(lacks).collect();
+    verdicts.extend(missing.into_iter().map(|why| Verdict::none(what.clone(), why)));
+    verdicts
 }
 
 /// Judges each capture that `role` gives a part by one rule.
@@ -223,5 +236,30 @@ pub fn usual_role(transport: Kind, positive: Kind) -> Role {
         Kind::Qnet | Kind::QnetWebsocket => Role::Subject,
         other if other == positive => Role::Positive,
         _ => Role::Beside,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_part_that_fails_or_lacks_a_control_says_so() {
+        let found = |roles: &[Role]| {
+            let verdict = |role: &Role| Verdict { role: *role, ..Verdict::none("QNet", "") };
+            let found = part("replays, Nginx", Ok(roles.iter().map(verdict).collect()));
+            found.into_iter().filter(|one| one.role == Role::Unjudged).map(|one| one.note).collect::<Vec<_>>()
+        };
+        let all = [Role::Positive, Role::Subject, Role::Negative];
+        assert_eq!(found(&all), Vec::<String>::new());
+        assert_eq!(found(&all[..2]), ["no negative control"]);
+        assert_eq!(found(&all[1..]), ["no positive control"]);
+        assert_eq!(found(&all[..1]), Vec::<String>::new(), "nothing of QNet's is judged");
+        let failed = part("replays, Nginx", Err(anyhow!("no nginx").context("start")));
+        assert_eq!(failed.len(), 1);
+        assert_eq!((failed[0].what.as_str(), failed[0].note.as_str()), ("replays, Nginx", "start: no nginx"));
+        assert!(!failed[0].holds());
     }
 }

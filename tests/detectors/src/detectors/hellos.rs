@@ -15,7 +15,7 @@ use qnet_tests::support::hello::constants;
 use qnet_tests::support::visitor::Visitor;
 use qnet_transport::tls::Purpose;
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, or_none};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
 use crate::stage::Field;
 use crate::stats::chi_squared;
 
@@ -74,18 +74,18 @@ impl Detector for Hellos {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
-        let mut verdicts = or_none("hellos", hellos(field.plan.hellos));
+        let mut verdicts = part("hellos", hellos(field.plan.hellos));
         for server in &field.plan.servers {
-            verdicts.extend(or_none(format!("JA4S, {server:?}"), answers::verdicts(*server)));
+            verdicts.extend(part(format!("JA4S, {server:?}"), answers::verdicts(*server)));
         }
-        verdicts.extend(or_none("HTTP/2", http2::verdicts()));
+        verdicts.extend(part("HTTP/2", http2::verdicts()));
         for front in [front::Server::HaproxyHttp1, front::Server::Haproxy] {
-            verdicts.extend(or_none(format!("websocket, {front:?}"), websocket::verdicts(front)));
+            verdicts.extend(part(format!("websocket, {front:?}"), websocket::verdicts(front)));
         }
         for server in &field.plan.servers {
             for round_trip in &field.plan.round_trips {
                 let found = visits::verdicts(*server, *round_trip, field.plan.visits);
-                verdicts.extend(or_none(format!("visit, {server:?}, {round_trip} ms"), found));
+                verdicts.extend(part(format!("visit, {server:?}, {round_trip} ms"), found));
             }
         }
         Ok(verdicts)

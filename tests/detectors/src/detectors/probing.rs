@@ -14,7 +14,7 @@ use qnet_tests::support::probe::{Probe, Step, Tolerance, catalogue, differences}
 use qnet_tests::support::visitor::Visitor;
 
 use self::times::Compared;
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, or_none};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
 use crate::stage::{Field, suitable};
 use crate::transport::{Kind, Transport};
 
@@ -95,11 +95,11 @@ impl Detector for Probing {
         let probes = probes(field.plan.all_probes)?;
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
-            verdicts.extend(or_none(format!("{server:?}"), before(*server, &probes, field)));
+            verdicts.extend(part(format!("{server:?}"), before(*server, &probes, field)));
         }
         for server in &field.plan.fronts {
             let found = websocket::verdicts(*server, &probes, field);
-            verdicts.extend(or_none(format!("behind {server:?}"), found));
+            verdicts.extend(part(format!("behind {server:?}"), found));
         }
         Ok(verdicts)
     }
@@ -122,11 +122,11 @@ fn before(server: Server, probes: &[Probe], field: &Field) -> Result<Vec<Verdict
     let over = |round_trip| {
         let path = format!("{server:?}, {round_trip} ms");
         let found = place.verdicts(&path, Duration::from_millis(round_trip / 2));
-        or_none(path, found)
+        part(path, found)
     };
     let mut verdicts: Vec<Verdict> = paths.flat_map(over).collect();
     if field.plan.all_probes {
-        verdicts.extend(or_none(format!("{server:?}, usual limits"), with_usual_limits(server, field)));
+        verdicts.extend(part(format!("{server:?}, usual limits"), with_usual_limits(server, field)));
     }
     Ok(verdicts)
 }

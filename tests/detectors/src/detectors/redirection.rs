@@ -8,8 +8,9 @@ use anyhow::{Error, Result, bail};
 use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
 use qnet_tests::support::front;
 use qnet_tests::support::link::{Link, Trace};
+use qnet_tests::support::visitor::Visitor;
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, or_none};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
 use crate::load;
 use crate::stage::{Field, suitable};
 use crate::transport::{Kind, TalkingSite, Transport};
@@ -18,6 +19,10 @@ const SOURCE: &str = "Frolov, Wampler and Wustrow, NDSS 2020, on servers that on
 
 /// How long the client is watched where it was led: as long as a browser surely still idles on its connection.
 const WATCHED: Duration = Duration::from_secs(8);
+
+/// What no page of a site leads to, and for how long it is asked for.
+const NOTHING: &str = "/nothing-here";
+const STAY: Duration = Duration::from_secs(3);
 
 /// The protocol's name where a hello offers it (RFC 7301, section 3.1).
 const H2_OFFERED: &[u8] = b"\x02h2";
@@ -65,13 +70,13 @@ impl Detector for Redirection {
         for server in &field.plan.servers {
             for round_trip in &field.plan.round_trips {
                 let found = before(*server, *round_trip, field);
-                verdicts.extend(or_none(format!("{server:?}, {round_trip} ms"), found));
+                verdicts.extend(part(format!("{server:?}, {round_trip} ms"), found));
             }
         }
         for server in &field.plan.fronts {
             for round_trip in &field.plan.round_trips {
                 let found = behind(*server, *round_trip, field);
-                verdicts.extend(or_none(format!("behind {server:?}, {round_trip} ms"), found));
+                verdicts.extend(part(format!("behind {server:?}, {round_trip} ms"), found));
             }
         }
         Ok(verdicts)
@@ -128,6 +133,12 @@ fn behind(server: front::Server, round_trip: u64, field: &Field) -> Result<Vec<V
         let what = format!("Chromium led to {place}, behind {server:?}, {round_trip} ms");
         verdicts.push(judge(what, Role::Negative, &since(before)?, &[]));
     }
+    let (link, before) = (Link::start(talking.address(), delay)?, site.access_log()?.len());
+    let visitor = Visitor { paths: vec![NOTHING.into()], ..Visitor::new(NAME) };
+    visitor.visit(link.address(), STAY)?;
+    let log = site.access_log()?.get(before..).unwrap_or_default().to_owned();
+    let what = format!("who asks for what is not there, behind {server:?}, {round_trip} ms");
+    verdicts.push(judge(what, Role::Positive, &log, &[]));
     Ok(verdicts)
 }
 

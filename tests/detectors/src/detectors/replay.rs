@@ -17,7 +17,7 @@ use qnet_tests::support::tunnel::{dialer, echo_bridge, runtime};
 use qnet_wire::bridge_line::BridgeLine;
 use tokio::io::AsyncWriteExt;
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, or_none};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
 use crate::stage::Field;
 
 const SOURCE: &str = "Alice et al., How China Detects and Blocks Shadowsocks, IMC 2020 (replay); Wang et al., Seeing through Network-Protocol Obfuscation, CCS 2015";
@@ -76,7 +76,7 @@ impl Detector for Replay {
                 ("withheld uploads", ends::withheld(*server)),
                 ("tampering after the switch", switched::verdicts(*server, full)),
             ] {
-                verdicts.extend(or_none(format!("{what}, {server:?}"), found));
+                verdicts.extend(part(format!("{what}, {server:?}"), found));
             }
         }
         Ok(verdicts)

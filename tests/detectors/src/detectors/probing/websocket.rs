@@ -18,7 +18,7 @@ use qnet_tests::support::talk::TalkServer;
 
 use super::times::{self, Compared};
 use super::{Judged, WATCH, judge};
-use crate::detector::{Figure, Role, Verdict, or_none};
+use crate::detector::{Figure, Role, Verdict, part};
 use crate::stage::Field;
 use crate::transport::{TalkingSite, Transport};
 
@@ -119,7 +119,7 @@ pub(super) fn verdicts(server: front::Server, outside: &[Probe], field: &Field) 
     let over = |round_trip| {
         let found = Places::over(&stage, server, round_trip)
             .and_then(|places| over_a_path(&places, server, outside, field));
-        or_none(format!("behind {server:?}, {round_trip} ms"), found)
+        part(format!("behind {server:?}, {round_trip} ms"), found)
     };
     Ok(paths.flat_map(over).collect())
 }
