@@ -1,5 +1,6 @@
 //! What a censor beside the client saw.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use qnet_tests::support::flow::HEADER;
@@ -115,24 +116,26 @@ impl Connection {
         for (way, of, late) in [(Way::Up, link::Way::Up, Duration::ZERO), (Way::Down, link::Way::Down, delay)]
         {
             let segments = trace.segments.iter().filter(|(way, _)| *way == of).map(|(_, segment)| segment);
-            let mut segments: Vec<&Segment> = segments.collect();
-            // The first is the SYN. Where two processors handed theirs to the tap, their order there means nothing.
+            let segments: Vec<&Segment> = segments.collect();
+            // The first is the SYN. Where two processors handed theirs to the tap, their order there means nothing, and what is sent
+            // again may be cut otherwise: what counts is which bytes are new.
             let opening = segments.first().map_or(0, |syn| syn.sequence.wrapping_add(1));
             let place = |segment: &Segment| segment.sequence.wrapping_sub(opening) as usize;
-            segments.sort_by_key(|segment| place(segment));
-            let (first, mut end) = (packets.len(), 0);
+            let (first, mut seen) = (packets.len(), Vec::new());
             for segment in segments {
                 let at = (segment.at.saturating_duration_since(begun) + late).as_secs_f64();
-                // The link's tap saw to it that nothing is missing, so what is not new overlaps the end.
-                let new = (place(segment) + segment.payload).saturating_sub(end).min(segment.payload);
-                let again = segment.payload > 0 && new == 0;
+                let new = take_new(&mut seen, place(segment)..place(segment) + segment.payload);
+                let again = segment.payload > 0 && new.is_empty();
                 events.push(Event { at, way, flags: segment.flags, bytes: segment.payload, again });
-                if new > 0 {
-                    packets.push(Packet { at, way, bytes: new, offset: end });
-                    end += new;
-                }
+                packets.extend(new.into_iter().map(|new| Packet {
+                    at,
+                    way,
+                    bytes: new.len(),
+                    offset: new.start,
+                }));
             }
-            let packets = packets.get(first..).unwrap_or_default();
+            let packets = packets.get_mut(first..).unwrap_or_default();
+            packets.sort_by_key(|packet| packet.offset);
             records.extend(trace.flow(of).records().iter().filter_map(|record| {
                 let last = record.offset + HEADER + record.present;
                 let whole = packets.partition_point(|packet| packet.offset + packet.bytes < last);
@@ -161,6 +164,28 @@ impl Connection {
         let mut records = self.records.iter().filter(|record| record.way == way);
         records.find(|record| matches!(record.kind, 20 | 23)).map(|record| record.offset)
     }
+}
+
+/// The parts of `segment` that are not in `seen`, which are in it afterwards. What was seen is apart, and in order.
+fn take_new(seen: &mut Vec<Range<usize>>, segment: Range<usize>) -> Vec<Range<usize>> {
+    if segment.is_empty() {
+        return Vec::new();
+    }
+    let touches = |old: &Range<usize>| old.start <= segment.end && segment.start <= old.end;
+    let (mut new, mut at, mut joined) = (Vec::new(), segment.start, segment.clone());
+    for old in seen.iter().filter(|old| touches(old)) {
+        if old.start > at {
+            new.push(at..old.start);
+        }
+        at = at.max(old.end);
+        joined = joined.start.min(old.start)..joined.end.max(old.end);
+    }
+    if at < segment.end {
+        new.push(at..segment.end);
+    }
+    seen.retain(|old| !touches(old));
+    seen.insert(seen.partition_point(|old| old.start < joined.start), joined);
+    new
 }
 
 /// Bytes and packets that went one way until the other side spoke.
@@ -210,5 +235,135 @@ impl Capture {
         };
         let profile = self.profile.iter().map(|name| format!(" {name}")).collect::<String>();
         format!("{transport}{profile}, {load}, {}, {} ms", self.server, self.round_trip_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use qnet_tests::support::sniff::{ACK, FIN, SYN};
+
+    use super::*;
+
+    /// Near the end of the numbers, so that they begin anew.
+    const FIRST: u32 = u32::MAX - 7;
+
+    /// A connection in the making.
+    struct Made(Trace);
+
+    impl Made {
+        fn new() -> Self {
+            let mut made = Self(Trace::new(Instant::now()));
+            made.segment(link::Way::Up, 0, -1, 0, SYN);
+            made.segment(link::Way::Down, 0, -1, 0, SYN | ACK);
+            made
+        }
+
+        /// A segment so many milliseconds after the beginning, at this place of the direction's bytes.
+        fn segment(&mut self, way: link::Way, at: u64, place: i32, payload: usize, flags: u8) {
+            let [client, server] = [1, 2].map(|port| ([127, 0, 0, 1], port).into());
+            let (from, to) = if way == link::Way::Up { (client, server) } else { (server, client) };
+            let at = self.0.begun() + Duration::from_millis(at);
+            let sequence = FIRST.wrapping_add_signed(place);
+            self.0.segments.push((way, Segment { at, from, to, sequence, acknowledges: 0, flags, payload }));
+        }
+
+        fn up(&mut self, at: u64, place: i32, payload: usize) {
+            self.segment(link::Way::Up, at, place, payload, ACK);
+        }
+
+        fn connection(&self) -> Connection {
+            Connection::from_trace(&self.0, Duration::from_millis(100))
+        }
+    }
+
+    /// Time in milliseconds, bytes and place of each packet of this direction.
+    fn packets(connection: &Connection, way: Way) -> Vec<(f64, usize, usize)> {
+        let of = connection.packets.iter().filter(|packet| packet.way == way);
+        of.map(|packet| ((packet.at * 1_000.0).round(), packet.bytes, packet.offset)).collect()
+    }
+
+    #[test]
+    fn what_is_sent_again_is_an_event_and_no_packet() {
+        let mut made = Made::new();
+        made.up(10, 0, 20);
+        made.up(20, 20, 30);
+        made.up(250, 0, 20);
+        made.up(260, 20, 30);
+        made.up(300, 50, 5);
+        made.segment(link::Way::Up, 310, 55, 0, FIN | ACK);
+        let seen = made.connection();
+        assert_eq!(packets(&seen, Way::Up), [(10.0, 20, 0), (20.0, 30, 20), (300.0, 5, 50)]);
+        assert_eq!(seen.first_packet, 20);
+        let up: Vec<bool> =
+            seen.events.iter().filter(|event| event.way == Way::Up).map(|event| event.again).collect();
+        assert_eq!(up, [false, false, false, true, true, false, false], "SYN, two, both again, one, FIN");
+    }
+
+    #[test]
+    fn of_an_overlap_only_what_is_new_counts() {
+        let mut made = Made::new();
+        made.up(10, 0, 20);
+        // Half of it old; then one that holds all so far and more, and one out of its order at the tap.
+        made.up(20, 10, 20);
+        made.up(30, 0, 40);
+        made.up(41, 50, 10);
+        made.up(42, 40, 10);
+        let seen = made.connection();
+        assert_eq!(
+            packets(&seen, Way::Up),
+            [(10.0, 20, 0), (20.0, 10, 20), (30.0, 10, 30), (41.0, 10, 50), (42.0, 10, 40)]
+        );
+        assert!(seen.events.iter().all(|event| !event.again));
+    }
+
+    /// The kernel joins what it sends again where that fits into one segment.
+    #[test]
+    fn what_is_sent_again_joined_or_in_part_changes_no_packet() {
+        let mut made = Made::new();
+        made.up(10, 0, 20);
+        made.up(20, 20, 30);
+        made.up(250, 0, 50);
+        made.up(260, 10, 25);
+        // Half a segment again, with what is new behind it.
+        made.up(270, 40, 15);
+        let seen = made.connection();
+        assert_eq!(packets(&seen, Way::Up), [(10.0, 20, 0), (20.0, 30, 20), (270.0, 5, 50)]);
+    }
+
+    #[test]
+    fn a_record_is_there_with_its_last_byte() {
+        let mut made = Made::new();
+        let begun = made.0.begun();
+        // Three records, of 15, 5 and 25 bytes with their headers, of which the last is not whole.
+        let bytes =
+            [&[22, 3, 1, 0, 10][..], &[7; 10], &[20, 3, 3, 0, 0], &[23, 3, 3, 0, 20], &[8; 15]].concat();
+        for (way, flow) in [(link::Way::Up, &mut made.0.up), (link::Way::Down, &mut made.0.down)] {
+            let count = if way == link::Way::Up { bytes.len() } else { 15 };
+            flow.push(&bytes[..count], begun);
+        }
+        made.up(10, 0, 14);
+        made.up(20, 14, 6);
+        made.up(30, 20, 20);
+        // The first segment again, later than the record that it begins was whole.
+        made.up(40, 0, 14);
+        made.segment(link::Way::Down, 5, 0, 15, ACK);
+        let seen = made.connection();
+        let records: Vec<_> = (seen.records.iter())
+            .map(|one| (one.way, one.kind, one.length, one.offset, (one.at * 1_000.0).round()))
+            .collect();
+        assert_eq!(
+            records,
+            [
+                (Way::Up, 22, 10, 0, 20.0),
+                (Way::Up, 20, 0, 15, 20.0),
+                (Way::Up, 23, 20, 20, 30.0),
+                // The path's delay later than where it was sent.
+                (Way::Down, 22, 10, 0, 105.0),
+            ]
+        );
+        assert_eq!(seen.first, bytes);
+        assert_eq!(seen.change_cipher(Way::Up), Some(15));
     }
 }

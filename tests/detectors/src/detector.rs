@@ -47,6 +47,8 @@ pub enum Role {
     Subject,
     /// Judged for comparison; no outcome is a failure.
     Beside,
+    /// What should have been judged and could not be, which is a failure.
+    Unjudged,
 }
 
 /// A figure behind a verdict.
@@ -113,6 +115,13 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// That there is none, and why.
+    #[must_use]
+    pub fn none(what: impl Into<String>, why: impl Into<String>) -> Self {
+        let (what, note) = (what.into(), why.into());
+        Self { what, role: Role::Unjudged, flagged: false, figures: Vec::new(), note }
+    }
+
     /// Whether it is as it must be.
     #[must_use]
     pub fn holds(&self) -> bool {
@@ -120,6 +129,7 @@ impl Verdict {
             Role::Positive => self.flagged,
             Role::Negative | Role::Subject => !self.flagged,
             Role::Beside => true,
+            Role::Unjudged => false,
         }
     }
 }
@@ -133,6 +143,8 @@ pub struct Judgement {
     pub figures: Vec<Figure>,
     /// Further words.
     pub note: String,
+    /// Why nothing can be said of it, where that is so.
+    pub unjudged: Option<String>,
 }
 
 impl Judgement {
@@ -178,6 +190,24 @@ pub trait Detector {
     }
 }
 
+/// What was found by one rule in one place. Where that could not be, or without both its controls, a verdict says so: what is said of
+/// other places stands.
+pub fn part(what: impl Into<String>, found: Result<Vec<Verdict>>) -> Vec<Verdict> {
+    let what = what.into();
+    let mut verdicts = match found {
+        Ok(verdicts) => verdicts,
+        Err(error) => return vec![Verdict::none(what, format!("{error:#}"))],
+    };
+    let has = |role| verdicts.iter().any(|verdict| verdict.role == role);
+    let lacks = |(role, words): &(Role, &str)| {
+        (has(Role::Subject) && !has(*role)).then(|| format!("no {words} control"))
+    };
+    let missing: Vec<String> =
+        [(Role::Positive, "positive"), (Role::Negative, "negative")].iter().filter_map(lacks).collect();
+    verdicts.extend(missing.into_iter().map(|why| Verdict::none(what.clone(), why)));
+    verdicts
+}
+
 /// Judges each capture that `role` gives a part by one rule.
 pub fn each_capture(
     field: &Field,
@@ -188,9 +218,12 @@ pub fn each_capture(
         .captures
         .iter()
         .filter_map(|capture| {
-            let role = role(capture)?;
-            let Judgement { flagged, figures, note } = rule(capture);
-            Some(Verdict { what: capture.title(), role, flagged, figures, note })
+            let (role, what) = (role(capture)?, capture.title());
+            let Judgement { flagged, figures, note, unjudged } = rule(capture);
+            Some(match unjudged {
+                Some(why) => Verdict { figures, ..Verdict::none(what, why) },
+                None => Verdict { what, role, flagged, figures, note },
+            })
         })
         .collect()
 }
@@ -203,5 +236,30 @@ pub fn usual_role(transport: Kind, positive: Kind) -> Role {
         Kind::Qnet | Kind::QnetWebsocket => Role::Subject,
         other if other == positive => Role::Positive,
         _ => Role::Beside,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_part_that_fails_or_lacks_a_control_says_so() {
+        let found = |roles: &[Role]| {
+            let verdict = |role: &Role| Verdict { role: *role, ..Verdict::none("QNet", "") };
+            let found = part("replays, Nginx", Ok(roles.iter().map(verdict).collect()));
+            found.into_iter().filter(|one| one.role == Role::Unjudged).map(|one| one.note).collect::<Vec<_>>()
+        };
+        let all = [Role::Positive, Role::Subject, Role::Negative];
+        assert_eq!(found(&all), Vec::<String>::new());
+        assert_eq!(found(&all[..2]), ["no negative control"]);
+        assert_eq!(found(&all[1..]), ["no positive control"]);
+        assert_eq!(found(&all[..1]), Vec::<String>::new(), "nothing of QNet's is judged");
+        let failed = part("replays, Nginx", Err(anyhow!("no nginx").context("start")));
+        assert_eq!(failed.len(), 1);
+        assert_eq!((failed[0].what.as_str(), failed[0].note.as_str()), ("replays, Nginx", "start: no nginx"));
+        assert!(!failed[0].holds());
     }
 }

@@ -171,9 +171,6 @@ fn run(options: &Options) -> Result<bool> {
     tell("all judged");
     report.write(&options.out, &field.captures)?;
     writeln!(io::stdout(), "{}", report.table())?;
-    for refused in &report.refused {
-        writeln!(io::stdout(), "REFUSED: {}", refused.told())?;
-    }
     let failures = report.failures();
     for failure in &failures {
         writeln!(io::stdout(), "FAILED: {failure}")?;

@@ -51,12 +51,20 @@ impl Outcome {
                 found.push(format!("{name}: has no {words} control"));
             }
         }
+        let judged = |verdict: &Verdict| verdict.role == Role::Subject;
+        if self.about.gate && self.error.is_none() && !self.verdicts.iter().any(judged) {
+            found.push(format!("{name}: has judged nothing of QNet's"));
+        }
         for verdict in self.verdicts.iter().filter(|verdict| !verdict.holds()) {
             let what = match verdict.role {
                 Role::Positive => "did not flag its positive control",
                 Role::Negative => "flags its negative control",
                 Role::Subject if self.about.gate => "flags",
                 Role::Subject | Role::Beside => continue,
+                Role::Unjudged => {
+                    found.push(format!("{name}: could not judge {}: {}", verdict.what, verdict.note));
+                    continue;
+                }
             };
             found.push(format!("{name}: {what}: {}", verdict.what));
         }
@@ -64,7 +72,7 @@ impl Outcome {
     }
 }
 
-/// A web server before which QNet will not stand: no detector has judged it there.
+/// A web server before which QNet will not stand: no detector has judged it there, which is a failure.
 #[derive(Debug, Serialize)]
 pub struct Refused {
     /// Which.
@@ -81,6 +89,23 @@ impl Refused {
     }
 }
 
+/// What could not be captured, which is a failure.
+#[derive(Debug, Serialize)]
+pub struct Missing {
+    /// What.
+    pub what: String,
+    /// Why not.
+    pub why: String,
+}
+
+impl Missing {
+    /// For people.
+    #[must_use]
+    pub fn told(&self) -> String {
+        format!("could not capture {}: {}", self.what, self.why)
+    }
+}
+
 /// All of it.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -88,6 +113,8 @@ pub struct Report {
     pub outcomes: Vec<Outcome>,
     /// Where there is nothing to judge.
     pub refused: Vec<Refused>,
+    /// What was not captured.
+    pub missing: Vec<Missing>,
 }
 
 impl Report {
@@ -99,13 +126,17 @@ impl Report {
         });
         let refused = field.refused.iter();
         let refused = refused.map(|(server, why)| Refused { server: server.clone(), why: why.clone() });
-        Self { outcomes: outcomes.collect(), refused: refused.collect() }
+        let missing = field.missing.iter();
+        let missing = missing.map(|(what, why)| Missing { what: what.clone(), why: why.clone() });
+        Self { outcomes: outcomes.collect(), refused: refused.collect(), missing: missing.collect() }
     }
 
     /// Everything that is not as it must be; empty if all is well.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
-        self.outcomes.iter().flat_map(Outcome::failures).collect()
+        let refused = self.refused.iter().map(Refused::told);
+        let missing = self.missing.iter().map(Missing::told);
+        refused.chain(missing).chain(self.outcomes.iter().flat_map(Outcome::failures)).collect()
     }
 
     /// The table for a terminal.
@@ -120,7 +151,7 @@ impl Report {
             }
             for verdict in verdicts {
                 let mark = if verdict.holds() { "  " } else { "!!" };
-                let said = if verdict.flagged { "flagged" } else { "passes" };
+                let said = said(verdict);
                 let _ = writeln!(
                     out,
                     " {mark} {:42} {:8} {said:8} {}{}{}",
@@ -155,6 +186,16 @@ fn role(role: Role) -> &'static str {
         Role::Negative => "control-",
         Role::Subject => "QNet",
         Role::Beside => "beside",
+        Role::Unjudged => "unjudged",
+    }
+}
+
+/// A verdict in a word.
+fn said(verdict: &Verdict) -> &'static str {
+    match (verdict.role, verdict.flagged) {
+        (Role::Unjudged, _) => "none",
+        (_, true) => "flagged",
+        (_, false) => "passes",
     }
 }
 
@@ -187,10 +228,66 @@ fn number(value: f64) -> String {
 mod tests {
     use super::*;
 
+    fn outcome(gate: bool, verdicts: &[(Role, bool)]) -> Outcome {
+        let about = About { number: 8, name: "a rule", source: "", rule: "", thresholds: Vec::new(), gate };
+        let verdict = |&(role, flagged): &(Role, bool)| {
+            let (what, figures, note) = (format!("{role:?}"), Vec::new(), String::new());
+            Verdict { what, role, flagged, figures, note }
+        };
+        let verdicts = verdicts.iter().map(verdict).collect();
+        Outcome { about, verdicts, plots: Vec::new(), error: None }
+    }
+
+    /// What a detector that works says of what it must not flag.
+    const WELL: [(Role, bool); 4] =
+        [(Role::Positive, true), (Role::Negative, false), (Role::Subject, false), (Role::Beside, true)];
+
     #[test]
-    fn what_was_refused_is_told_in_both_reports() {
+    fn what_holds_is_no_failure() {
+        assert_eq!(outcome(true, &WELL).failures(), Vec::<String>::new());
+        assert_eq!(outcome(false, &WELL[..2]).failures(), Vec::<String>::new(), "measured only");
+        let flagged = [WELL[0], WELL[1], (Role::Subject, true)];
+        assert_eq!(outcome(false, &flagged).failures(), Vec::<String>::new(), "measured only");
+    }
+
+    #[test]
+    fn each_way_to_fail_is_told() {
+        let with = |role, flagged| {
+            let verdicts = WELL.map(|one| if one.0 == role { (role, flagged) } else { one });
+            outcome(true, &verdicts).failures()
+        };
+        assert_eq!(with(Role::Positive, false), ["8 a rule: did not flag its positive control: Positive"]);
+        assert_eq!(with(Role::Negative, true), ["8 a rule: flags its negative control: Negative"]);
+        assert_eq!(with(Role::Subject, true), ["8 a rule: flags: Subject"]);
+        assert_eq!(outcome(true, &WELL[1..]).failures(), ["8 a rule: has no positive control"]);
+        let without = [WELL[0], WELL[2]];
+        assert_eq!(outcome(true, &without).failures(), ["8 a rule: has no negative control"]);
+        assert_eq!(outcome(true, &WELL[..2]).failures(), ["8 a rule: has judged nothing of QNet's"]);
+        let error = Some("no packet socket".to_owned());
+        let broken = Outcome { error, ..outcome(true, &[]) };
+        assert_eq!(broken.failures(), ["8 a rule: could not run: no packet socket"]);
+    }
+
+    #[test]
+    fn what_could_not_be_judged_is_a_failure() {
+        let mut outcome = outcome(false, &WELL);
+        outcome.verdicts.push(Verdict::none("QNet, Nginx", "no lengths"));
+        assert_eq!(outcome.failures(), ["8 a rule: could not judge QNet, Nginx: no lengths"]);
+        let report = Report { outcomes: vec![outcome], refused: Vec::new(), missing: Vec::new() };
+        assert!(report.table().contains("!! QNet, Nginx"), "{}", report.table());
+    }
+
+    #[test]
+    fn what_was_refused_or_not_captured_is_told_and_a_failure() {
         let refused = Refused { server: "Caddy".into(), why: "answers <too short>".into() };
-        let report = Report { outcomes: Vec::new(), refused: vec![refused] };
+        let missing = Missing { what: "QNet, a page, Nginx, 20 ms".into(), why: "no page".into() };
+        let outcomes = vec![outcome(true, &WELL)];
+        let report = Report { outcomes, refused: vec![refused], missing: vec![missing] };
+        let failures = [
+            "QNet will not stand before Caddy: answers <too short>",
+            "could not capture QNet, a page, Nginx, 20 ms: no page",
+        ];
+        assert_eq!(report.failures(), failures);
         let folder = tempfile::tempdir().unwrap();
         report.write(folder.path(), &[]).unwrap();
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();

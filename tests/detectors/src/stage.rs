@@ -23,7 +23,10 @@ use crate::transport::{Kind, TalkingSite, Transport};
 const INNER: &str = "news.example.net";
 
 /// So many direct visits for each by a transport.
-const DIRECT: u64 = 2;
+pub(crate) const DIRECT: u64 = 2;
+
+/// How often a capture is tried: a run of hours is not to end with one load that failed.
+const TRIES: usize = 3;
 
 /// What is downloaded through real tors, bytes.
 const DOWNLOAD: usize = 1_000_000;
@@ -35,7 +38,7 @@ pub struct Plan {
     pub servers: Vec<Server>,
     /// Round trips, milliseconds.
     pub round_trips: Vec<u64>,
-    /// Page loads of each transport, server and round trip.
+    /// Page loads of each transport, server and round trip; direct ones are more.
     pub pages: u64,
     /// Tor links, likewise.
     pub links: u64,
@@ -61,7 +64,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What fits into three minutes: one server, the shortest path.
+    /// One server, the shortest path, few of everything. What judges by lengths alone runs with the tests, in less than five minutes.
     #[must_use]
     pub fn quick() -> Self {
         Self {
@@ -94,7 +97,8 @@ impl Plan {
                 Server::Rustls,
             ],
             round_trips: vec![20, 100, 300],
-            pages: 4,
+            // As many as detector 4 takes for both its controls.
+            pages: 7,
             links: 2,
             hellos: 1_000,
             visits: 100,
@@ -127,6 +131,8 @@ pub struct Field {
     pub captures: Vec<Capture>,
     /// Servers before which QNet will not stand, and what it says of them.
     pub refused: Vec<(String, String)>,
+    /// What could not be captured, and why.
+    pub missing: Vec<(String, String)>,
     /// The program that is judged.
     pub qnet_pt: PathBuf,
     /// What was captured, and what detectors that go out themselves should do.
@@ -137,46 +143,51 @@ impl Field {
     /// For detectors that all go out themselves.
     #[must_use]
     pub fn without_captures(plan: Plan, qnet_pt: PathBuf) -> Self {
-        Self { captures: Vec::new(), refused: Vec::new(), qnet_pt, plan }
+        Self { captures: Vec::new(), refused: Vec::new(), missing: Vec::new(), qnet_pt, plan }
     }
 
     /// Captures everything in `plan`, telling `tell` what it is at. Transports without a decoy of their own are captured once for
-    /// each path, not once for each server.
+    /// each path, not once for each server. What cannot be captured in a few tries is noted as missing.
     ///
     /// # Errors
-    /// Something that is needed does not start, or a load does not come through.
+    /// What all captures need does not start.
     pub fn capture(plan: Plan, qnet_pt: PathBuf, mut tell: impl FnMut(&str)) -> Result<Self> {
         ethernet()?;
         let site = decoy(Server::Nginx, INNER)?;
         let relay = load::relay(site.certificates())?;
-        let tors = if plan.real_tor { Some(Tors::start()?) } else { None };
-        let mut field = Self { captures: Vec::new(), refused: Vec::new(), qnet_pt, plan };
+        let mut field = Self::without_captures(plan, qnet_pt);
+        let tors = field.plan.real_tor.then(Tors::start);
+        let tors = tors.and_then(|tors| field.or_missing("what a network of real tors carries", tors));
         for (number, server) in field.plan.servers.clone().into_iter().enumerate() {
-            let decoy = decoy(server, NAME)?;
+            let decoy = decoy(server, NAME);
+            let Some(decoy) = field.or_missing(&format!("anything before {server:?}"), decoy) else {
+                continue;
+            };
             let scene = Scene { before: Before::Decoy(&decoy), site: &site, relay, tors: tors.as_ref() };
             let mut shows = SHOWS.to_vec();
             shows.retain(|(kind, load)| {
                 (number == 0 || !matches!(kind, Kind::Obfs4 | Kind::Tunnel))
                     && (scene.tors.is_some() || *load != Load::RealTor)
             });
-            field.play(&scene, &format!("{server:?}"), &shows, &mut tell)?;
+            field.play(&scene, &format!("{server:?}"), &shows, &mut tell);
         }
         for server in field.plan.fronts.clone() {
-            let talking = TalkingSite::start(server)?;
+            let site_in_front = TalkingSite::start(server);
+            let what = format!("anything behind {server:?}");
+            let Some(talking) = field.or_missing(&what, site_in_front) else { continue };
             let scene = Scene { before: Before::Site(&talking), site: &site, relay, tors: None };
-            field.play(&scene, &format!("behind {server:?}"), &BEHIND, &mut tell)?;
+            field.play(&scene, &format!("behind {server:?}"), &BEHIND, &mut tell);
         }
         Ok(field)
     }
 
+    /// What was made, or a note that it could not be.
+    fn or_missing<T>(&mut self, what: &str, made: Result<T>) -> Option<T> {
+        made.map_err(|error| self.missing.push((what.to_owned(), format!("{error:#}")))).ok()
+    }
+
     /// Plays these shows on every path. Where QNet will not stand before the server, nothing else is played with it there.
-    fn play(
-        &mut self,
-        scene: &Scene<'_>,
-        server: &str,
-        shows: &[(Kind, Load)],
-        tell: &mut impl FnMut(&str),
-    ) -> Result<()> {
+    fn play(&mut self, scene: &Scene<'_>, server: &str, shows: &[(Kind, Load)], tell: &mut impl FnMut(&str)) {
         for round_trip_ms in self.plan.round_trips.clone() {
             for (transport, load, profile) in self.plan.with_profiles(shows) {
                 if transport == Kind::Qnet && self.refused.iter().any(|(refused, _)| refused == server) {
@@ -193,19 +204,30 @@ impl Field {
                     Load::Tor => self.plan.links,
                     Load::RealTor => 1,
                 };
-                match scene.play(&capture, &self.qnet_pt, times) {
+                match tried(|| scene.play(&capture, &self.qnet_pt, times)) {
                     Ok(connections) => {
                         capture.connections = connections;
                         self.captures.push(capture);
                     }
                     Err(error) => match refusal(&error) {
                         Some(why) if transport == Kind::Qnet => self.refused.push((capture.server, why)),
-                        _ => return Err(error.context(capture.title())),
+                        _ => self.missing.push((capture.title(), format!("{error:#}"))),
                     },
                 }
             }
         }
-        Ok(())
+    }
+}
+
+/// The first outcome that is well, of a few tries; what the bridge refuses it refuses again.
+fn tried<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match attempt() {
+            Err(error) if tries < TRIES && refusal(&error).is_none() => {}
+            outcome => return outcome,
+        }
     }
 }
 
@@ -353,5 +375,36 @@ impl Tors {
         let client = self.network.client(&pt, &line)?;
         download(client.socks, &self.file, |_| Ok(()))?;
         link.watched_traces()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_load_that_fails_is_tried_again_and_a_refusal_is_not() {
+        let played = |failures: usize, why: &'static str| {
+            let mut tries = 0;
+            let outcome = tried(|| {
+                tries += 1;
+                if tries > failures { Ok(()) } else { Err(anyhow!(why)) }
+            });
+            (tries, outcome.is_ok())
+        };
+        assert_eq!(played(0, ""), (1, true));
+        assert_eq!(played(TRIES - 1, "no page"), (TRIES, true));
+        assert_eq!(played(TRIES, "no page"), (TRIES, false));
+        assert_eq!(played(1, "qnet-pt: SMETHOD-ERROR qnet answers too short"), (1, false));
+    }
+
+    #[test]
+    fn what_is_not_there_is_noted() {
+        let mut field = Field::without_captures(Plan::quick(), PathBuf::new());
+        assert_eq!(field.or_missing("a decoy", Ok(1)), Some(1));
+        assert_eq!(field.or_missing::<u8>("a decoy", Err(anyhow!("no nginx").context("start"))), None);
+        assert_eq!(field.missing, [("a decoy".to_owned(), "start: no nginx".to_owned())]);
     }
 }

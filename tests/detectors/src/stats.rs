@@ -110,6 +110,16 @@ pub fn permutation<T: Ord + Clone>(one: &[Vec<T>], other: &[Vec<T>]) -> f64 {
     f64::from(as_far + 1) / f64::from(PERMUTATIONS + 1)
 }
 
+/// The least p-value that [`permutation`] can give for samples of these sizes: one in the number of divisions, of which two are as far
+/// apart where both samples have one size.
+#[must_use]
+pub fn least_permutation(one: usize, other: usize) -> f64 {
+    let all = one + other;
+    let divisions: f64 = (1..=one.min(other)).map(|k| (all + 1 - k) as f64 / k as f64).product();
+    let alike = if one == other { 2.0 } else { 1.0 };
+    (alike / divisions).max(1.0 / f64::from(PERMUTATIONS + 1))
+}
+
 /// The middle value; 0 of none.
 #[must_use]
 pub fn median(sample: &[f64]) -> f64 {
@@ -152,6 +162,20 @@ mod tests {
         assert!(permutation(&visits(60), &visits(61)) < 0.001);
         let shorter: Vec<Vec<usize>> = visits(60).into_iter().map(|mut visit| visit.split_off(1)).collect();
         assert!(permutation(&visits(60), &shorter) < 0.001);
+    }
+
+    #[test]
+    fn few_members_bound_the_least_chance() {
+        // 15, 495 and 924 divisions; 18,564 are more than are tried.
+        for (one, other, least) in
+            [(2, 4, 1.0 / 15.0), (4, 8, 1.0 / 495.0), (6, 6, 2.0 / 924.0), (6, 12, 1e-4)]
+        {
+            assert!((least_permutation(one, other) - least).abs() < 1e-9, "{one} {other}");
+            let sample = |size: usize, what: u8| vec![vec![what]; size];
+            let found = permutation(&sample(one, 1), &sample(other, 2));
+            assert!((found - least).abs() < 0.01 + least / 4.0, "{one} {other}: {found}");
+        }
+        assert!((least_permutation(0, 3) - 1.0).abs() < 1e-9);
     }
 
     /// Fisher's textbook example's size: 10 of 20 against 18 of 20; chi-squared 7.6 with one degree of freedom, p 0.0058.

@@ -31,7 +31,7 @@ const SHORTEST: usize = 400;
 /// A TLS record's most, and all its neighbours that are full: they say how much there was, not what.
 const FULL: usize = 16_300;
 
-/// Fewer lengths than this show nothing.
+/// Fewer lengths than this show nothing: what carried Tor's cells and has no more cannot be judged.
 const FEWEST: usize = 20;
 
 /// Chance that a comb as clear as this is none, corrected for the number of combs looked at.
@@ -115,7 +115,10 @@ fn judge(capture: &Capture) -> Judgement {
             }
         }
     }
-    Judgement { flagged: !found.is_empty(), figures: Vec::new(), note: found.join("; ") }
+    let cells = matches!(capture.load, Load::Tor | Load::RealTor) && role(capture) == Some(Role::Subject);
+    let unjudged =
+        (cells && most < FEWEST).then(|| format!("{most} lengths, where {FEWEST} are needed to show a comb"));
+    Judgement { flagged: !found.is_empty(), note: found.join("; "), unjudged, ..Judgement::default() }
         .figure("lowest p", worst.chance)
         .figure("its part", worst.part)
         .figure("lengths in the largest sample", most as f64)
@@ -175,6 +178,7 @@ fn on_comb(lengths: &[usize], period: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::{Connection, Record};
 
     /// Lengths between the shortest and the longest, in no order.
     fn scattered(count: usize) -> impl Iterator<Item = usize> {
@@ -189,6 +193,22 @@ mod tests {
         assert!(!comb(&none, 514).flagged() && !comb(&none, 536).flagged());
         let hidden: Vec<usize> = cells.iter().copied().chain(scattered(200)).collect();
         assert!(comb(&hidden, 514).flagged(), "{:?}", comb(&hidden, 514));
+    }
+
+    #[test]
+    fn too_few_lengths_under_tor_are_no_verdict() {
+        let judged = |transport, load, count: usize| {
+            let record = |length| Record { at: 0.0, way: Way::Down, kind: 23, length, offset: 0 };
+            let records = scattered(count).map(record).collect();
+            let (packets, events, first) = (Vec::new(), Vec::new(), Vec::new());
+            let connections = vec![Connection { packets, records, events, first, first_packet: 0 }];
+            let server = "Nginx".to_owned();
+            let capture = Capture { transport, profile: None, server, load, round_trip_ms: 20, connections };
+            judge(&capture).unjudged.is_none()
+        };
+        assert!(!judged(Kind::Qnet, Load::Tor, FEWEST - 1) && judged(Kind::Qnet, Load::Tor, FEWEST));
+        assert!(!judged(Kind::QnetWebsocket, Load::Tor, 0) && !judged(Kind::Qnet, Load::RealTor, 0));
+        assert!(judged(Kind::Qnet, Load::Page, 0) && judged(Kind::Obfs4, Load::Tor, 0));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! 4. Lengths after the handshake: a server's own tickets and SETTINGS, which an imitation gets wrong.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::capture::{Capture, Connection, Record, Way};
-use crate::detector::{About, Detector, Figure, Threshold, Verdict, usual_role};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, usual_role};
 use crate::load::Load;
 use crate::stage::Field;
-use crate::stats::chi_squared;
+use crate::stats::{least_permutation, permutation};
 use crate::transport::Kind;
 
 const SOURCE: &str = "ban6cat6/aparecium, which tells ShadowTLS and REALITY from the site they imitate by the messages after the handshake";
@@ -29,6 +29,9 @@ const PROTECTION: usize = 17;
 /// Below this the two ways of cutting are not one server's.
 const CHANCE: f64 = 1e-3;
 
+/// Connections of the control for the cuts, by the transport and directly: what the full choice has of each at least.
+const MADE_UP: [usize; 2] = [6, 12];
+
 /// The detector.
 #[derive(Debug)]
 pub struct AfterHandshake;
@@ -43,7 +46,8 @@ impl Detector for AfterHandshake {
             rule: "What the server sends under protection up to the client's Finished, record by record, and what it sends from then until \
                    the client asks for more after the first long answer, as bytes of content, must be among what the decoy was seen to \
                    send to Chromium directly; an empty frame more or less counts as equal. How that is cut into records before the \
-                   long answer is compared as a distribution. Of a connection whose hello does not offer h2, a websocket's, \
+                   long answer is compared as a distribution, by a permutation test, where there are as many connections as it takes: the \
+                   quick choice has too few. Of a connection whose hello does not offer h2, a websocket's, \
                    the server's first turn is looked at.",
             thresholds: vec![
                 Threshold {
@@ -57,8 +61,10 @@ impl Detector for AfterHandshake {
                     source: SOURCE,
                 },
                 Threshold {
-                    what: "how they are cut (chi-squared)",
-                    value: "flagged below p 0.001".into(),
+                    what: "how they are cut (a permutation test over connections)",
+                    value: format!(
+                        "flagged below p {CHANCE}; not compared where the samples are so small that p cannot be"
+                    ),
                     source: ours,
                 },
             ],
@@ -69,21 +75,23 @@ impl Detector for AfterHandshake {
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
         let pages =
             || field.captures.iter().filter(|capture| matches!(capture.load, Load::Page | Load::Talk));
-        let mut verdicts = Vec::new();
+        let mut verdicts = vec![cuts_control()];
         for capture in pages().filter(|capture| capture.transport != Kind::Obfs4) {
             let direct = pages().find(|plain| {
                 plain.transport == Kind::Plain
                     && plain.server == capture.server
                     && plain.round_trip_ms == capture.round_trip_ms
             });
-            let direct = direct.context("the decoy was not visited directly")?;
-            verdicts.push(judge(capture, direct)?);
+            verdicts.push(match direct {
+                Some(direct) => judge(capture, direct),
+                None => Verdict::none(capture.title(), "the decoy was not visited directly"),
+            });
         }
         Ok(verdicts)
     }
 }
 
-fn judge(capture: &Capture, direct: &Capture) -> Result<Verdict> {
+fn judge(capture: &Capture, direct: &Capture) -> Verdict {
     let theirs: Vec<Seen> = direct.connections.iter().filter_map(seen).collect();
     let ours: Vec<Seen> = capture.connections.iter().filter_map(seen).collect();
     let itself = capture.transport == Kind::Plain;
@@ -100,30 +108,54 @@ fn judge(capture: &Capture, direct: &Capture) -> Result<Verdict> {
     let (flights, contents) =
         (strange(|seen| Part::Flight(seen.flight.clone())), strange(|seen| Part::Content(seen.content)));
     let cuts = |seen: &[Seen]| seen.iter().map(|one| one.after.clone()).collect::<Vec<_>>();
-    // The negative control: one half of the direct visits against the other.
-    let (even, odd): (Vec<_>, Vec<_>) =
-        cuts(&theirs).into_iter().enumerate().partition(|(number, _)| number % 2 == 0);
     let p = if itself {
-        let half = |half: Vec<(usize, Vec<usize>)>| half.into_iter().map(|(_, cut)| cut).collect::<Vec<_>>();
-        chi_squared(&half(even), &half(odd))?
+        // The negative control: one half of the direct visits against the other.
+        let half = |which| cuts(&theirs).into_iter().skip(which).step_by(2).collect::<Vec<_>>();
+        cut_alike(&half(0), &half(1))
     } else {
-        chi_squared(&cuts(&ours), &cuts(&theirs))?
+        cut_alike(&cuts(&ours), &cuts(&theirs))
     };
     let figure = |name: &str, value: f64| Figure { name: name.to_owned(), value };
     let shown = |seen: &[Seen]| seen.first().map_or_else(String::new, |one| format!("{:?}", one.after));
-    Ok(Verdict {
+    let compared = if p.is_some() { "" } else { "; too few to compare how they are cut" };
+    let mut figures = vec![
+        figure("strange flights", flights as f64),
+        figure("strange contents", contents as f64),
+        figure("connections", ours.len() as f64),
+        figure("direct visits", theirs.len() as f64),
+    ];
+    figures.extend(p.map(|p| figure("p of the cuts", p)));
+    Verdict {
         what: capture.title(),
         role: usual_role(capture.transport, Kind::Tunnel),
-        flagged: flights + contents > 0 || p < CHANCE,
-        figures: vec![
-            figure("strange flights", flights as f64),
-            figure("strange contents", contents as f64),
-            figure("p of the cuts", p),
-            figure("connections", ours.len() as f64),
-            figure("direct visits", theirs.len() as f64),
-        ],
-        note: format!("first: {}, direct: {}", shown(&ours), shown(&theirs)),
-    })
+        flagged: flights + contents > 0 || p.is_some_and(|p| p < CHANCE),
+        figures,
+        note: format!("first: {}, direct: {}{compared}", shown(&ours), shown(&theirs)),
+    }
+}
+
+/// The chance that these connections and those are cut by one server; `None` where they are so few that it could never be below
+/// [`CHANCE`].
+fn cut_alike(ours: &[Vec<usize>], theirs: &[Vec<usize>]) -> Option<f64> {
+    let whole = |cuts: &[Vec<usize>]| cuts.iter().map(|cut| vec![cut.clone()]).collect::<Vec<_>>();
+    let enough = least_permutation(ours.len(), theirs.len()) < CHANCE;
+    enough.then(|| permutation(&whole(ours), &whole(theirs)))
+}
+
+/// The cuts' own positive control: two tickets in one record where the decoy mostly sends one in each, the bytes being the same.
+fn cuts_control() -> Verdict {
+    let [one, other] = MADE_UP;
+    let apart =
+        |number: usize| if number.is_multiple_of(4) { vec![274, 274 + 62] } else { vec![274, 274, 62] };
+    let theirs: Vec<_> = (0..other).map(apart).collect();
+    let p = cut_alike(&vec![vec![274 + 274 - PROTECTION, 62]; one], &theirs);
+    Verdict {
+        what: "tickets in one record, made up".into(),
+        role: Role::Positive,
+        flagged: p.is_some_and(|p| p < CHANCE),
+        figures: p.map(|p| Figure::new("p of the cuts", p)).into_iter().collect(),
+        note: String::new(),
+    }
 }
 
 enum Part {
@@ -168,4 +200,35 @@ fn seen(connection: &Connection) -> Option<Seen> {
         after: after.iter().filter(turn).map(|record| record.length).collect(),
         content,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::{DIRECT, Plan};
+
+    #[test]
+    fn another_cut_is_found_where_there_are_enough_connections() {
+        let [apart, joined] = [vec![274, 274, 62], vec![531, 62]];
+        let some = |cut: &Vec<usize>, count: usize| vec![cut.clone(); count];
+        assert_eq!(cut_alike(&some(&joined, 4), &some(&apart, 8)), None, "one in 495 is no 0.001");
+        assert!(cut_alike(&some(&joined, 6), &some(&apart, 12)).unwrap() < CHANCE);
+        assert!(cut_alike(&some(&apart, 6), &some(&apart, 12)).unwrap() > 0.9);
+        // A server that does now this, now that.
+        let both = |count: usize| [some(&joined, count), some(&apart, 2 * count)].concat();
+        assert!(cut_alike(&both(3), &both(6)).unwrap() > 0.9);
+        assert!(cut_alike(&some(&joined, 7), &both(5)).unwrap() > CHANCE, "a third does");
+        assert!(cuts_control().holds());
+    }
+
+    #[test]
+    fn the_full_choice_has_enough_for_both_controls() {
+        let pages = usize::try_from(Plan::full().pages).unwrap();
+        let direct = usize::try_from(DIRECT).unwrap() * pages;
+        assert!(pages >= MADE_UP[0] && direct >= MADE_UP[1]);
+        // The negative control divides the direct visits.
+        assert!(
+            least_permutation(pages, direct) < CHANCE && least_permutation(direct / 2, direct / 2) < CHANCE
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod http2;
+mod order;
 mod samples;
 mod visits;
 mod websocket;
@@ -14,7 +15,7 @@ use qnet_tests::support::hello::constants;
 use qnet_tests::support::visitor::Visitor;
 use qnet_transport::tls::Purpose;
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
 use crate::stage::Field;
 use crate::stats::chi_squared;
 
@@ -59,7 +60,7 @@ impl Detector for Hellos {
                     source: "set here before the first measurement",
                 },
                 Threshold {
-                    what: "distributions (chi-squared, Bonferroni)",
+                    what: "distributions, and which of each two extensions comes first (chi-squared, Bonferroni)",
                     value: "flagged below p 0.001 for all of them together".into(),
                     source: "set here before the first measurement",
                 },
@@ -73,17 +74,18 @@ impl Detector for Hellos {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
-        let mut verdicts = hellos(field.plan.hellos)?;
+        let mut verdicts = part("hellos", hellos(field.plan.hellos));
         for server in &field.plan.servers {
-            verdicts.extend(answers::verdicts(*server)?);
+            verdicts.extend(part(format!("JA4S, {server:?}"), answers::verdicts(*server)));
         }
-        verdicts.extend(http2::verdicts()?);
+        verdicts.extend(part("HTTP/2", http2::verdicts()));
         for front in [front::Server::HaproxyHttp1, front::Server::Haproxy] {
-            verdicts.extend(websocket::verdicts(front)?);
+            verdicts.extend(part(format!("websocket, {front:?}"), websocket::verdicts(front)));
         }
         for server in &field.plan.servers {
             for round_trip in &field.plan.round_trips {
-                verdicts.extend(visits::verdicts(*server, *round_trip, field.plan.visits)?);
+                let found = visits::verdicts(*server, *round_trip, field.plan.visits);
+                verdicts.extend(part(format!("visit, {server:?}, {round_trip} ms"), found));
             }
         }
         Ok(verdicts)
@@ -101,12 +103,16 @@ fn hellos(wanted: usize) -> Result<Vec<Verdict>> {
     let others = others.collect::<Result<Vec<_>>>()?;
     let websockets = samples::chromiums_websockets(2 * wanted)?;
     let (websocket_model, websockets_again) = websockets.split_at(wanted);
+    let ours = samples::htx(wanted)?;
     let page = samples::websocket_cover(wanted, || Purpose::Page(None))?;
     let websocket = samples::websocket_cover(wanted, || Purpose::Websocket(None))?;
     Ok(vec![
         judge("hello: BoringSSL as it comes", Role::Positive, &others, model)?,
         judge("hello: Chromium again", Role::Negative, again, model)?,
-        judge("hello: QNet", Role::Subject, &samples::htx(wanted)?, model)?,
+        // What only distributions show.
+        judge("hello: QNet's, in one order", Role::Positive, &order::in_one_order(&ours), model)?,
+        judge("hello: QNet's, with one GREASE value", Role::Positive, &order::of_one_grease(&ours), model)?,
+        judge("hello: QNet", Role::Subject, &ours, model)?,
         judge("hello: QNet's websocket, its page", Role::Subject, &page, model)?,
         judge("hello: a visit's, as a websocket's", Role::Positive, &page, websocket_model)?,
         judge("hello: Chromium's websocket again", Role::Negative, websockets_again, websocket_model)?,
@@ -158,10 +164,19 @@ fn judge(what: &str, role: Role, hellos: &[Hello], model: &[Hello]) -> Result<Ve
         ],
         note: differing.join(", "),
     };
+    let order = order::compare(hellos, model)?;
+    let bound = CHANCE / (FEATURES.len() + order.pairs) as f64;
+    verdict.flagged |= order.least < bound;
+    verdict.figures.push(Figure::new("pairs of extensions", order.pairs as f64));
+    verdict.figures.push(Figure::new("least p of a pair's order", order.least));
+    if let Some(pair) = order.which.filter(|_| order.least < bound) {
+        let comma = if verdict.note.is_empty() { "" } else { ", " };
+        verdict.note += &format!("{comma}the order of extensions {pair:?}");
+    }
     for (name, feature) in FEATURES {
         let sample = |hellos: &[Hello]| hellos.iter().map(feature).collect::<Vec<_>>();
         let p = chi_squared(&sample(hellos), &sample(model))?;
-        verdict.flagged |= p < CHANCE / FEATURES.len() as f64;
+        verdict.flagged |= p < bound;
         verdict.figures.push(Figure { name: format!("p of {name}"), value: p });
     }
     Ok(verdict)

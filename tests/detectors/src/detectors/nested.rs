@@ -1,5 +1,8 @@
 //! 7. TLS inside TLS: the bursts of an inner handshake show through the outer one.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use anyhow::Result;
 use statrs::distribution::{DiscreteCDF, Hypergeometric};
 
@@ -154,7 +157,7 @@ impl Detector for Nested {
             rule: "After the outer handshake, packets are joined into bursts and each is freed of 24 bytes a packet. Every four bursts \
                    that begin with the client's are compared with three models of a handshake's bursts. nDPI stops after 25 packets, and \
                    so does what decides; this goes on to the end, and asks whether matches are more frequent there than in ordinary \
-                   browsing. Beside it, two simpler rules of lengths.",
+                   browsing. QNet's captures are judged one by one, and all of a server's together, where a small rate shows. Beside it, two simpler rules of lengths.",
             thresholds,
             gate: true,
         }
@@ -169,10 +172,28 @@ impl Detector for Nested {
             // Later matches of a control are compared with the others'.
             let later = ordinary(&judged, |of| !std::ptr::eq(of, *capture), |one| one.later);
             let early = ordinary(&judged, |_| true, |one| one.early);
-            one.verdict(capture, *role, early, later)
+            one.verdict(capture.title(), *role, early, later)
         }));
+        let [early, later] =
+            [ordinary(&judged, |_| true, |one| one.early), ordinary(&judged, |_| true, |one| one.later)];
+        let pooled = pooled(&judged).into_iter();
+        verdicts.extend(pooled.map(|(what, all)| all.verdict(what, Role::Subject, early, later)));
         Ok(verdicts)
     }
+}
+
+/// What the rules found in all of QNet's captures before (or behind) one server together: a small rate shows in many connections only.
+fn pooled(judged: &[(&Capture, Role, Judged)]) -> BTreeMap<String, Judged> {
+    let mut pooled: BTreeMap<String, Judged> = BTreeMap::new();
+    for (capture, _, one) in judged.iter().filter(|(_, role, _)| *role == Role::Subject) {
+        let profile = capture.profile.iter().map(|name| format!(" {name}")).collect::<String>();
+        let what = format!("{:?}{profile}, all captures, {}", capture.transport, capture.server);
+        match pooled.entry(what) {
+            Entry::Vacant(entry) => drop(entry.insert(one.clone())),
+            Entry::Occupied(mut entry) => entry.get_mut().add(one),
+        }
+    }
+    pooled
 }
 
 fn role(capture: &Capture) -> Option<Role> {
@@ -202,7 +223,8 @@ fn ordinary(
     controls.map(|(_, _, one)| figures(one)).fold([0; 2], |sum, one| [sum[0] + one[0], sum[1] + one[1]])
 }
 
-/// What the rules found in one capture.
+/// What the rules found in one capture, or in several.
+#[derive(Clone)]
 struct Judged {
     /// The smallest distance to each model among the first packets, and at all.
     nearest: Vec<[f64; 2]>,
@@ -243,7 +265,20 @@ impl Judged {
         }
     }
 
-    fn verdict(&self, capture: &Capture, role: Role, early: [u64; 2], later: [u64; 2]) -> Verdict {
+    fn add(&mut self, other: &Self) {
+        for (nearest, others) in self.nearest.iter_mut().zip(&other.nearest) {
+            for (nearest, other) in nearest.iter_mut().zip(others) {
+                *nearest = nearest.min(*other);
+            }
+        }
+        for (sum, one) in [(&mut self.early, other.early), (&mut self.later, other.later)] {
+            *sum = [sum[0] + one[0], sum[1] + one[1]];
+        }
+        self.trojans += other.trojans;
+        self.long = [self.long[0] + other.long[0], self.long[1] + other.long[1]];
+    }
+
+    fn verdict(&self, what: String, role: Role, early: [u64; 2], later: [u64; 2]) -> Verdict {
         let (p_early, p) = (more_frequent(self.early, early), more_frequent(self.later, later));
         let early = self.early[0] > 0 && (early[0] == 0 || p_early < EARLY_CHANCE);
         let flagged = early || self.trojans + self.long[0] > 0 || p < CHANCE;
@@ -265,8 +300,8 @@ impl Judged {
             .figure("later matches", self.later[0] as f64)
             .figure("of windows", self.later[1] as f64)
             .figure("p against ordinary browsing", p);
-        let Judgement { flagged, figures, note } = judgement;
-        Verdict { what: capture.title(), role, flagged, figures, note }
+        let Judgement { flagged, figures, note, .. } = judgement;
+        Verdict { what, role, flagged, figures, note }
     }
 }
 
@@ -350,9 +385,62 @@ fn made_up(packets: &[(Way, usize)]) -> Connection {
     Connection { packets, records: Vec::new(), events: Vec::new(), first: Vec::new(), first_packet: 0 }
 }
 
+/// What the shaper keeps clear of. The module is its own affair, so that its source is taken as it is.
+#[cfg(test)]
+#[path = "../../../../transport/proto/src/shape/models.rs"]
+mod shapers;
+
 #[cfg(test)]
 mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::{Rng, SeedableRng};
+
     use super::*;
+
+    /// The distance by a model of ours, whatever the hello's length.
+    fn far(model: &Model, bytes: [usize; 4]) -> f64 {
+        let ways = [Way::Up, Way::Down].into_iter().cycle();
+        let window: Vec<Burst> =
+            bytes.into_iter().zip(ways).map(|(bytes, way)| Burst { way, bytes, packets: 1 }).collect();
+        distance(&Model { least: 0, ..*model }, &window).unwrap()
+    }
+
+    /// From each mean into many directions, up to just within and just beyond the limit: a model that the shaper did not have, or had
+    /// with another mean, covariance or limit, would be met otherwise there.
+    #[test]
+    fn the_shaper_keeps_clear_of_the_same_models() {
+        let mut rng = ChaCha20Rng::seed_from_u64(7);
+        let mut seen = [0; 2];
+        for model in &MODELS {
+            for _ in 0..150 {
+                let direction = [0; 4].map(|_| f64::from(rng.next_u32()) / f64::from(u32::MAX) - 0.5);
+                // Bytes vary by thousands in one burst and by tens in another.
+                let scales = [0, 4, 7, 9].map(|entry| model.inverse[entry].sqrt().recip());
+                let point = |length: f64| -> Option<[usize; 4]> {
+                    let mut bytes = [0; 4];
+                    for (place, bytes) in bytes.iter_mut().enumerate() {
+                        let exact = model.mean[place] + length * direction[place] * scales[place];
+                        *bytes = format!("{:.0}", exact).parse().ok()?;
+                    }
+                    Some(bytes)
+                };
+                // A burst has no less than no bytes: then this direction ends earlier.
+                let lengths = (1..400).map(|step| f64::from(step) / 20.0);
+                for bytes in lengths.map_while(point) {
+                    let within = |model: &Model| far(model, bytes) / model.distance;
+                    if MODELS.iter().any(|model| (within(model) - 1.0).abs() < 0.002) {
+                        continue;
+                    }
+                    let long = |model: &&Model| bytes[0] >= model.least;
+                    let ours = MODELS.iter().filter(long).any(|model| within(model) < 1.0);
+                    let bursts = bytes.map(|bytes| f64::from(u32::try_from(bytes).unwrap()));
+                    assert_eq!(shapers::matches(bursts, 1.0), ours, "{}: {bytes:?}", model.name);
+                    seen[usize::from(ours)] += 1;
+                }
+            }
+        }
+        assert!(seen.iter().all(|count| *count > 1_000), "{seen:?}");
+    }
 
     fn nearest(model: &Model, connection: &Connection) -> Option<f64> {
         distances(model, connection, usize::MAX).into_iter().min_by(f64::total_cmp)
@@ -394,6 +482,31 @@ mod tests {
         let late = [(Way::Up, 410), (Way::Up, 411), (Way::Up, 411), (Way::Up, 411)];
         assert!(long_packets(&made_up(&late), 4) && !long_packets(&made_up(&late), 3));
     }
+
+    #[test]
+    fn a_small_rate_shows_in_all_captures_together() {
+        // A match in each capture of 10 connections, where ordinary browsing has two in 200.
+        let captured = |number: u64| Capture {
+            transport: Kind::Qnet,
+            profile: None,
+            server: if number < 6 { "Nginx" } else { "Caddy" }.into(),
+            load: Load::Page,
+            round_trip_ms: number,
+            connections: Vec::new(),
+        };
+        let captures: Vec<Capture> = (0..7).map(captured).collect();
+        let one =
+            Judged { nearest: vec![[3.5, 2.9]], early: [1, 10], trojans: 0, long: [0, 2], later: [0, 9] };
+        let judged: Vec<_> = captures.iter().map(|capture| (capture, Role::Subject, one.clone())).collect();
+        let flags = |one: &Judged| one.verdict(String::new(), Role::Subject, [2, 200], [0, 9]).flagged;
+        assert!(!flags(&one));
+        let pooled = pooled(&judged);
+        assert_eq!(pooled.len(), 2);
+        let nginx = &pooled["Qnet, all captures, Nginx"];
+        assert!(flags(nginx));
+        assert_eq!((nginx.early, nginx.later, nginx.long), ([6, 60], [0, 54], [0, 12]));
+    }
+
     #[test]
     fn frequent_is_more_than_ordinary() {
         assert!(more_frequent([10, 20], [3, 200]) < 1e-6);

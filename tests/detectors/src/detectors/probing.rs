@@ -8,12 +8,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use qnet_tests::support::decoy::{NAME, Options};
-use qnet_tests::support::link::Link;
-use qnet_tests::support::probe::{Probe, Tolerance, catalogue, differences};
+use qnet_tests::support::decoy::{NAME, Options, Server};
+use qnet_tests::support::link::{Act, Link, Rule, Way, Which};
+use qnet_tests::support::probe::{Probe, Step, Tolerance, catalogue, differences};
+use qnet_tests::support::visitor::Visitor;
 
 use self::times::Compared;
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
 use crate::stage::{Field, suitable};
 use crate::transport::{Kind, Transport};
 
@@ -24,6 +25,15 @@ const WATCH: Duration = Duration::from_secs(5);
 
 /// The decoy's limits, short so that a probe need not wait for a minute to see the end.
 const DECOY_LIMIT: Duration = Duration::from_secs(2);
+
+/// Limits as long as servers have them unless they are told otherwise, and a watch beyond them: what a bridge does by a clock of its
+/// own within them shows then.
+const USUAL_IDLE: Duration = Duration::from_secs(75);
+const USUAL_HEAD: Duration = Duration::from_secs(60);
+const LONG_WATCH: Duration = Duration::from_secs(90);
+
+/// By how much the end is late of the positive control: more than servers that look at their timers now and then vary by.
+const LATE_END: Duration = Duration::from_secs(4);
 
 /// Probes for the positive control: those that tell two apart are played again and again, which takes time.
 const FEW: usize = 6;
@@ -40,7 +50,8 @@ impl Detector for Probing {
             name: "active probing",
             source: SOURCE,
             rule: "Each probe (silence, ladders of random lengths, other protocols, odd and damaged records and hellos, visitors) is played against \
-                   the bridge and against the decoy, without a path between and over each path. What comes back, record by record, how the connection ends (FIN, RST or \
+                   the bridge and against the decoy, without a path between and over each path; in the full choice silence, half a hello and \
+                   a page's visitor who stays once more, with limits of 60 and 75 s and a watch of 90 s. What comes back, record by record, how the connection ends (FIN, RST or \
                    not at all) and when must be what the decoy gives; where it differs at first, it is played again, and the two are told \
                    apart if most of what the bridge shows is none of what the decoy shows. Beside it obfs4 and a plain wire to the decoy. Then \
                    a few probes, with a ladder of lengths, are played many times, and the kinds of end (with alerts), and the times of first byte \
@@ -84,28 +95,75 @@ impl Detector for Probing {
         let probes = probes(field.plan.all_probes)?;
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
-            let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
-            let decoy = suitable(*server, limits)?;
-            let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-            let start = |kind| Transport::start(kind, &decoy, &field.qnet_pt, sink, Duration::ZERO);
-            let place = Place {
-                decoy: decoy.address(),
-                qnet: start(Kind::Qnet)?,
-                obfs4: start(Kind::Obfs4)?,
-                probes: &probes,
-                rounds: field.plan.rounds,
-            };
-            // Without a path first: there times show most.
-            for round_trip in std::iter::once(0).chain(field.plan.round_trips.iter().copied()) {
-                let path = format!("{server:?}, {round_trip} ms");
-                verdicts.extend(place.verdicts(&path, Duration::from_millis(round_trip / 2))?);
-            }
+            verdicts.extend(part(format!("{server:?}"), before(*server, &probes, field)));
         }
         for server in &field.plan.fronts {
-            verdicts.extend(websocket::verdicts(*server, &probes, field)?);
+            let found = websocket::verdicts(*server, &probes, field);
+            verdicts.extend(part(format!("behind {server:?}"), found));
         }
         Ok(verdicts)
     }
+}
+
+/// Before one decoy, over each path; without a path first: there times show most.
+fn before(server: Server, probes: &[Probe], field: &Field) -> Result<Vec<Verdict>> {
+    let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
+    let decoy = suitable(server, limits)?;
+    let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let start = |kind| Transport::start(kind, &decoy, &field.qnet_pt, sink, Duration::ZERO);
+    let place = Place {
+        decoy: decoy.address(),
+        qnet: start(Kind::Qnet)?,
+        obfs4: start(Kind::Obfs4)?,
+        probes,
+        rounds: field.plan.rounds,
+    };
+    let paths = std::iter::once(0).chain(field.plan.round_trips.iter().copied());
+    let over = |round_trip| {
+        let path = format!("{server:?}, {round_trip} ms");
+        let found = place.verdicts(&path, Duration::from_millis(round_trip / 2));
+        part(path, found)
+    };
+    let mut verdicts: Vec<Verdict> = paths.flat_map(over).collect();
+    if field.plan.all_probes {
+        verdicts.extend(part(format!("{server:?}, usual limits"), with_usual_limits(server, field)));
+    }
+    Ok(verdicts)
+}
+
+/// Who says nothing, or no more, before a decoy with its usual limits.
+fn with_usual_limits(server: Server, field: &Field) -> Result<Vec<Verdict>> {
+    let decoy = suitable(server, Options { idle: USUAL_IDLE, head: USUAL_HEAD, ..Options::default() })?;
+    let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let qnet = Transport::start(Kind::Qnet, &decoy, &field.qnet_pt, sink, Duration::ZERO)?;
+    let wire = Link::start(decoy.address(), Duration::ZERO)?;
+    let late = Link::start(decoy.address(), Duration::ZERO)?;
+    late.set_rules(vec![Rule::new(Way::Down, Which::AtEnd, Act::Delay(LATE_END))]);
+    let probes = waiting()?;
+    let judged = [
+        ("QNet", Role::Subject, qnet.server()),
+        ("a wire that ends late", Role::Positive, late.address()),
+        ("a plain wire", Role::Negative, wire.address()),
+    ];
+    judge_all(&judged.map(|(what, role, address)| Judged {
+        what: format!("{what}, {server:?}, usual limits"),
+        role,
+        probes: &probes,
+        address,
+        decoy: decoy.address(),
+        watch: LONG_WATCH,
+    }))
+}
+
+/// Silence at the beginning, in the midst of a hello, and after a page.
+fn waiting() -> Result<Vec<Probe>> {
+    let hello = Visitor::new(NAME).hello()?;
+    let half = hello.get(..hello.len() / 2).unwrap_or_default().to_vec();
+    Ok(vec![
+        Probe::script("silence", Vec::new()),
+        Probe::script("half a hello", vec![Step::Send(half)]),
+        Probe::client("a page's visitor who stays", catalogue::client(Visitor::new(NAME)), Vec::new()),
+    ])
 }
 
 /// What stands before one decoy.

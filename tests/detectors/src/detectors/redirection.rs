@@ -8,8 +8,9 @@ use anyhow::{Error, Result, bail};
 use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
 use qnet_tests::support::front;
 use qnet_tests::support::link::{Link, Trace};
+use qnet_tests::support::visitor::Visitor;
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
 use crate::load;
 use crate::stage::{Field, suitable};
 use crate::transport::{Kind, TalkingSite, Transport};
@@ -18,6 +19,10 @@ const SOURCE: &str = "Frolov, Wampler and Wustrow, NDSS 2020, on servers that on
 
 /// How long the client is watched where it was led: as long as a browser surely still idles on its connection.
 const WATCHED: Duration = Duration::from_secs(8);
+
+/// What no page of a site leads to, and for how long it is asked for.
+const NOTHING: &str = "/nothing-here";
+const STAY: Duration = Duration::from_secs(3);
 
 /// The protocol's name where a hello offers it (RFC 7301, section 3.1).
 const H2_OFFERED: &[u8] = b"\x02h2";
@@ -64,11 +69,15 @@ impl Detector for Redirection {
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
             for round_trip in &field.plan.round_trips {
-                verdicts.extend(before(*server, *round_trip, field)?);
+                let found = before(*server, *round_trip, field);
+                verdicts.extend(part(format!("{server:?}, {round_trip} ms"), found));
             }
         }
         for server in &field.plan.fronts {
-            verdicts.extend(behind(*server, field)?);
+            for round_trip in &field.plan.round_trips {
+                let found = behind(*server, *round_trip, field);
+                verdicts.extend(part(format!("behind {server:?}, {round_trip} ms"), found));
+            }
         }
         Ok(verdicts)
     }
@@ -99,15 +108,16 @@ fn before(server: Server, round_trip: u64, field: &Field) -> Result<Vec<Verdict>
     Ok(verdicts)
 }
 
-/// The client of a bridge behind a web server, led to where the site is and the bridge is not; and Chromium there.
-fn behind(server: front::Server, field: &Field) -> Result<Vec<Verdict>> {
+/// The client of a bridge behind a web server, led to where the site is and the bridge is not; and Chromium there; over a path.
+fn behind(server: front::Server, round_trip: u64, field: &Field) -> Result<Vec<Verdict>> {
+    let delay = Duration::from_millis(round_trip / 2);
     let [bridge, talking, nobody] = TalkingSite::several(server, [TalkingSite::PATH; 3])?;
     let site = &bridge.front;
     let _talk = talking.talk()?;
     let sink = TcpListener::bind("127.0.0.1:0")?;
     let mut verdicts = Vec::new();
     for (place, led) in [("a talking server", &talking), ("nobody", &nobody)] {
-        let transport = Transport::behind(&bridge, None, &field.qnet_pt, sink.local_addr()?, Duration::ZERO)?;
+        let transport = Transport::behind(&bridge, None, &field.qnet_pt, sink.local_addr()?, delay)?;
         let before = site.access_log()?.len();
         transport.link().set_target(led.address());
         let load = TcpStream::connect(transport.entry())?;
@@ -115,14 +125,20 @@ fn behind(server: front::Server, field: &Field) -> Result<Vec<Verdict>> {
         let traces = transport.link().traces();
         drop(load);
         let since = |before| Ok::<_, Error>(site.access_log()?.get(before..).unwrap_or_default().to_owned());
-        let what = format!("QNet's websocket led to {place}, behind {server:?}");
+        let what = format!("QNet's websocket led to {place}, behind {server:?}, {round_trip} ms");
         verdicts.push(judge(what, Role::Subject, &since(before)?, &traces));
         drop(transport);
-        let (link, before) = (Link::start(led.address(), Duration::ZERO)?, site.access_log()?.len());
+        let (link, before) = (Link::start(led.address(), delay)?, site.access_log()?.len());
         load::visit(NAME, link.address(), "/", || site.access_log(), load::page_loaded)?;
-        let what = format!("Chromium led to {place}, behind {server:?}");
+        let what = format!("Chromium led to {place}, behind {server:?}, {round_trip} ms");
         verdicts.push(judge(what, Role::Negative, &since(before)?, &[]));
     }
+    let (link, before) = (Link::start(talking.address(), delay)?, site.access_log()?.len());
+    let visitor = Visitor { paths: vec![NOTHING.into()], ..Visitor::new(NAME) };
+    visitor.visit(link.address(), STAY)?;
+    let log = site.access_log()?.get(before..).unwrap_or_default().to_owned();
+    let what = format!("who asks for what is not there, behind {server:?}, {round_trip} ms");
+    verdicts.push(judge(what, Role::Positive, &log, &[]));
     Ok(verdicts)
 }
 

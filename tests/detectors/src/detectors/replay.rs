@@ -2,10 +2,12 @@
 
 mod ends;
 mod live;
+mod records;
 mod switched;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,7 +19,7 @@ use qnet_tests::support::tunnel::{dialer, echo_bridge, runtime};
 use qnet_wire::bridge_line::BridgeLine;
 use tokio::io::AsyncWriteExt;
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
 use crate::stage::Field;
 
 const SOURCE: &str = "Alice et al., How China Detects and Blocks Shadowsocks, IMC 2020 (replay); Wang et al., Seeing through Network-Protocol Obfuscation, CCS 2015";
@@ -27,6 +29,13 @@ const WATCH: Duration = Duration::from_secs(5);
 
 /// The decoy's limits.
 const DECOY_LIMIT: Duration = Duration::from_secs(2);
+
+/// A visit's round trips up to the knock and its answer, at most: by these it is watched for longer over a path.
+const ROUND_TRIPS: u32 = 8;
+
+/// What is said again after a pause, and after which: in the quick part, and in the full one.
+const LATER: &str = "QNet, replays later";
+const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(60)];
 
 /// How long a client whose bytes are wanted may speak.
 const RECORDED: Duration = Duration::from_secs(2);
@@ -48,13 +57,14 @@ impl Detector for Replay {
             name: "replay and tamper",
             source: SOURCE,
             rule: "What QNet's client sent is sent again to bridge and decoy: its hello, twice and followed by a half-close, everything (to the \
-                   decoy, and of a whole tunnel), one hello with another's rest; at once, and to a bridge that was started anew with the same \
-                   key. A hello is held on its way and used first, with a spoiled Finished and other things behind it; its client must still get \
+                   decoy, and of a whole tunnel), one hello with another's rest; at once, after a pause, and to a bridge that was started anew with \
+                   the same key. A hello is held on its way and used first, with a spoiled Finished and other things behind it; its client must still get \
                    its tunnel. Records of a living client (ChangeCipherSpec, Finished, preface, request, knock) are flipped, dropped, doubled, \
-                   swapped, cut, or given neighbours on the way; one bit is flipped in each record up to the knock; 1 to 64 records that carry \
-                   nothing go before Finished and knock. Bridge and decoy are compared as in detector 2. Honest knocks \
+                   swapped, cut, or given neighbours on the way; one bit is flipped in each record up to the knock, in each of the \
+                   server's until then, and in each of the inner handshake, both ways; each is late by a second; 1 to 64 records that carry \
+                   nothing go before Finished and knock. All of this goes without a path and over each path. Bridge and decoy are compared as in detector 2. Honest knocks \
                    are held so that they come around the decoy's idle close, finer the nearer to it; a client's records are withheld during a \
-                   download for twice its idle limit and more. In a tunnel, silent or with data in it, records are flipped, dropped, doubled, \
+                   download for twice its idle limit and more (without a path: what counts is the decoy's own clock). In a tunnel, silent or with data in it, records are flipped, dropped, doubled, \
                    swapped and injected: what is shown must be what the decoy shows of records without sense after its page, and, on the way \
                    down, what a visitor with Chrome's TLS stack shows whose download is treated so.",
             thresholds: thresholds(),
@@ -69,11 +79,19 @@ impl Detector for Replay {
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
         let mut verdicts = Vec::new();
         for server in &field.plan.servers {
-            let before = || format!("{server:?}");
-            verdicts.extend(replayed(*server, field).with_context(before)?);
-            verdicts.extend(ends::held_knocks(*server, field.plan.all_probes).with_context(before)?);
-            verdicts.extend(ends::withheld(*server).with_context(before)?);
-            verdicts.extend(switched::verdicts(*server, field.plan.all_probes).with_context(before)?);
+            let full = field.plan.all_probes;
+            for round_trip in std::iter::once(0).chain(field.plan.round_trips.iter().copied()) {
+                let delay = Duration::from_millis(round_trip / 2);
+                for (what, found) in [
+                    ("replays", replayed(*server, delay, full)),
+                    ("held knocks", ends::held_knocks(*server, delay, full)),
+                    ("each record", records::verdicts(*server, delay, full)),
+                    ("tampering after the switch", switched::verdicts(*server, delay, full)),
+                ] {
+                    verdicts.extend(part(format!("{what}, {server:?}, {round_trip} ms"), found));
+                }
+            }
+            verdicts.extend(part(format!("withheld uploads, {server:?}"), ends::withheld(*server)));
         }
         Ok(verdicts)
     }
@@ -102,7 +120,12 @@ fn thresholds() -> Vec<Threshold> {
             source: ours,
         },
         Threshold {
-            what: "tampering after the switch",
+            what: "late records",
+            value: "flagged if with one no tunnel comes about, or it ends, in two plays".into(),
+            source: ours,
+        },
+        Threshold {
+            what: "tampering after the switch, and with each record before it",
             value: format!(
                 "flagged at one case in which {} of {TRIES} plays show what none of the decoy's (or the visitor's) do",
                 switched::MOST
@@ -112,38 +135,40 @@ fn thresholds() -> Vec<Threshold> {
     ]
 }
 
-/// What was said is said again, and spoiled up to the knock.
-fn replayed(server: Server, field: &Field) -> Result<Vec<Verdict>> {
+/// What was said is said again, and spoiled up to the knock; over paths with this delay each way.
+fn replayed(server: Server, delay: Duration, full: bool) -> Result<Vec<Verdict>> {
     let mut verdicts = Vec::new();
     let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
     let decoy = Decoy::start(server, limits)?;
     let runtime = Arc::new(runtime()?);
     let (bridge, line) = runtime.block_on(echo_bridge(&decoy))?;
     let client = client(&runtime, &decoy, line)?;
-    let (probes, replays) = probes(&client, bridge, decoy.address(), field.plan.all_probes)?;
+    let (probes, replays) = probes(&client, bridge, decoy.address(), full)?;
     // The same key, and nothing remembered.
     let (restarted, _) = runtime.block_on(echo_bridge(&decoy))?;
-    let (used, found) = live::stolen(&runtime, server)?;
-    verdicts.push(verdict(format!("QNet, a hello used first, {server:?}"), Role::Subject, used, &found));
-    let wire = Link::start(decoy.address(), Duration::ZERO)?;
-    let faulty = Link::start(decoy.address(), Duration::ZERO)?;
+    let (used, found) = live::stolen(&runtime, server, delay)?;
+    let title = |what: &str| format!("{what}, {server:?}, {} ms", 2 * delay.as_millis());
+    verdicts.push(verdict(title("QNet, a hello used first"), Role::Subject, used, &found));
+    let away = |address| Link::start(address, delay);
+    let (bridge, restarted) = (away(bridge)?, away(restarted)?);
+    let (own, wire, faulty) = (away(decoy.address())?, away(decoy.address())?, away(decoy.address())?);
     faulty.set_rules(vec![Rule::new(Way::Down, Which::AtEnd, Act::InjectBefore(vec![0]))]);
-    let own = decoy.address();
+    let few = probes.get(..FEW).unwrap_or_default();
     let examined = [
-        ("QNet", Role::Subject, bridge, &probes[..]),
-        ("QNet, restarted", Role::Subject, restarted, &replays[..]),
-        (
-            "a wire that adds a byte at the end",
-            Role::Positive,
-            faulty.address(),
-            probes.get(..FEW).unwrap_or_default(),
-        ),
-        ("a plain wire", Role::Negative, wire.address(), &probes[..]),
+        ("QNet", Role::Subject, &bridge, &probes[..]),
+        ("QNet, restarted", Role::Subject, &restarted, &replays[..]),
+        ("a wire that adds a byte at the end", Role::Positive, &faulty, few),
+        ("a plain wire", Role::Negative, &wire, &probes[..]),
+        (LATER, Role::Subject, &bridge, &replays[..]),
     ];
     // One after the other: what they are compared by is times, which a busy machine spoils.
     for (what, role, address, probes) in examined {
-        let found = differences(probes, &move || address, own, WATCH, Tolerance::default())?;
-        verdicts.push(verdict(format!("{what}, {server:?}"), role, probes.len(), &found));
+        if what == LATER {
+            thread::sleep(PAUSES[usize::from(full)]);
+        }
+        let (address, watch) = (address.address(), WATCH + ROUND_TRIPS * 2 * delay);
+        let found = differences(probes, &move || address, own.address(), watch, Tolerance::default())?;
+        verdicts.push(verdict(title(what), role, probes.len(), &found));
     }
     Ok(verdicts)
 }
@@ -189,7 +214,7 @@ fn probes(
     let knock = first.len() - 1;
     let probes = replays.iter().cloned().chain(spoiled.step_by(if all { 1 } else { SOME }));
     let knocks = live::knocks(client, knock).into_iter().step_by(if all { 1 } else { SOME });
-    let nothings = live::nothings(client, knock).into_iter().step_by(if all { 1 } else { SOME });
+    let nothings = live::nothings(client, knock, all);
     Ok((probes.chain(knocks).chain(live::flips(client, knock)).chain(nothings).collect(), replays))
 }
 

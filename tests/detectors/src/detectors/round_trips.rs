@@ -115,9 +115,13 @@ impl Detector for RoundTrips {
         let behind =
             field.plan.fronts.iter().map(|server| (behind(*server, field), format!("behind {server:?}")));
         for (found, server) in before.chain(behind) {
-            let (found, drawn) = found.context(server)?;
-            verdicts.extend(found);
-            plots.extend(drawn);
+            match found {
+                Ok((found, drawn)) => {
+                    verdicts.extend(found);
+                    plots.extend(drawn);
+                }
+                Err(error) => verdicts.push(Verdict::none(server, format!("{error:#}"))),
+            }
         }
         Ok((verdicts, plots))
     }

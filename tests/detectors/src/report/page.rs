@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Outcome, Report, figures, plots, role};
+use super::{Outcome, Report, figures, plots, role, said};
 use crate::capture::Capture;
 
 /// Light and dark as the reader's system says; tables scroll on a narrow screen, plots shrink.
@@ -13,7 +13,7 @@ const STYLE: &str = ":root{color-scheme:light dark;--text:#222;--faint:#666;--ba
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:var(--text);background:var(--back)}\
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;margin:.5em 0 1.5em}td,th{border-bottom:1px solid var(--line);\
 padding:.25em .5em;text-align:left;vertical-align:top}td{overflow-wrap:anywhere;min-width:6em}.bad{background:var(--bad)}\
-.good{background:var(--good)}.refused{border-left:3px solid var(--faint);padding-left:.5em}small,figcaption{color:var(--faint)}svg{display:block;width:100%;min-height:110px;max-height:60vh;background:var(--plot);\
+.good{background:var(--good)}small,figcaption{color:var(--faint)}svg{display:block;width:100%;min-height:110px;max-height:60vh;background:var(--plot);\
 border:1px solid var(--line)}figure{margin:0 0 1em}rect{stroke-width:0}text{font-size:14px;fill:var(--text)}\
 polyline,.range{fill:none;stroke-width:2;vector-effect:non-scaling-stroke}.range{stroke:var(--text);stroke-width:1}\
 .up,.c0{fill:var(--up);color:var(--up);stroke:var(--up)}.down,.c1{fill:var(--down);color:var(--down);stroke:var(--down)}\
@@ -32,9 +32,6 @@ pub(super) fn page(report: &Report, captures: &[Capture]) -> String {
     }
     for failure in failures {
         let _ = write!(html, "<p class=\"bad\">{}</p>", escape(&failure));
-    }
-    for refused in &report.refused {
-        let _ = write!(html, "<p class=\"refused\">{}</p>", escape(&refused.told()));
     }
     report.outcomes.iter().for_each(|one| outcome(&mut html, one));
     if !captures.is_empty() {
@@ -79,7 +76,7 @@ fn outcome(html: &mut String, outcome: &Outcome) {
             if verdict.holds() { "good" } else { "bad" },
             escape(&verdict.what),
             role(verdict.role),
-            if verdict.flagged { "flagged" } else { "passes" },
+            said(verdict),
             escape(&figures(&verdict.figures)),
             escape(&verdict.note)
         );

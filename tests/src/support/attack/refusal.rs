@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::stage::{ALERT, Payload, SOON, Seen, Stage, copy, seen, until};
-use super::visit::{DISTANCE, made_up, settled, visit};
+use super::visit::{made_up, settled, visit};
 use crate::support::flow::{End, Flow, Record};
 use crate::support::link::{Act, Editor, Gate, Link, Rule, Trace, Way, Which};
 
@@ -85,9 +85,16 @@ impl Deed {
 /// # Errors
 /// There is no tunnel, or it does not end.
 pub fn run(stage: &Stage, way: Way, deed: &Deed) -> Result<(Trace, Payload, Instant)> {
-    let link = Link::start(stage.bridge, DISTANCE)?;
-    let armed = Gate::new();
-    link.set_rules(deed.rules(way, &armed));
+    let link = Link::start(stage.bridge, stage.distance)?;
+    let (armed, touched) = (Gate::new(), Arc::new(Mutex::new(None)));
+    let noted = Arc::clone(&touched);
+    // On a long path there may be nothing to do it to for a round trip.
+    let note = Editor::new(move |_| {
+        noted.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    });
+    link.set_rules(
+        [deed.rules(way, &armed), vec![Rule::new(way, Which::Once(armed.clone()), Act::Edit(note))]].concat(),
+    );
     let tunnel = stage.tunnel_over(&link)?;
     let payload = match way {
         Way::Up => stage.upload(&tunnel)?,
@@ -95,13 +102,13 @@ pub fn run(stage: &Stage, way: Way, deed: &Deed) -> Result<(Trace, Payload, Inst
     };
     until("data in the tunnel", SOON, || copy(&payload).right > BEFORE)?;
     armed.open();
-    let begun = Instant::now();
     // The bridge keeps the session, and its end of the stream with it; the client's session has no other connection.
     until("the session to end", SOON, || !tunnel.is_open())?;
     if way == Way::Down {
         until("the stream to break", SOON, || copy(&payload).broken || copy(&payload).ended)?;
     }
     let trace = settled(&link, 0)?;
+    let begun = touched.lock().unwrap_or_else(PoisonError::into_inner).context("no record to do it to")?;
     Ok((trace, copy(&payload), begun))
 }
 
@@ -156,7 +163,8 @@ impl Refusal {
 
 /// What arrives without sense, alone or with much behind it: then a server closes before it has read all, which makes an RST of
 /// its FIN.
-fn with_more(bytes: &[u8], more: bool) -> Vec<u8> {
+#[must_use]
+pub fn with_more(bytes: &[u8], more: bool) -> Vec<u8> {
     if more { [bytes, &made_up(90).repeat(500)].concat() } else { bytes.to_vec() }
 }
 
@@ -175,7 +183,7 @@ pub fn refused_by(stage: &Stage, target: SocketAddr, bytes: Vec<u8>) -> Result<R
 /// # Errors
 /// There is no tunnel.
 pub fn refused_by_bridge(stage: &Stage, bytes: Vec<u8>) -> Result<Refusal> {
-    let link = Link::start(stage.bridge, DISTANCE)?;
+    let link = Link::start(stage.bridge, stage.distance)?;
     let tunnel = stage.tunnel_over(&link)?;
     settled(&link, 0)?;
     let refusal = refused(&link, bytes);

@@ -39,6 +39,9 @@ const OVERHEAD: usize = 17;
 pub const ALERT: usize = 19;
 /// Shorter than any answer (docs/protocol.md, section 4): alerts, GOAWAY, PING.
 pub const SHORT: usize = 64;
+/// One way from the client to whoever answers, unless it is said otherwise. Without it what a client says to an alert comes in the
+/// microseconds between the alert and the decoy's closing, which makes an RST of some FINs.
+const DISTANCE: Duration = Duration::from_millis(5);
 /// How long anything that needs no waiting may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
@@ -57,6 +60,8 @@ pub struct Stage {
     pub bridge: SocketAddr,
     /// The bridge's public key.
     pub key: BridgeKey,
+    /// One way from a client to whoever answers.
+    pub distance: Duration,
     uploads: Uploads,
     next_upload: AtomicU64,
     runtime: tokio::runtime::Runtime,
@@ -110,7 +115,14 @@ impl Stage {
         let front = Link::start(bridge, Duration::ZERO)?;
         tokio::spawn(serve(listener, Arc::clone(&uploads)));
         drop(entered);
-        Ok(Self { decoy, front, back, bridge, key, uploads, next_upload: AtomicU64::new(0), runtime })
+        let (distance, next_upload) = (DISTANCE, AtomicU64::new(0));
+        Ok(Self { decoy, front, back, bridge, key, distance, uploads, next_upload, runtime })
+    }
+
+    /// The same with its clients this far from it, or as far as usual where that is more.
+    #[must_use]
+    pub fn away(self, distance: Duration) -> Self {
+        Self { distance: self.distance.max(distance), ..self }
     }
 
     /// Runs `work` on the stage's runtime.

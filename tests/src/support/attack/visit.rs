@@ -15,9 +15,6 @@ use super::stage::{Content, SOON, Seen, Stage, seen};
 
 /// A page without anything to load but the icon: its load is short, and the same each time.
 pub const PATH: &str = "/menu.js";
-/// One way from the client to whoever answers. Without it what a client says to an alert comes in the microseconds between the
-/// alert and the decoy's closing, which makes an RST of some FINs.
-pub const DISTANCE: Duration = Duration::from_millis(5);
 /// How long nothing may come until all has come.
 const QUIET: Duration = Duration::from_millis(250);
 /// How long an end that is due is waited for.
@@ -53,7 +50,7 @@ pub fn visit_with(
     rules: Vec<Rule>,
     change: impl FnOnce(BridgeLine) -> BridgeLine,
 ) -> Result<Visit> {
-    let link = Link::start(target, DISTANCE)?;
+    let link = Link::start(target, stage.distance)?;
     link.set_rules(rules);
     let (dialer, line) = (stage.dialer(PATH)?, change(stage.line(link.address())?));
     let outcome = stage.block_on(dialer.dial(&line));
@@ -124,14 +121,18 @@ pub fn same(stage: &Stage, what: &str, rules: &[Rule]) -> Result<()> {
 
 /// What a censor can tell of a visit, and the client's user.
 #[derive(Debug, PartialEq, Eq)]
-struct Shown {
+pub struct Shown {
     why: String,
     up: Content,
     down: Content,
 }
 
 impl Shown {
-    fn of(stage: &Stage, target: SocketAddr, rules: &[Rule]) -> Result<Self> {
+    /// Of a visit to `target` under these rules.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn of(stage: &Stage, target: SocketAddr, rules: &[Rule]) -> Result<Self> {
         let visit = visit(stage, target, rules.to_vec())?;
         let trace = visit.trace()?;
         // Hellos differ in length, as Chrome's do.

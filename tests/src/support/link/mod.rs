@@ -51,7 +51,9 @@ pub struct Trace {
 }
 
 impl Trace {
-    fn new(started: Instant) -> Self {
+    /// Nothing seen yet, of a connection that began then.
+    #[must_use]
+    pub fn new(started: Instant) -> Self {
         let (up, down) = (Flow::new(started), Flow::new(started));
         Self { begun: started, ends: None, segments: Vec::new(), up, down }
     }

@@ -18,7 +18,7 @@ use qnet_tests::support::talk::TalkServer;
 
 use super::times::{self, Compared};
 use super::{Judged, WATCH, judge};
-use crate::detector::{Figure, Role, Verdict};
+use crate::detector::{Figure, Role, Verdict, part};
 use crate::stage::Field;
 use crate::transport::{TalkingSite, Transport};
 
@@ -69,21 +69,79 @@ impl Stage {
     }
 }
 
-/// `outside` is what is played without TLS, or to its handshake.
+/// The same addresses at the end of a path, each over a wire of its own.
+struct Places {
+    talking: [SocketAddr; 2],
+    bridge: SocketAddr,
+    nobody: SocketAddr,
+    pathless: [SocketAddr; 2],
+    other: SocketAddr,
+    round_trip: Duration,
+    /// For people: the web server, and the path.
+    title: String,
+    _wires: Vec<Link>,
+}
+
+impl Places {
+    fn over(stage: &Stage, server: front::Server, round_trip: u64) -> Result<Self> {
+        let title = format!("behind {server:?}, {round_trip} ms");
+        let round_trip = Duration::from_millis(round_trip);
+        let mut wires = Vec::new();
+        let mut away = |site: &TalkingSite| -> Result<SocketAddr> {
+            let wire = Link::start(site.address(), round_trip / 2)?;
+            let address = wire.address();
+            wires.push(wire);
+            Ok(address)
+        };
+        let [talking, pathless] = [&stage.talking, &stage.pathless];
+        Ok(Self {
+            talking: [away(&talking[0])?, away(&talking[1])?],
+            bridge: away(&stage.bridge)?,
+            nobody: away(&stage.nobody)?,
+            pathless: [away(&pathless[0])?, away(&pathless[1])?],
+            other: away(&stage.other)?,
+            round_trip,
+            title,
+            _wires: wires,
+        })
+    }
+
+    /// How long those are watched who are answered at once: a handshake and a request take three round trips of the time.
+    fn briefly(&self) -> Duration {
+        BRIEFLY + 3 * self.round_trip
+    }
+}
+
+/// `outside` is what is played without TLS, or to its handshake. Without a path first, as before decoys.
 pub(super) fn verdicts(server: front::Server, outside: &[Probe], field: &Field) -> Result<Vec<Verdict>> {
     let stage = Stage::set(server, field)?;
-    let mut verdicts = strangers(&stage, server, outside)?;
+    let paths = std::iter::once(0).chain(field.plan.round_trips.iter().copied());
+    let over = |round_trip| {
+        let found = Places::over(&stage, server, round_trip)
+            .and_then(|places| over_a_path(&places, server, outside, field));
+        part(format!("behind {server:?}, {round_trip} ms"), found)
+    };
+    Ok(paths.flat_map(over).collect())
+}
+
+fn over_a_path(
+    places: &Places,
+    server: front::Server,
+    outside: &[Probe],
+    field: &Field,
+) -> Result<Vec<Verdict>> {
+    let mut verdicts = strangers(places, outside)?;
     let known = of_the_path(NAME, TalkingSite::PATH);
-    verdicts.extend(who_know_the_path(&stage, server, &known)?);
+    verdicts.extend(who_know_the_path(places, &known)?);
     let watch = if field.plan.all_probes { LONG_WATCH } else { WATCH };
-    verdicts.extend(who_open_it(&stage, server, watch)?);
+    verdicts.extend(who_open_it(places, server, watch)?);
     let compared = Compared {
         what: "QNet's websocket",
-        qnet: stage.bridge.address(),
-        decoy: stage.pathless[0].address(),
-        again: ("the site again", stage.pathless[1].address()),
+        qnet: places.bridge,
+        decoy: places.pathless[0],
+        again: ("the site again", places.pathless[1]),
     };
-    let name = format!("its path behind {server:?}");
+    let name = format!("its path {}", places.title);
     let some: Vec<Probe> = known.into_iter().step_by(TIMED).collect();
     verdicts.extend(times::verdicts(&name, &some, &compared, field.plan.rounds)?);
     Ok(verdicts)
@@ -100,46 +158,45 @@ fn one_by_one(judged: &[Judged<'_>]) -> Result<Vec<Verdict>> {
 }
 
 /// Who do not know the path.
-fn strangers(stage: &Stage, server: front::Server, outside: &[Probe]) -> Result<Vec<Verdict>> {
+fn strangers(places: &Places, outside: &[Probe]) -> Result<Vec<Verdict>> {
     let near = neighbourhood(NAME, TalkingSite::PATH);
     let all = [outside, &near].concat();
-    let [talking, again] = stage.talking.each_ref().map(TalkingSite::address);
-    let bridge = stage.bridge.address();
+    let ([talking, again], bridge) = (places.talking, places.bridge);
     let one = |what: &str, role, probes, address, decoy| {
-        let what = format!("strangers: {what}, behind {server:?}");
-        Judged { what, role, probes, address, decoy, watch: BRIEFLY }
+        let what = format!("strangers: {what}, {}", places.title);
+        Judged { what, role, probes, address, decoy, watch: places.briefly() }
     };
     one_by_one(&[
         one("QNet's websocket beside a talking server", Role::Subject, &all, bridge, talking),
-        one("QNet's websocket beside nobody", Role::Subject, &near, bridge, stage.nobody.address()),
-        one("another web server", Role::Positive, &near, stage.other.address(), talking),
+        one("QNet's websocket beside nobody", Role::Subject, &near, bridge, places.nobody),
+        one("another web server", Role::Positive, &near, places.other, talking),
         one("a talking server again", Role::Negative, &all, again, talking),
     ])
 }
 
 /// Who know it and open no websocket there.
-fn who_know_the_path(stage: &Stage, server: front::Server, probes: &[Probe]) -> Result<Vec<Verdict>> {
-    let [pathless, again] = stage.pathless.each_ref().map(TalkingSite::address);
+fn who_know_the_path(places: &Places, probes: &[Probe]) -> Result<Vec<Verdict>> {
+    let [pathless, again] = places.pathless;
     let one = |what: &str, role, address| {
-        let what = format!("its path: {what}, behind {server:?}");
-        Judged { what, role, probes, address, decoy: pathless, watch: BRIEFLY }
+        let what = format!("its path: {what}, {}", places.title);
+        Judged { what, role, probes, address, decoy: pathless, watch: places.briefly() }
     };
     one_by_one(&[
-        one("QNet's websocket", Role::Subject, stage.bridge.address()),
-        one("a talking server", Role::Positive, stage.talking[0].address()),
+        one("QNet's websocket", Role::Subject, places.bridge),
+        one("a talking server", Role::Positive, places.talking[0]),
         one("the site again", Role::Negative, again),
     ])
 }
 
 /// Who open the websocket, as a CDN or somebody who ends TLS can, and have no key.
-fn who_open_it(stage: &Stage, server: front::Server, watch: Duration) -> Result<Vec<Verdict>> {
+fn who_open_it(places: &Places, server: front::Server, watch: Duration) -> Result<Vec<Verdict>> {
     let mut openings = openings(NAME, TalkingSite::PATH);
     if server == front::Server::Haproxy {
         openings.extend(openings_over_http2(NAME, TalkingSite::PATH));
     }
-    let of = |site: &TalkingSite| play_all(&openings, site.address(), watch);
-    let (ours, theirs) = (of(&stage.bridge)?, of(&stage.talking[0])?);
-    let title = |what: &str| format!("an open websocket: {what}, behind {server:?}");
+    let of = |address| play_all(&openings, address, watch);
+    let (ours, theirs) = (of(places.bridge)?, of(places.talking[0])?);
+    let title = |what: &str| format!("an open websocket: {what}, {}", places.title);
     let mut verdicts = Vec::new();
     for (what, role, seen) in
         [("QNet's", Role::Subject, &ours), ("a talking server's", Role::Positive, &theirs)]

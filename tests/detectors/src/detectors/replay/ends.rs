@@ -40,13 +40,14 @@ const NEAR: Duration = Duration::from_secs(1);
 
 /// An honest knock, held so that it comes around the decoy's end: by QNet's client to the bridge and to the decoy, and to a wire that
 /// answers where the decoy closes.
-pub(super) fn held_knocks(server: Server, full: bool) -> Result<Vec<Verdict>> {
+pub(super) fn held_knocks(server: Server, delay: Duration, full: bool) -> Result<Vec<Verdict>> {
     let (mut subject, mut positive, mut negative) = (Held::default(), Held::default(), Held::default());
     for round_trip in ROUND_TRIPS[usize::from(full)] {
         let options = Options { idle: IDLE, head: IDLE, ..Options::default() };
-        let stage = Stage::with_delay(server, options, Duration::from_millis(round_trip / 2))?;
+        let stage = Stage::with_delay(server, options, Duration::from_millis(round_trip / 2))?.away(delay);
         let (number, _) = knock(&stage)?;
-        let close = closing(&stage, number, IDLE)?;
+        // What is let go then is on its way for as long as the path is.
+        let close = closing(&stage, number, IDLE)?.saturating_sub(stage.distance);
         let places = places(server, close, IDLE, TRIES[usize::from(full)]);
         // As far from its visitors as behind the bridge.
         let decoy = stage.back.address();
@@ -68,10 +69,11 @@ pub(super) fn held_knocks(server: Server, full: bool) -> Result<Vec<Verdict>> {
         negative.add(&plays(decoy)?, &own);
         positive.add(&plays(faulty.address())?, &own);
     }
+    let title = |what: &str| format!("{what}, {server:?}, {} ms", 2 * delay.as_millis());
     Ok(vec![
-        subject.verdict(format!("QNet, knocks held to the decoy's end, {server:?}"), Role::Subject),
-        positive.verdict(format!("a wire that answers where the decoy ends, {server:?}"), Role::Positive),
-        negative.verdict(format!("the decoy, knocks held to its end, {server:?}"), Role::Negative),
+        subject.verdict(title("QNet, knocks held to the decoy's end"), Role::Subject),
+        positive.verdict(title("a wire that answers where the decoy ends"), Role::Positive),
+        negative.verdict(title("the decoy, knocks held to its end"), Role::Negative),
     ])
 }
 

@@ -12,14 +12,19 @@ use qnet_wire::bridge_line::BridgeLine;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 
+use super::ROUND_TRIPS;
+
 /// How long the client whose hello was used may take afterwards, and its hello to come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long each use of a held hello is watched: clients give up after half a minute, and what differs is played six times.
 const HELD: Duration = Duration::from_secs(2);
 
-/// Numbers around what TLS stacks bear of records that carry nothing (OpenSSL: 32 in a row).
-const NOTHINGS: [usize; 4] = [1, 32, 33, 64];
+/// Numbers up to and around what TLS stacks bear of records that carry nothing (OpenSSL: 32 in a row).
+const NOTHINGS: [usize; 11] = [1, 2, 4, 8, 16, 31, 32, 33, 48, 63, 64];
+
+/// Of the probes with such records every so manieth is played in the quick part: three at each place, each of another kind.
+const SOME_NOTHINGS: usize = 11;
 
 /// A change of cipher spec, as a client sends it before its Finished.
 const CHANGE: [u8; 6] = [20, 3, 3, 0, 1, 1];
@@ -50,23 +55,23 @@ pub(super) fn flips(client: &Client, knock: usize) -> Vec<Probe> {
     (1..=knock).map(flip).collect()
 }
 
-/// Records that carry nothing before Finished and before the knock.
-pub(super) fn nothings(client: &Client, knock: usize) -> Vec<Probe> {
+/// Records that carry nothing before Finished and before the knock; all of them, or some.
+pub(super) fn nothings(client: &Client, knock: usize, full: bool) -> Vec<Probe> {
     let kinds: [(&str, &[u8]); 3] = [
         ("changes of cipher spec", &CHANGE),
         ("empty records", &[23, 3, 3, 0, 0]),
         ("empty handshake records", &[22, 3, 3, 0, 0]),
     ];
     let mut probes = Vec::new();
-    for (kind, record) in kinds {
+    for (place, number) in [("Finished", 2), ("the knock", knock)] {
         for count in NOTHINGS {
-            for (place, number) in [("Finished", 2), ("the knock", knock)] {
+            for (kind, record) in kinds {
                 let act = Act::InjectBefore(record.repeat(count));
                 probes.push(probe(format!("{count} {kind} before {place}"), client, number, act));
             }
         }
     }
-    probes
+    probes.into_iter().step_by(if full { 1 } else { SOME_NOTHINGS }).collect()
 }
 
 fn probe(name: String, client: &Client, number: usize, act: Act) -> Probe {
@@ -74,11 +79,13 @@ fn probe(name: String, client: &Client, number: usize, act: Act) -> Probe {
 }
 
 /// A client's hello is held on its way, and used by the censor meanwhile; then it goes on, and its client must get its tunnel. Gives how many
-/// probes there were, and those that told bridge and decoy apart. The decoy is one that waits for a hello longer than they take.
-pub(super) fn stolen(runtime: &Runtime, server: Server) -> Result<(usize, Vec<Difference>)> {
+/// probes there were, and those that told bridge and decoy apart. The decoy is one that waits for a hello longer than they take. Everything
+/// goes over paths with this delay each way.
+pub(super) fn stolen(runtime: &Runtime, server: Server, delay: Duration) -> Result<(usize, Vec<Difference>)> {
     let decoy = Decoy::start(server, Options::default())?;
     let (bridge, line) = runtime.block_on(echo_bridge(&decoy))?;
-    let link = Link::start(line.address, Duration::ZERO)?;
+    let link = Link::start(line.address, delay)?;
+    let (away, decoys) = (Link::start(bridge, delay)?, Link::start(decoy.address(), delay)?);
     let gate = Gate::new();
     link.set_rules(vec![Rule::new(Way::Up, Which::Nth(0), Act::Hold(gate.clone()))]);
     let (dialer, line) = (dialer(&decoy)?, BridgeLine { address: link.address(), ..line });
@@ -92,7 +99,13 @@ pub(super) fn stolen(runtime: &Runtime, server: Server) -> Result<(usize, Vec<Di
         trace.up.records().first().is_some_and(|hello| hello.present == hello.length)
     })?;
     let probes = used(held.up.raw());
-    let found = differences(&probes, &|| bridge, decoy.address(), HELD, Tolerance::default())?;
+    let found = differences(
+        &probes,
+        &|| away.address(),
+        decoys.address(),
+        HELD + ROUND_TRIPS * 2 * delay,
+        Tolerance::default(),
+    )?;
     gate.open();
     let done = runtime.block_on(async { tokio::time::timeout(PATIENCE, client).await });
     done.context("the client whose hello was used waits for ever")??
@@ -125,4 +138,29 @@ fn used(hello: &[u8]) -> Vec<Probe> {
         probes.push(Probe::script(format!("a stolen hello, {name} and an end"), ended));
     }
     probes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_that_carry_nothing_come_in_every_number_and_at_the_knock_in_the_quick_part_too() {
+        let client: Client = Arc::new(|_, _| {});
+        let names = |full| nothings(&client, 7, full).into_iter().map(|probe| probe.name).collect::<Vec<_>>();
+        let (all, some) = (names(true), names(false));
+        for kind in ["changes of cipher spec", "empty records", "empty handshake records"] {
+            for count in [1, 2, 4, 8, 16, 31, 32, 33, 48, 63, 64] {
+                for place in ["Finished", "the knock"] {
+                    let wanted = format!("{count} {kind} before {place}");
+                    assert!(all.contains(&wanted), "{wanted}");
+                }
+            }
+            for place in ["Finished", "the knock"] {
+                let one = some.iter().any(|name| name.contains(kind) && name.ends_with(place));
+                assert!(one, "{kind} before {place}: {some:?}");
+            }
+        }
+        assert_eq!((all.len(), some.len()), (66, 6));
+    }
 }
