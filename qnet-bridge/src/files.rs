@@ -118,9 +118,12 @@ fn unused(path: &Path) -> PathBuf {
 
 /// Adds `line` at the end of a file, unless it has it; who may read it stays as it is.
 pub(crate) fn add_line(path: &Path, line: &str) -> Result<Written> {
-    let (mut text, mode) = match fs::read_to_string(path) {
-        Ok(text) => (text, fs::metadata(path).map(|metadata| metadata.permissions().mode())?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), MODE),
+    let (mut text, mode, owner) = match fs::read_to_string(path) {
+        Ok(text) => {
+            let metadata = fs::metadata(path)?;
+            (text, metadata.mode() & 0o777, Some(Owner::of(&metadata)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), MODE, None),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
     if text.lines().any(|there| there.trim() == line) {
@@ -131,7 +134,7 @@ pub(crate) fn add_line(path: &Path, line: &str) -> Result<Written> {
     }
     text.push_str(line);
     text.push('\n');
-    place(path, text.as_bytes(), mode & 0o777)?;
+    place_for(path, text.as_bytes(), mode, owner)?;
     Ok(Written::Changed(path.to_owned()))
 }
 
@@ -265,6 +268,12 @@ mod tests {
         assert_eq!(add_line(&path, "%include x").unwrap(), Written::Unchanged(path.clone()));
         assert_eq!(fs::read_to_string(&path).unwrap(), "Log notice stdout\n%include x\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(&path, Some(1), Some(2)).is_ok() {
+            assert_eq!(add_line(&path, "%include y").unwrap(), Written::Changed(path.clone()));
+            let metadata = fs::metadata(&path).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o777), (1, 2, 0o640));
+        }
     }
 
     #[test]

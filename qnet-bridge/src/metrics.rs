@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 
@@ -64,14 +64,17 @@ impl Drop for Metrics {
 
 async fn serve(listener: TcpListener, told: Arc<Told>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // They end with it: who is connected still after an upgrade would ask the old process on and on.
+    let mut connections = JoinSet::new();
     loop {
+        while connections.try_join_next().is_some() {}
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let Ok((tcp, _)) = listener.accept().await else {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let told = Arc::clone(&told);
-        tokio::spawn(async move {
+        connections.spawn(async move {
             answer(tcp, &told).await;
             drop(slot);
         });
@@ -90,11 +93,14 @@ async fn answer(tcp: TcpStream, told: &Told) {
 
 async fn page<B>(request: &Request<B>, told: &Told) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
-    if request.uri().path() == "/metrics" {
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(KIND));
-        *response.body_mut() = Full::new(told.text(told.tally.all().await).into());
-    } else {
+    if request.uri().path() != "/metrics" {
         *response.status_mut() = StatusCode::NOT_FOUND;
+    } else if let Some(numbers) = told.tally.all().await {
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(KIND));
+        *response.body_mut() = Full::new(told.text(numbers).into());
+    } else {
+        // To Prometheus a gap, over which it computes rates rightly.
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     response
 }

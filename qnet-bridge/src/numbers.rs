@@ -21,6 +21,8 @@ use crate::{exit::Exit, handover};
 
 /// How long an older process may take to answer: it is on this machine, and Prometheus waits.
 const ANSWER_LIMIT: Duration = Duration::from_millis(200);
+/// How long one that has never answered may: it is about to hand over what it listens at.
+const FIRST_LIMIT: Duration = Duration::from_secs(3);
 /// What the first byte says. Another version's numbers are not understood.
 const VERSION: u8 = 1;
 /// How many numbers there are.
@@ -180,21 +182,23 @@ impl Tally {
         numbers
     }
 
-    /// The same with those that are there.
-    pub(crate) async fn all(&self) -> Numbers {
+    /// The same with those that are there. `None` where one has never told what it counted: sums without it would fall, and come back
+    /// at once when it does.
+    pub(crate) async fn all(&self) -> Option<Numbers> {
         let mut asked = JoinSet::new();
         for older in &self.older {
             let older = Arc::clone(older);
             asked.spawn(async move {
-                let answer = timeout(ANSWER_LIMIT, older.ask()).await.ok().flatten();
+                let limit = if older.has_told() { ANSWER_LIMIT } else { FIRST_LIMIT };
+                let answer = timeout(limit, older.ask()).await.ok().flatten();
                 older.counted(answer)
             });
         }
         let mut numbers = self.here();
         while let Some(older) = asked.join_next().await {
-            numbers.add(older.unwrap_or_default());
+            numbers.add(older.ok()??);
         }
-        numbers
+        Some(numbers)
     }
 
     fn here(&self) -> Numbers {
@@ -234,6 +238,8 @@ struct Older {
 #[derive(Clone, Copy, Default)]
 struct Known {
     counted: Numbers,
+    /// It has answered.
+    told: bool,
     /// It is gone, and what it counted stays as it is.
     gone: bool,
 }
@@ -254,15 +260,20 @@ impl Older {
         if known.gone { known.counted } else { Numbers::default() }
     }
 
-    /// What it has counted, gone or not: where it did not answer, what it had counted when it last did.
-    fn counted(&self, answer: Option<Numbers>) -> Numbers {
+    fn has_told(&self) -> bool {
+        let known = self.known();
+        known.told || known.gone
+    }
+
+    /// What it has counted, gone or not: where it did not answer, what it had counted when it last did, if it ever did.
+    fn counted(&self, answer: Option<Numbers>) -> Option<Numbers> {
         let mut known = self.known();
         match answer {
             Some(answer) if !known.gone => {
-                known.counted = answer.past();
-                answer
+                (known.counted, known.told) = (answer.past(), true);
+                Some(answer)
             }
-            _ => known.counted,
+            _ => (known.told || known.gone).then_some(known.counted),
         }
     }
 

@@ -17,7 +17,7 @@ use qnet_transport::{
     decoy, identity,
     tls::Roots,
 };
-use qnet_wire::invitation::InvitedList;
+use qnet_wire::{bridge_line::Cover, invitation::InvitedList};
 use tokio::{net::TcpStream, sync::watch, task::JoinSet, time::timeout};
 use zeroize::Zeroizing;
 
@@ -295,7 +295,16 @@ async fn announce(listener: &Listener, plan: &Plan) -> Result<()> {
         return Ok(());
     }
     for line in line::lines(plan, None, address)? {
-        tracing::info!("listening; the line for users, with {whose} public address in it: {line}");
+        match &line.cover {
+            Cover::Mirror(_) => {
+                tracing::info!("listening; the line for users, with {whose} public address in it: {line}");
+            }
+            // The log has other readers than the file with the path.
+            Cover::Websocket(_) => tracing::info!(
+                "listening at {address} for websockets; `qnet-bridge line` prints the line for users, with the secret path, for \
+                 {whose} public address"
+            ),
+        }
     }
     Ok(())
 }

@@ -93,7 +93,8 @@ fn shown(proxy: &Proxy) -> Result<(Browser, Page)> {
 /// Waits until all these words are on the page.
 fn says(browser: &mut Browser, page: &Page, words: &[&str]) -> Result<()> {
     wait_for(&words.join(" and "), CONNECT_LIMIT, || {
-        let text = browser.evaluate(page, "document.body?.innerText")?.to_string();
+        // A page that is being replaced has nothing to be asked of.
+        let text = browser.evaluate(page, "document.body?.innerText").unwrap_or_default().to_string();
         Ok(words.iter().all(|word| text.contains(word)).then_some(()))
     })
 }
@@ -113,6 +114,10 @@ fn a_browser_shows_the_state_and_loads_nothing_from_elsewhere() -> Result<()> {
             let script = json!({ "source": COMPLAINTS });
             browser.command(&page, "Page.addScriptToEvaluateOnNewDocument", &script)?;
             browser.command(&page, "Page.reload", &json!({ "ignoreCache": true }))?;
+            wait_for("the new page", CONNECT_LIMIT, || {
+                let there = browser.evaluate(&page, "Array.isArray(window.complaints)");
+                Ok(there.is_ok_and(|there| there == true).then_some(()))
+            })?;
             says(&mut browser, &page, &["Connected", "Bridge 1", "round trip ", "profile web"])?;
             let complaints = browser.evaluate(&page, "window.complaints")?;
             ensure!(complaints == json!([]), "{complaints}");

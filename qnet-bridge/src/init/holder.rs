@@ -8,6 +8,8 @@ use std::{
 
 /// This program's name there.
 pub(super) const BRIDGE: &str = "qnet-bridge";
+/// The name of the first process, which holds sockets for services.
+pub(super) const SYSTEMD: &str = "systemd";
 /// A socket's state in the kernel's tables: it listens (`TCP_LISTEN`).
 const LISTENS: &str = "0A";
 
@@ -24,7 +26,8 @@ pub(super) fn of(port: u16) -> Vec<String> {
         let mut links = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
         if links.any(|link| socket(&link).is_some_and(|number| sockets.contains(number))) {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            programs.insert(name.trim().to_owned());
+            // Anybody may give a process of his any name, one that a terminal obeys as well.
+            programs.insert(name.trim().escape_debug().to_string());
         }
     }
     programs.into_iter().filter(|name| !name.is_empty()).collect()

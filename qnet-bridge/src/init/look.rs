@@ -64,7 +64,8 @@ fn port(listen: SocketAddr) -> Result<()> {
         Ok(_) | Err(_) => return Ok(()),
     }
     let programs = holder::of(listen.port());
-    if programs.iter().any(|program| program == holder::BRIDGE) {
+    // The bridge itself, or systemd for it, by its socket unit.
+    if programs.iter().any(|program| [holder::BRIDGE, holder::SYSTEMD].contains(&program.as_str())) {
         return Ok(());
     }
     let who = if programs.is_empty() { "another program".to_owned() } else { programs.join(", ") };

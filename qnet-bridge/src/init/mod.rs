@@ -289,13 +289,13 @@ impl Init {
 
     /// Writes what is to be written and says what was done.
     fn write(&self, decided: &Decided) -> Result<(String, Changes)> {
-        let mut files = vec![
-            self.file(DEFAULT_CONFIG, decided.config.clone()),
-            self.file(SERVICE, include_str!("qnet-bridge.service").to_owned()),
-        ];
+        let mut files = Vec::new();
+        // First: older settings hold the path themselves, and once they are replaced it must not be lost.
         if let Some(url) = decided.plan.decoy.url() {
             files.push(File { secret: true, ..self.file(DEFAULT_URL_FILE, format!("{url}\n")) });
         }
+        files.push(self.file(DEFAULT_CONFIG, decided.config.clone()));
+        files.push(self.file(SERVICE, include_str!("qnet-bridge.service").to_owned()));
         if let Decoy::Front(front) = &decided.plan.decoy {
             // nginx reads it as root.
             files.push(File { secret: true, ..self.file(websocket::FILE, websocket::nginx(&front.url)) });

@@ -1,21 +1,27 @@
 //! `init --start`: what was written is switched on and looked at, and the line for users is the last that is printed.
 //!
 //! 1. systemd reads the units again; tor, where it stands behind, starts by its new configuration and makes its fingerprint.
-//! 2. The service is switched on. What runs already starts anew only if its files were changed.
+//! 2. The service is switched on. What runs already starts anew only if its files were changed, now or since it began: an earlier run
+//!    may have ended before it came to that.
 //! 3. The bridge is checked as `qnet-bridge check` does it.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use qnet_transport::tls::Roots;
 use tokio::time::{Instant, sleep};
 
-use super::{Behind, Changes, Decided};
+use super::{Behind, Changes, Decided, SERVICE, TORRC, TORRC_PART};
 use crate::{
     check,
     findings::Findings,
     line::{Fingerprints, TOR_DATA},
-    settings::{Certificate, Decoy},
+    settings::{Certificate, DEFAULT_CONFIG, DEFAULT_URL_FILE, Decoy},
 };
 
 /// tor's service on Debian, and the bridge's.
@@ -32,11 +38,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) async fn start(decided: &Decided, changes: &Changes) -> Result<Findings> {
     systemctl(&["daemon-reload"], None)?;
     if decided.behind == Behind::Tor {
-        systemctl(&[verb(changes.tor), TOR], Some(TOR))?;
+        let files = [TORRC_PART, TORRC];
+        let anew = changes.tor || outdated(TOR, &files) || Fingerprints::read(Path::new(TOR_DATA))?.is_none();
+        systemctl(&[verb(anew), TOR], Some(TOR))?;
         fingerprint(Path::new(TOR_DATA)).await?;
     }
     systemctl(&["enable", BRIDGE], None)?;
-    systemctl(&[verb(changes.bridge), BRIDGE], Some(BRIDGE))?;
+    let anew = changes.bridge || outdated(BRIDGE, &[DEFAULT_URL_FILE, DEFAULT_CONFIG, SERVICE]);
+    systemctl(&[verb(anew), BRIDGE], Some(BRIDGE))?;
     let roots = Roots::load().context("the certificates to check sites by")?;
     let begun = Instant::now();
     let wait = if asks_an_authority(&decided.plan.decoy) { CERTIFICATE_LIMIT } else { Duration::ZERO };
@@ -48,6 +57,18 @@ pub(super) async fn start(decided: &Decided, changes: &Changes) -> Result<Findin
         }
         sleep(PAUSE).await;
     }
+}
+
+/// Whether a service runs since before one of its files was written. Within one second that is not seen.
+fn outdated(unit: &str, files: &[&str]) -> bool {
+    let words = ["show", "--property=ActiveEnterTimestamp", "--timestamp=unix", "--value", unit];
+    // What cannot be asked, or does not run, is no older than its files.
+    let Ok(output) = Command::new("systemctl").args(words).output() else { return false };
+    let since =
+        str::from_utf8(&output.stdout).ok().and_then(|text| text.trim().strip_prefix('@')?.parse().ok());
+    let Some(since) = since.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds)) else { return false };
+    let written = |file: &&str| fs::metadata(file).and_then(|file| file.modified()).ok();
+    files.iter().filter_map(written).any(|written| written >= since + Duration::from_secs(1))
 }
 
 /// A service that does not run is started either way.

@@ -25,7 +25,7 @@ use qnet_wire::bridge_line::BridgeLine;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::LIMIT;
+use super::{LIMIT, line_of};
 
 /// How long the decoy keeps what idles: so long does a connection stay whose client has gone.
 pub(crate) const IDLE: Duration = Duration::from_secs(5);
@@ -144,9 +144,7 @@ impl Installed {
     }
 
     pub(crate) fn line(&self) -> Result<BridgeLine> {
-        let log = self.log()?;
-        let (_, line) = log.lines().find_map(|line| line.split_once("Bridge qnet ")).context("no line")?;
-        Ok(format!("qnet {line}").parse()?)
+        line_of(&self.path("bridge.toml"), &self.log()?)?.context("no line")
     }
 
     /// Where its users connect to.

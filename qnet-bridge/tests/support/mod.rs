@@ -62,10 +62,28 @@ pub(crate) fn start(folder: &Path, ca: &Path) -> Result<(Running, BridgeLine)> {
         if let Some(status) = running.ended()? {
             bail!("the bridge ended ({status}): {log}");
         }
-        let line = log.lines().find_map(|line| line.split_once("Bridge qnet "));
-        Ok(line.map(|(_, line)| format!("qnet {line}")))
+        line_of(&folder.join("bridge.toml"), &log)
     })?;
-    Ok((running, line.parse()?))
+    Ok((running, line))
+}
+
+/// The line of a bridge that logged this, once it is ready: one with a secret path is not in there.
+pub(crate) fn line_of(config: &Path, log: &str) -> Result<Option<BridgeLine>> {
+    let line = |text: &str| {
+        text.lines().find_map(|line| Some(format!("qnet {}", line.split_once("Bridge qnet ")?.1)))
+    };
+    if let Some(line) = line(log) {
+        return Ok(Some(line.parse()?));
+    }
+    let listening =
+        log.lines().find_map(|line| line.split_once("listening at ")?.1.split_once(" for websockets"));
+    let Some((address, _)) = listening else { return Ok(None) };
+    let output = program().args(["line", "--address", "192.0.2.7:443", "--config"]).arg(config).output()?;
+    let line = line(&String::from_utf8(output.stdout)?).context("no line")?;
+    let (_, path) =
+        line.split_once("url=https://").and_then(|(_, url)| url.split_once('/')).context("a path")?;
+    ensure!(!log.contains(path), "the secret path is in the log: {log}");
+    Ok(Some(BridgeLine { address: address.parse()?, ..line.parse()? }))
 }
 
 impl Bridge {

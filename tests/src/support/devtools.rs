@@ -16,6 +16,9 @@ use tempfile::TempDir;
 /// How long the browser may take to answer anything but a page load.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the browser may take to end.
+const FAREWELL: Duration = Duration::from_secs(10);
+
 /// Gives the browser its standard input and output as the two descriptors that it takes commands on.
 const AS_DESCRIPTORS: &str = "exec 3<&0 4>&1 </dev/null >/dev/null 2>&1; exec \"$@\"";
 
@@ -203,6 +206,11 @@ impl Drop for Browser {
     fn drop(&mut self) {
         // Not SIGKILL, which would leave its children behind.
         let _ = Command::new("/bin/kill").arg(self.child.id().to_string()).status();
+        let end = Instant::now() + FAREWELL;
+        while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
