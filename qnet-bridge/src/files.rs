@@ -2,12 +2,13 @@
 
 use std::{
     fmt, fs,
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::fs::OFlags;
 
 /// For settings that hold no secret.
 const MODE: u32 = 0o644;
@@ -15,6 +16,9 @@ const MODE: u32 = 0o644;
 const SECRET_MODE: u32 = 0o600;
 /// What is left of a mode where others may do nothing.
 const NOT_OTHERS: u32 = 0o770;
+
+/// Bytes of a small file that somebody else may have written.
+const MAX_PLAIN: u64 = 1 << 16;
 
 /// A file that is to be there.
 pub(crate) struct File {
@@ -62,9 +66,10 @@ impl fmt::Display for Written {
 
 /// Whether all files may be written: none is there with another text, or `replace` allows it.
 pub(crate) fn check<'a>(files: impl IntoIterator<Item = &'a File>, replace: bool) -> Result<()> {
-    for File { path, text, .. } in files {
-        match fs::read(path) {
-            Ok(there) if there != text.as_bytes() && !replace => bail!(
+    for file in files {
+        let File { path, text, .. } = file;
+        match read(file) {
+            Ok((there, _)) if there != text.as_bytes() && !replace => bail!(
                 "{} is there and says something else; nothing was written. Move it away, or let --replace keep it beside as {}.old",
                 path.display(),
                 path.display()
@@ -81,14 +86,13 @@ pub(crate) fn check<'a>(files: impl IntoIterator<Item = &'a File>, replace: bool
 /// which is closed.
 pub(crate) fn write(file: &File) -> Result<Written> {
     let (path, text) = (&file.path, file.text.as_bytes());
-    let Ok(there) = fs::read(path) else {
+    let Ok((there, metadata)) = read(file) else {
         let folder = path.parent().context("a file has a folder")?;
         // A folder that is made here is for who makes it.
         let owner = fs::metadata(folder).ok().filter(|_| file.secret);
         place_for(path, text, file.mode(), owner.as_ref().map(Owner::of))?;
         return Ok(Written::New(path.clone()));
     };
-    let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     let (mode, owner) = (metadata.mode() & 0o777, Owner::of(&metadata));
     let closed = if file.secret { mode & SECRET_MODE } else { mode };
     if there == text {
@@ -103,6 +107,30 @@ pub(crate) fn write(file: &File) -> Result<Written> {
     place_for(&old, &there, mode & NOT_OTHERS, Some(owner))?;
     place_for(path, text, closed, Some(owner))?;
     Ok(Written::Replaced(path.clone(), old))
+}
+
+/// What is in a file, and whose it is.
+fn read(file: &File) -> io::Result<(Vec<u8>, fs::Metadata)> {
+    if file.secret {
+        return read_plain(&file.path);
+    }
+    let mut there = fs::File::open(&file.path)?;
+    let mut content = Vec::new();
+    there.read_to_end(&mut content)?;
+    Ok((content, there.metadata()?))
+}
+
+/// The same of one in a folder that is not root's: a link from there leads to what is not meant, and a pipe to a wait without end.
+pub(crate) fn read_plain(path: &Path) -> io::Result<(Vec<u8>, fs::Metadata)> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("this is no plain file"));
+    }
+    let mut content = Vec::new();
+    file.take(MAX_PLAIN).read_to_end(&mut content)?;
+    Ok((content, metadata))
 }
 
 /// A name beside `path` for what it holds now: `.old`, or with a number where earlier ones are kept.
@@ -256,6 +284,26 @@ mod tests {
             Written::Replaced(path.clone(), folder.path().join("url.old.2"))
         );
         assert_eq!((mode(&path), mode(&folder.path().join("url.old.2"))), (0o644, 0o640));
+    }
+
+    #[test]
+    fn a_secret_is_no_link_and_no_pipe() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("url");
+        let (elsewhere, file) = (folder.path().join("else"), |text: &str| File {
+            path: path.clone(),
+            text: text.to_owned(),
+            secret: true,
+        });
+        fs::write(&elsewhere, "not meant").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert!(check([&file("one")], true).is_err() && read_plain(&path).is_err());
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(check([&file("one")], true).is_err() && read_plain(&path).is_err());
+        fs::remove_file(&path).unwrap();
+        assert_eq!(write(&file("one")).unwrap(), Written::New(path.clone()));
+        assert_eq!(read_plain(&path).unwrap().0, b"one");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! What `init` makes for the websocket cover: a path that nobody guesses, and what hands it on in nginx.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use qnet_wire::{name::ServerName, url::WebsocketUrl};
 
-use crate::settings::{BEHIND_LISTEN, Settings};
+use crate::{
+    files,
+    settings::{BEHIND_LISTEN, Settings},
+};
 
 /// What paths are made of, and how many such letters have 96 bits: nobody finds one of 2^96 by asking.
 const ALPHABETS: [(&[u8], usize); 4] = [
@@ -21,7 +24,8 @@ const CUTS: usize = 2;
 
 /// The address of the websocket at `host`: the one that is in `file` or in the settings `config` already, or a new one.
 pub(super) fn url(file: &Path, config: &Path, host: &ServerName) -> Result<WebsocketUrl> {
-    let there = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+    let there = files::read_plain(file).ok();
+    let there = there.and_then(|(text, _)| str::from_utf8(&text).ok()?.trim().parse().ok());
     let there = there.or_else(|| Settings::read(config).ok()?.url);
     match there.filter(|url: &WebsocketUrl| url.host() == host) {
         Some(url) => Ok(url),
@@ -86,6 +90,8 @@ pub(super) const FILE: &str = "/etc/qnet-bridge/nginx.conf";
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use std::fs;
 
     use super::*;
 

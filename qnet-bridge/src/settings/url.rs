@@ -1,28 +1,33 @@
 //! The address of a bridge's websocket in a file of its own: whoever knows its path is let in.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use qnet_wire::url::WebsocketUrl;
+
+use crate::files;
 
 /// Reads such a file, which has the address alone.
 ///
 /// # Errors
 /// It is not there, everybody may read it, or it has something else.
 pub(crate) fn read(path: &Path) -> Result<WebsocketUrl> {
-    let text = fs::read_to_string(path)
+    let (text, metadata) = files::read_plain(path)
         .with_context(|| format!("cannot read {}, which url-file names; are you root?", path.display()))?;
-    let mode = fs::metadata(path)?.permissions().mode();
+    let mode = metadata.permissions().mode();
     ensure!(
         mode & 0o007 == 0,
         "everybody may read {0}, which has the websocket's secret path; run: chmod o= {0}",
         path.display()
     );
+    let text = String::from_utf8_lossy(&text);
     text.trim().parse().with_context(|| format!("in {}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
