@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::capture::{Capture, Connection, Record, Way};
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, usual_role};
 use crate::load::Load;
-use crate::stage::Field;
+use crate::stage::{DIRECT, Field, Plan};
 use crate::stats::{least_permutation, stratified};
 use crate::transport::Kind;
 
@@ -84,7 +84,7 @@ impl Detector for AfterHandshake {
                     && plain.round_trip_ms == capture.round_trip_ms
             });
             verdicts.push(match direct {
-                Some(direct) => judge(capture, direct),
+                Some(direct) => judge(capture, direct, &field.plan),
                 None => Verdict::none(capture.title(), "the decoy was not visited directly"),
             });
         }
@@ -92,14 +92,14 @@ impl Detector for AfterHandshake {
     }
 }
 
-fn judge(capture: &Capture, direct: &Capture) -> Verdict {
+fn judge(capture: &Capture, direct: &Capture, plan: &Plan) -> Verdict {
     let theirs: Vec<Seen> = direct.connections.iter().filter_map(seen).collect();
     let ours: Vec<Seen> = capture.connections.iter().filter_map(seen).collect();
-    compare(capture.title(), capture.transport, &ours, &theirs)
+    compare(capture.title(), capture.transport, &ours, &theirs, plan)
 }
 
 /// Compares with the decoy's connections these, which are the same where the decoy is visited directly.
-fn compare(what: String, transport: Kind, ours: &[Seen], theirs: &[Seen]) -> Verdict {
+fn compare(what: String, transport: Kind, ours: &[Seen], theirs: &[Seen], plan: &Plan) -> Verdict {
     let itself = transport == Kind::Plain;
     let strange = |part: fn(&Seen) -> Part| {
         let differs = |(number, one): &(usize, &Seen)| {
@@ -128,8 +128,36 @@ fn compare(what: String, transport: Kind, ours: &[Seen], theirs: &[Seen]) -> Ver
         Figure::new("direct visits", theirs.len() as f64),
     ];
     figures.extend(p.map(|p| Figure::new("p of the cuts", p)));
+    if let Some(why) = nothing_to_judge(ours, theirs, p, enough(plan, itself)).filter(|_| !flagged) {
+        return Verdict { figures, ..Verdict::none(what, why) };
+    }
     let note = format!("first: {}, direct: {}{compared}", shown(ours), shown(theirs));
     Verdict { what, role: usual_role(transport, Kind::Tunnel), flagged, figures, note }
+}
+
+/// Why it means nothing that nothing is strange, where that is so.
+fn nothing_to_judge(ours: &[Seen], theirs: &[Seen], p: Option<f64>, enough: bool) -> Option<String> {
+    let lacks = |h2: bool| {
+        let any = |seen: &[Seen]| seen.iter().any(|one| one.h2 == h2);
+        any(theirs) && !any(ours)
+    };
+    if ours.is_empty() || theirs.is_empty() {
+        Some("no connection was used".into())
+    } else if let Some(h2) = [true, false].into_iter().find(|h2| lacks(*h2)) {
+        Some(format!("no connection {} h2 was used, as the decoy's are", if h2 { "with" } else { "without" }))
+    } else if p.is_none() && enough {
+        Some("too few connections to compare how they are cut, where the plan has enough".into())
+    } else {
+        None
+    }
+}
+
+/// Whether so many visits as are planned can tell cuts apart, if each uses a connection of each kind.
+fn enough(plan: &Plan, itself: bool) -> bool {
+    let pages = usize::try_from(plan.pages).unwrap_or(usize::MAX);
+    let direct = usize::try_from(DIRECT * plan.pages).unwrap_or(usize::MAX);
+    let (one, other) = if itself { (direct / 2, direct - direct / 2) } else { (pages, direct) };
+    least_permutation(one, other) < CHANCE
 }
 
 /// How connections are cut: those without h2, and those with it. What a server says first on the one is nothing like the other.
@@ -225,7 +253,6 @@ fn seen(connection: &Connection) -> Option<Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::{DIRECT, Plan};
 
     /// So many connections with h2 that are cut so.
     fn some(cut: &[usize], count: usize) -> Cuts {
@@ -239,8 +266,8 @@ mod tests {
         (0..visits).flat_map(|_| [page(), socket()]).collect()
     }
 
-    fn said(transport: Kind, ours: &[Seen], theirs: &[Seen]) -> Verdict {
-        compare("visits".into(), transport, ours, theirs)
+    fn said(transport: Kind, ours: &[Seen], theirs: &[Seen], plan: &Plan) -> Verdict {
+        compare("visits".into(), transport, ours, theirs, plan)
     }
 
     #[test]
@@ -264,16 +291,33 @@ mod tests {
         let (visits, direct) =
             (usize::try_from(plan.pages).unwrap(), usize::try_from(DIRECT * plan.pages).unwrap());
         let theirs = talks(direct, &[150, 120]);
-        let itself = said(Kind::Plain, &theirs, &theirs);
+        let itself = said(Kind::Plain, &theirs, &theirs, &plan);
         assert!(itself.role == Role::Negative && itself.holds(), "{itself:?}");
-        let same = said(Kind::QnetWebsocket, &talks(visits, &[150, 120]), &theirs);
+        let same = said(Kind::QnetWebsocket, &talks(visits, &[150, 120]), &theirs, &plan);
         assert!(same.role == Role::Subject && same.holds(), "{same:?}");
-        let joined = said(Kind::QnetWebsocket, &talks(visits, &[253]), &theirs);
+        let joined = said(Kind::QnetWebsocket, &talks(visits, &[253]), &theirs, &plan);
         assert!(joined.role == Role::Subject && joined.flagged, "{joined:?}");
         // What only connections of the other kind show is strange.
         let mut swapped = talks(visits, &[150, 120]);
         swapped.iter_mut().for_each(|one| one.h2 = !one.h2);
-        assert!(said(Kind::QnetWebsocket, &swapped, &theirs).flagged);
+        assert!(said(Kind::QnetWebsocket, &swapped, &theirs, &plan).flagged);
+    }
+
+    #[test]
+    fn what_is_not_there_does_not_pass() {
+        let judged = |ours: &[Seen], theirs: &[Seen], plan: &Plan| {
+            let verdict = said(Kind::QnetWebsocket, ours, theirs, plan);
+            assert!(!verdict.flagged, "{verdict:?}");
+            verdict.role != Role::Unjudged
+        };
+        let (full, quick) = (Plan::full(), Plan::quick());
+        let (ours, theirs) = (talks(7, &[150]), talks(14, &[150]));
+        assert!(judged(&ours, &theirs, &full) && judged(&ours[..4], &theirs[..8], &quick));
+        assert!(!judged(&[], &theirs, &quick) && !judged(&[], &[], &quick));
+        assert!(!judged(&ours[..1], &theirs[..8], &quick), "no websocket");
+        assert!(!judged(&ours[..4], &theirs[..8], &full), "the plan has more");
+        let strange = [Seen { content: 9_000, ..talks(1, &[150]).remove(0) }];
+        assert!(said(Kind::Qnet, &strange, &theirs, &full).flagged, "one is enough to be strange");
     }
 
     #[test]
@@ -282,9 +326,6 @@ mod tests {
         let pages = usize::try_from(plan.pages).unwrap();
         let direct = usize::try_from(DIRECT).unwrap() * pages;
         assert!(pages >= MADE_UP[0] && direct >= MADE_UP[1]);
-        // The negative control divides the direct visits.
-        assert!(
-            least_permutation(pages, direct) < CHANCE && least_permutation(direct / 2, direct / 2) < CHANCE
-        );
+        assert!(enough(&plan, true) && enough(&plan, false) && !enough(&Plan::quick(), true));
     }
 }
