@@ -106,6 +106,23 @@ impl Missing {
     }
 }
 
+/// A try of a capture that failed before another one. It is no failure, and is told all the same: what fails now and then is a finding.
+#[derive(Debug, Serialize)]
+pub struct Retried {
+    /// What was captured.
+    pub what: String,
+    /// Why that try failed.
+    pub why: String,
+}
+
+impl Retried {
+    /// For people.
+    #[must_use]
+    pub fn told(&self) -> String {
+        format!("tried again to capture {}: {}", self.what, self.why)
+    }
+}
+
 /// All of it.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -115,6 +132,8 @@ pub struct Report {
     pub refused: Vec<Refused>,
     /// What was not captured.
     pub missing: Vec<Missing>,
+    /// What was tried more than once.
+    pub retried: Vec<Retried>,
 }
 
 impl Report {
@@ -128,7 +147,14 @@ impl Report {
         let refused = refused.map(|(server, why)| Refused { server: server.clone(), why: why.clone() });
         let missing = field.missing.iter();
         let missing = missing.map(|(what, why)| Missing { what: what.clone(), why: why.clone() });
-        Self { outcomes: outcomes.collect(), refused: refused.collect(), missing: missing.collect() }
+        let retried = field.retried.iter();
+        let retried = retried.map(|(what, why)| Retried { what: what.clone(), why: why.clone() });
+        Self {
+            outcomes: outcomes.collect(),
+            refused: refused.collect(),
+            missing: missing.collect(),
+            retried: retried.collect(),
+        }
     }
 
     /// Everything that is not as it must be; empty if all is well.
@@ -162,6 +188,9 @@ impl Report {
                     verdict.note
                 );
             }
+        }
+        for retried in &self.retried {
+            let _ = writeln!(out, "\n{}", retried.told());
         }
         out
     }
@@ -273,27 +302,33 @@ mod tests {
         let mut outcome = outcome(false, &WELL);
         outcome.verdicts.push(Verdict::none("QNet, Nginx", "no lengths"));
         assert_eq!(outcome.failures(), ["8 a rule: could not judge QNet, Nginx: no lengths"]);
-        let report = Report { outcomes: vec![outcome], refused: Vec::new(), missing: Vec::new() };
+        let report =
+            Report { outcomes: vec![outcome], refused: Vec::new(), missing: Vec::new(), retried: Vec::new() };
         assert!(report.table().contains("!! QNet, Nginx"), "{}", report.table());
     }
 
     #[test]
-    fn what_was_refused_or_not_captured_is_told_and_a_failure() {
+    fn what_was_refused_or_not_captured_is_told_and_a_failure_and_a_retry_is_told() {
         let refused = Refused { server: "Caddy".into(), why: "answers <too short>".into() };
         let missing = Missing { what: "QNet, a page, Nginx, 20 ms".into(), why: "no page".into() };
         let outcomes = vec![outcome(true, &WELL)];
-        let report = Report { outcomes, refused: vec![refused], missing: vec![missing] };
+        let retried = Retried { what: "plain, a page".into(), why: "no <browser>".into() };
+        let report =
+            Report { outcomes, refused: vec![refused], missing: vec![missing], retried: vec![retried] };
         let failures = [
             "QNet will not stand before Caddy: answers <too short>",
             "could not capture QNet, a page, Nginx, 20 ms: no page",
         ];
         assert_eq!(report.failures(), failures);
+        assert!(report.table().contains("tried again to capture plain, a page: no <browser>"));
         let folder = tempfile::tempdir().unwrap();
         report.write(folder.path(), &[]).unwrap();
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
         let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
         assert_eq!(json["refused"][0]["server"], "Caddy");
         assert_eq!(json["refused"][0]["why"], "answers <too short>");
+        assert_eq!(json["retried"][0]["why"], "no <browser>");
+        assert!(read("report.html").contains("tried again to capture plain, a page: no &lt;browser&gt;"));
         assert!(read("report.html").contains("not stand before Caddy: answers &lt;too short&gt;"));
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
 use qnet_tests::support::front;
 use qnet_tests::support::isolate::ethernet;
@@ -25,9 +25,6 @@ const INNER: &str = "news.example.net";
 /// So many direct visits for each by a transport.
 pub(crate) const DIRECT: u64 = 2;
 
-/// How often a capture is tried: a run of hours is not to end with one load that failed.
-const TRIES: usize = 3;
-
 /// What is downloaded through real tors, bytes.
 const DOWNLOAD: usize = 1_000_000;
 
@@ -38,6 +35,8 @@ pub struct Plan {
     pub servers: Vec<Server>,
     /// Round trips, milliseconds.
     pub round_trips: Vec<u64>,
+    /// How often a capture is tried at most: a run of hours is not to end with one load that failed.
+    pub tries: usize,
     /// Page loads of each transport, server and round trip; direct ones are more.
     pub pages: u64,
     /// Tor links, likewise.
@@ -70,6 +69,7 @@ impl Plan {
         Self {
             servers: vec![Server::Nginx],
             round_trips: vec![20],
+            tries: 2,
             pages: 2,
             links: 1,
             hellos: 200,
@@ -97,6 +97,7 @@ impl Plan {
                 Server::Rustls,
             ],
             round_trips: vec![20, 100, 300],
+            tries: 3,
             // As many as detector 4 takes for both its controls.
             pages: 7,
             links: 2,
@@ -133,6 +134,8 @@ pub struct Field {
     pub refused: Vec<(String, String)>,
     /// What could not be captured, and why.
     pub missing: Vec<(String, String)>,
+    /// What was tried again, and why: one for each try that failed before the last.
+    pub retried: Vec<(String, String)>,
     /// The program that is judged.
     pub qnet_pt: PathBuf,
     /// What was captured, and what detectors that go out themselves should do.
@@ -143,11 +146,13 @@ impl Field {
     /// For detectors that all go out themselves.
     #[must_use]
     pub fn without_captures(plan: Plan, qnet_pt: PathBuf) -> Self {
-        Self { captures: Vec::new(), refused: Vec::new(), missing: Vec::new(), qnet_pt, plan }
+        let (captures, refused, missing, retried) = Default::default();
+        Self { captures, refused, missing, retried, qnet_pt, plan }
     }
 
     /// Captures everything in `plan`, telling `tell` what it is at. Transports without a decoy of their own are captured once for
-    /// each path, not once for each server. What cannot be captured in a few tries is noted as missing.
+    /// each path, not once for each server. What cannot be captured in a few tries is noted as missing, and each try that failed
+    /// before the last is noted too.
     ///
     /// # Errors
     /// What all captures need does not start.
@@ -194,7 +199,7 @@ impl Field {
                     continue;
                 }
                 let (server, connections) = (server.to_owned(), Vec::new());
-                let mut capture = Capture { transport, profile, server, load, round_trip_ms, connections };
+                let capture = Capture { transport, profile, server, load, round_trip_ms, connections };
                 tell(&capture.title());
                 let times = match load {
                     // Direct visits are what the others are compared with.
@@ -204,29 +209,47 @@ impl Field {
                     Load::Tor => self.plan.links,
                     Load::RealTor => 1,
                 };
-                match tried(|| scene.play(&capture, &self.qnet_pt, times)) {
-                    Ok(connections) => {
-                        capture.connections = connections;
-                        self.captures.push(capture);
-                    }
-                    Err(error) => match refusal(&error) {
-                        Some(why) if transport == Kind::Qnet => self.refused.push((capture.server, why)),
-                        _ => self.missing.push((capture.title(), format!("{error:#}"))),
-                    },
+                let tried = tried(self.plan.tries, || scene.play(&capture, &self.qnet_pt, times));
+                self.note(capture, tried);
+            }
+        }
+    }
+
+    /// What came of a capture. A bridge that will not stand before a server says so in every try, and in the same words.
+    fn note(&mut self, mut capture: Capture, Tried { outcome, failed }: Tried<Vec<Connection>>) {
+        self.retried.extend(failed.iter().map(|why| (capture.title(), format!("{why:#}"))));
+        match outcome {
+            Ok(connections) => {
+                capture.connections = connections;
+                self.captures.push(capture);
+            }
+            Err(last) => {
+                let why =
+                    refusal(&last).filter(|why| failed.iter().all(|one| refusal(one).as_ref() == Some(why)));
+                match why {
+                    Some(why) if capture.transport == Kind::Qnet => self.refused.push((capture.server, why)),
+                    _ => self.missing.push((capture.title(), format!("{last:#}"))),
                 }
             }
         }
     }
 }
 
-/// The first outcome that is well, of a few tries; what the bridge refuses it refuses again.
-fn tried<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    let mut tries = 0;
+/// What came of a few tries.
+struct Tried<T> {
+    /// The last one's outcome.
+    outcome: Result<T>,
+    /// Why those before it failed.
+    failed: Vec<Error>,
+}
+
+/// Tries until all is well, so many times at most, but once.
+fn tried<T>(tries: usize, mut attempt: impl FnMut() -> Result<T>) -> Tried<T> {
+    let mut failed = Vec::new();
     loop {
-        tries += 1;
         match attempt() {
-            Err(error) if tries < TRIES && refusal(&error).is_none() => {}
-            outcome => return outcome,
+            Err(error) if failed.len() + 1 < tries => failed.push(error),
+            outcome => return Tried { outcome, failed },
         }
     }
 }
@@ -256,7 +279,7 @@ const BEHIND: [(Kind, Load); 4] = [
 ];
 
 /// What the bridge says where it will not stand before this decoy.
-fn refusal(error: &anyhow::Error) -> Option<String> {
+fn refusal(error: &Error) -> Option<String> {
     let said = format!("{error:#}");
     said.find("SMETHOD-ERROR").and_then(|at| said.get(at..)).map(str::to_owned)
 }
@@ -384,20 +407,50 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_load_that_fails_is_tried_again_and_a_refusal_is_not() {
-        let played = |failures: usize, why: &'static str| {
-            let mut tries = 0;
-            let outcome = tried(|| {
-                tries += 1;
-                if tries > failures { Ok(()) } else { Err(anyhow!(why)) }
-            });
-            (tries, outcome.is_ok())
+    /// What is noted of a capture whose tries fail with these words, the one after them being well.
+    fn noted(tries: usize, words: &[&'static str]) -> Field {
+        let mut field = Field::without_captures(Plan { tries, ..Plan::quick() }, PathBuf::new());
+        let mut words = words.iter();
+        let tried = tried(field.plan.tries, || words.next().map_or(Ok(Vec::new()), |why| Err(anyhow!(*why))));
+        let capture = Capture {
+            transport: Kind::Qnet,
+            profile: None,
+            server: "Nginx".to_owned(),
+            load: Load::Page,
+            round_trip_ms: 20,
+            connections: Vec::new(),
         };
-        assert_eq!(played(0, ""), (1, true));
-        assert_eq!(played(TRIES - 1, "no page"), (TRIES, true));
-        assert_eq!(played(TRIES, "no page"), (TRIES, false));
-        assert_eq!(played(1, "qnet-pt: SMETHOD-ERROR qnet answers too short"), (1, false));
+        field.note(capture, tried);
+        field
+    }
+
+    #[test]
+    fn a_load_that_fails_is_tried_again_and_each_failure_is_kept() {
+        let counts = |field: &Field| [field.captures.len(), field.retried.len(), field.missing.len()];
+        assert_eq!(counts(&noted(3, &[])), [1, 0, 0]);
+        let late = noted(3, &["no page", "no browser"]);
+        assert_eq!(counts(&late), [1, 2, 0]);
+        let why = |kept: &[(String, String)]| kept.iter().map(|(_, why)| why.clone()).collect::<Vec<_>>();
+        assert_eq!(why(&late.retried), ["no page", "no browser"]);
+        assert_eq!(late.retried[0].0, late.captures[0].title());
+        let never = noted(2, &["no page", "no browser", "no tap"]);
+        assert_eq!((counts(&never), why(&never.missing)), ([0, 1, 1], vec!["no browser".to_owned()]));
+    }
+
+    #[test]
+    fn what_is_refused_once_is_tried_again_and_refused_only_if_always_and_alike() {
+        let short = "qnet-pt: SMETHOD-ERROR qnet answers too short";
+        let passing = noted(2, &[short]);
+        assert!(passing.captures.len() == 1 && passing.refused.is_empty(), "{passing:?}");
+        let always = noted(2, &[short; 2]);
+        let said = ("Nginx".to_owned(), "SMETHOD-ERROR qnet answers too short".to_owned());
+        assert!(always.refused == [said] && always.missing.is_empty(), "{always:?}");
+        for other in ["qnet-pt: SMETHOD-ERROR qnet no decoy", "no page"] {
+            for words in [[short, other], [other, short]] {
+                let field = noted(2, &words);
+                assert!(field.refused.is_empty() && field.missing.len() == 1, "{words:?}: {field:?}");
+            }
+        }
     }
 
     #[test]

@@ -72,42 +72,70 @@ pub fn chi_squared<T: Ord + Clone>(one: &[T], other: &[T]) -> Result<f64> {
 /// need not be independent of each other.
 #[must_use]
 pub fn permutation<T: Ord + Clone>(one: &[Vec<T>], other: &[Vec<T>]) -> f64 {
-    let categories: BTreeSet<&T> = one.iter().chain(other).flatten().collect();
-    let size = one.len() + other.len();
-    // By category, how often each member has it, in units of that category's standard deviation.
-    let scaled: Vec<Vec<f64>> = categories
-        .iter()
-        .filter_map(|category| {
-            let often = one
-                .iter()
-                .chain(other)
-                .map(|member| member.iter().filter(|one| one == category).count() as f64);
-            let often: Vec<f64> = often.collect();
+    stratified(&[(one, other)])
+}
+
+/// Two samples: their members, and the categories that each has.
+pub type Pair<'a, T> = (&'a [Vec<T>], &'a [Vec<T>]);
+
+/// What [`permutation`] gives, for pairs of samples, each pair of a kind of its own: members change places within their pair alone, so that kinds may differ
+/// from each other. What counts is the pair that is furthest apart, in standard errors.
+#[must_use]
+pub fn stratified<T: Ord + Clone>(pairs: &[Pair<'_, T>]) -> f64 {
+    let mut strata: Vec<Stratum> = pairs.iter().map(|(one, other)| Stratum::new(one, other)).collect();
+    let apart = |strata: &[Stratum]| strata.iter().map(Stratum::apart).fold(0.0, f64::max);
+    let found = apart(&strata);
+    let mut rng = ChaCha20Rng::seed_from_u64(0);
+    let mut as_far = 0;
+    for _ in 0..PERMUTATIONS {
+        strata.iter_mut().for_each(|stratum| stratum.shuffle(&mut rng));
+        // What differs by rounding alone is as far apart.
+        as_far += u32::from(apart(&strata) >= found - 1e-9);
+    }
+    f64::from(as_far + 1) / f64::from(PERMUTATIONS + 1)
+}
+
+/// Two samples, and a division of all their members into two such.
+struct Stratum {
+    /// By category, how often each member has it, in units of that category's standard deviation.
+    scaled: Vec<Vec<f64>>,
+    /// The members' places; the first so many are the one sample.
+    order: Vec<usize>,
+    one: usize,
+}
+
+impl Stratum {
+    fn new<T: Ord>(one: &[Vec<T>], other: &[Vec<T>]) -> Self {
+        let members = || one.iter().chain(other);
+        let size = one.len() + other.len();
+        let scaled = |category: &T| {
+            let often: Vec<f64> =
+                members().map(|member| member.iter().filter(|one| *one == category).count() as f64).collect();
             let mean = often.iter().sum::<f64>() / size as f64;
             let deviation = (often.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / size as f64).sqrt();
             (deviation > 0.0).then(|| often.iter().map(|one| one / deviation).collect())
-        })
-        .collect();
-    let mut order: Vec<usize> = (0..size).collect();
-    let apart = |order: &[usize]| -> f64 {
-        let (these, those) = order.split_at(one.len());
+        };
+        let categories: BTreeSet<&T> = members().flatten().collect();
+        let scaled = categories.into_iter().filter_map(scaled).collect();
+        Self { scaled, order: (0..size).collect(), one: one.len() }
+    }
+
+    fn shuffle(&mut self, rng: &mut ChaCha20Rng) {
+        for left in (1..self.order.len()).rev() {
+            self.order.swap(left, rng.next_u32() as usize % (left + 1));
+        }
+    }
+
+    /// How far apart the two are, in standard errors of the difference of their means.
+    fn apart(&self) -> f64 {
+        let (these, those) = self.order.split_at(self.one);
         let mean = |category: &[f64], part: &[usize]| {
             part.iter().filter_map(|place| category.get(*place)).sum::<f64>() / part.len() as f64
         };
         let difference = |category: &Vec<f64>| (mean(category, these) - mean(category, those)).abs();
-        scaled.iter().map(difference).fold(0.0, f64::max)
-    };
-    let found = apart(&order);
-    let mut rng = ChaCha20Rng::seed_from_u64(0);
-    let mut as_far = 0;
-    for _ in 0..PERMUTATIONS {
-        for left in (1..order.len()).rev() {
-            order.swap(left, rng.next_u32() as usize % (left + 1));
-        }
-        // What differs by rounding alone is as far apart.
-        as_far += u32::from(apart(&order) >= found - 1e-9);
+        let error = (1.0 / these.len() as f64 + 1.0 / those.len() as f64).sqrt();
+        self.scaled.iter().map(difference).fold(0.0, f64::max) / error
     }
-    f64::from(as_far + 1) / f64::from(PERMUTATIONS + 1)
 }
 
 /// The least p-value that [`permutation`] can give for samples of these sizes: one in the number of divisions, of which two are as far
@@ -162,6 +190,19 @@ mod tests {
         assert!(permutation(&visits(60), &visits(61)) < 0.001);
         let shorter: Vec<Vec<usize>> = visits(60).into_iter().map(|mut visit| visit.split_off(1)).collect();
         assert!(permutation(&visits(60), &shorter) < 0.001);
+    }
+
+    #[test]
+    fn kinds_may_differ_from_each_other_and_not_within() {
+        let pages = |count: usize| vec![vec!["page"]; count];
+        let talks = |count: usize, what: &'static str| vec![vec![what]; count];
+        // All of one kind here and of another there: no difference within a kind.
+        let (page, talk) = (pages(7), talks(7, "talk"));
+        assert!(stratified(&[(&page, &page), (&talk, &talk)]) > 0.9);
+        assert!(permutation(&page, &talk) < 0.001, "and together they differ");
+        // One kind that differs is found beside one that does not.
+        let other = talks(7, "another");
+        assert!(stratified(&[(&page, &page), (&talk, &other)]) < 0.001);
     }
 
     #[test]

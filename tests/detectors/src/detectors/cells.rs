@@ -31,7 +31,7 @@ const SHORTEST: usize = 400;
 /// A TLS record's most, and all its neighbours that are full: they say how much there was, not what.
 const FULL: usize = 16_300;
 
-/// Fewer lengths than this show nothing: what carried Tor's cells and has no more cannot be judged.
+/// Fewer lengths than this show nothing: what carried Tor's cells and of which either side has no more records cannot be judged.
 const FEWEST: usize = 20;
 
 /// Chance that a comb as clear as this is none, corrected for the number of combs looked at.
@@ -86,7 +86,7 @@ fn role(capture: &Capture) -> Option<Role> {
 
 fn judge(capture: &Capture) -> Judgement {
     let mut worst = Comb { part: 0.0, chance: 1.0 };
-    let (mut found, mut most) = (Vec::new(), 0);
+    let (mut found, mut counts) = (Vec::new(), Vec::new());
     for way in [Way::Up, Way::Down] {
         let records: Vec<usize> =
             capture.connections.iter().flat_map(|one| one.data(way)).map(|record| record.length).collect();
@@ -100,7 +100,7 @@ fn judge(capture: &Capture) -> Judgement {
         for (what, lengths) in [("records", records), ("turns", turns)] {
             let lengths: Vec<usize> =
                 lengths.into_iter().filter(|length| (SHORTEST..FULL).contains(length)).collect();
-            most = most.max(lengths.len());
+            counts.push((what, way, lengths.len()));
             for period in PERIODS {
                 let comb = comb(&lengths, period);
                 if comb.flagged() {
@@ -116,12 +116,19 @@ fn judge(capture: &Capture) -> Judgement {
         }
     }
     let cells = matches!(capture.load, Load::Tor | Load::RealTor) && role(capture) == Some(Role::Subject);
-    let unjudged =
-        (cells && most < FEWEST).then(|| format!("{most} lengths, where {FEWEST} are needed to show a comb"));
-    Judgement { flagged: !found.is_empty(), note: found.join("; "), unjudged, ..Judgement::default() }
-        .figure("lowest p", worst.chance)
-        .figure("its part", worst.part)
-        .figure("lengths in the largest sample", most as f64)
+    // The server's lengths say nothing of the client's, and what goes one way in a turn is made of records.
+    let few = counts.iter().filter(|(what, _, count)| *what == "records" && *count < FEWEST);
+    let few: Vec<String> = few
+        .map(|(what, way, count)| format!("{count} {what} {way:?}, where {FEWEST} are needed to show a comb"))
+        .collect();
+    let unjudged = (cells && !few.is_empty()).then(|| few.join("; "));
+    let judgement =
+        Judgement { flagged: !found.is_empty(), note: found.join("; "), unjudged, ..Judgement::default() }
+            .figure("lowest p", worst.chance)
+            .figure("its part", worst.part);
+    counts.into_iter().fold(judgement, |judgement, (what, way, count)| {
+        judgement.figure(format!("{what} {way:?}"), count as f64)
+    })
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -197,18 +204,31 @@ mod tests {
 
     #[test]
     fn too_few_lengths_under_tor_are_no_verdict() {
-        let judged = |transport, load, count: usize| {
-            let record = |length| Record { at: 0.0, way: Way::Down, kind: 23, length, offset: 0 };
-            let records = scattered(count).map(record).collect();
+        let said = |transport, load, counts: [usize; 2]| {
+            let records = [Way::Up, Way::Down].into_iter().zip(counts).flat_map(|(way, count)| {
+                scattered(count).map(move |length| Record { at: 0.0, way, kind: 23, length, offset: 0 })
+            });
             let (packets, events, first) = (Vec::new(), Vec::new(), Vec::new());
-            let connections = vec![Connection { packets, records, events, first, first_packet: 0 }];
+            let connections =
+                vec![Connection { packets, records: records.collect(), events, first, first_packet: 0 }];
             let server = "Nginx".to_owned();
             let capture = Capture { transport, profile: None, server, load, round_trip_ms: 20, connections };
-            judge(&capture).unjudged.is_none()
+            judge(&capture)
         };
-        assert!(!judged(Kind::Qnet, Load::Tor, FEWEST - 1) && judged(Kind::Qnet, Load::Tor, FEWEST));
-        assert!(!judged(Kind::QnetWebsocket, Load::Tor, 0) && !judged(Kind::Qnet, Load::RealTor, 0));
-        assert!(judged(Kind::Qnet, Load::Page, 0) && judged(Kind::Obfs4, Load::Tor, 0));
+        let judged = |transport, load, counts| said(transport, load, counts).unjudged.is_none();
+        let enough = [FEWEST; 2];
+        assert!(judged(Kind::Qnet, Load::Tor, enough) && judged(Kind::QnetWebsocket, Load::RealTor, enough));
+        // Many of one side's do not make up for few of the other's.
+        assert!(!judged(Kind::Qnet, Load::Tor, [FEWEST - 1, 10 * FEWEST]));
+        assert!(!judged(Kind::Qnet, Load::Tor, [10 * FEWEST, FEWEST - 1]));
+        assert!(
+            !judged(Kind::QnetWebsocket, Load::Tor, [0; 2]) && !judged(Kind::Qnet, Load::RealTor, [0; 2])
+        );
+        assert!(judged(Kind::Qnet, Load::Page, [0; 2]) && judged(Kind::Obfs4, Load::Tor, [0; 2]));
+        let shown = said(Kind::Qnet, Load::Tor, [3, 30]).figures;
+        let count = |name: &str| shown.iter().find(|one| one.name == name).map(|one| one.value);
+        assert_eq!([count("records Up"), count("records Down")], [Some(3.0), Some(30.0)]);
+        assert_eq!([count("turns Up"), count("turns Down")], [Some(0.0); 2]);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use anyhow::Result;
 use crate::capture::{Capture, Connection, Record, Way};
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, usual_role};
 use crate::load::Load;
-use crate::stage::Field;
-use crate::stats::{least_permutation, permutation};
+use crate::stage::{DIRECT, Field, Plan};
+use crate::stats::{least_permutation, stratified};
 use crate::transport::Kind;
 
 const SOURCE: &str = "ban6cat6/aparecium, which tells ShadowTLS and REALITY from the site they imitate by the messages after the handshake";
@@ -47,7 +47,8 @@ impl Detector for AfterHandshake {
                    the client asks for more after the first long answer, as bytes of content, must be among what the decoy was seen to \
                    send to Chromium directly; an empty frame more or less counts as equal. How that is cut into records before the \
                    long answer is compared as a distribution, by a permutation test, where there are as many connections as it takes: the \
-                   quick choice has too few. Of a connection whose hello does not offer h2, a websocket's, \
+                   quick choice has too few. A connection is compared with those alone whose hello offers h2 as its own does, or as its own \
+                   does not. Of a connection whose hello does not offer h2, a websocket's, \
                    the server's first turn is looked at.",
             thresholds: vec![
                 Threshold {
@@ -83,7 +84,7 @@ impl Detector for AfterHandshake {
                     && plain.round_trip_ms == capture.round_trip_ms
             });
             verdicts.push(match direct {
-                Some(direct) => judge(capture, direct),
+                Some(direct) => judge(capture, direct, &field.plan),
                 None => Verdict::none(capture.title(), "the decoy was not visited directly"),
             });
         }
@@ -91,55 +92,99 @@ impl Detector for AfterHandshake {
     }
 }
 
-fn judge(capture: &Capture, direct: &Capture) -> Verdict {
+fn judge(capture: &Capture, direct: &Capture, plan: &Plan) -> Verdict {
     let theirs: Vec<Seen> = direct.connections.iter().filter_map(seen).collect();
     let ours: Vec<Seen> = capture.connections.iter().filter_map(seen).collect();
-    let itself = capture.transport == Kind::Plain;
+    compare(capture.title(), capture.transport, &ours, &theirs, plan)
+}
+
+/// Compares with the decoy's connections these, which are the same where the decoy is visited directly.
+fn compare(what: String, transport: Kind, ours: &[Seen], theirs: &[Seen], plan: &Plan) -> Verdict {
+    let itself = transport == Kind::Plain;
     let strange = |part: fn(&Seen) -> Part| {
         let differs = |(number, one): &(usize, &Seen)| {
             // A connection is not its own witness.
-            !theirs
-                .iter()
-                .enumerate()
-                .any(|(other, their)| (!itself || other != *number) && part(one).like(&part(their)))
+            !theirs.iter().enumerate().any(|(other, their)| {
+                (!itself || other != *number) && one.h2 == their.h2 && part(one).like(&part(their))
+            })
         };
         ours.iter().enumerate().filter(differs).count()
     };
     let (flights, contents) =
         (strange(|seen| Part::Flight(seen.flight.clone())), strange(|seen| Part::Content(seen.content)));
-    let cuts = |seen: &[Seen]| seen.iter().map(|one| one.after.clone()).collect::<Vec<_>>();
     let p = if itself {
         // The negative control: one half of the direct visits against the other.
-        let half = |which| cuts(&theirs).into_iter().skip(which).step_by(2).collect::<Vec<_>>();
-        cut_alike(&half(0), &half(1))
+        cut_alike(&half(&cuts(theirs), 0), &half(&cuts(theirs), 1))
     } else {
-        cut_alike(&cuts(&ours), &cuts(&theirs))
+        cut_alike(&cuts(ours), &cuts(theirs))
     };
-    let figure = |name: &str, value: f64| Figure { name: name.to_owned(), value };
+    let flagged = flights + contents > 0 || p.is_some_and(|p| p < CHANCE);
     let shown = |seen: &[Seen]| seen.first().map_or_else(String::new, |one| format!("{:?}", one.after));
     let compared = if p.is_some() { "" } else { "; too few to compare how they are cut" };
     let mut figures = vec![
-        figure("strange flights", flights as f64),
-        figure("strange contents", contents as f64),
-        figure("connections", ours.len() as f64),
-        figure("direct visits", theirs.len() as f64),
+        Figure::new("strange flights", flights as f64),
+        Figure::new("strange contents", contents as f64),
+        Figure::new("connections", ours.len() as f64),
+        Figure::new("direct visits", theirs.len() as f64),
     ];
-    figures.extend(p.map(|p| figure("p of the cuts", p)));
-    Verdict {
-        what: capture.title(),
-        role: usual_role(capture.transport, Kind::Tunnel),
-        flagged: flights + contents > 0 || p.is_some_and(|p| p < CHANCE),
-        figures,
-        note: format!("first: {}, direct: {}{compared}", shown(&ours), shown(&theirs)),
+    figures.extend(p.map(|p| Figure::new("p of the cuts", p)));
+    if let Some(why) = nothing_to_judge(ours, theirs, p, enough(plan, itself)).filter(|_| !flagged) {
+        return Verdict { figures, ..Verdict::none(what, why) };
+    }
+    let note = format!("first: {}, direct: {}{compared}", shown(ours), shown(theirs));
+    Verdict { what, role: usual_role(transport, Kind::Tunnel), flagged, figures, note }
+}
+
+/// Why it means nothing that nothing is strange, where that is so.
+fn nothing_to_judge(ours: &[Seen], theirs: &[Seen], p: Option<f64>, enough: bool) -> Option<String> {
+    let lacks = |h2: bool| {
+        let any = |seen: &[Seen]| seen.iter().any(|one| one.h2 == h2);
+        any(theirs) && !any(ours)
+    };
+    if ours.is_empty() || theirs.is_empty() {
+        Some("no connection was used".into())
+    } else if let Some(h2) = [true, false].into_iter().find(|h2| lacks(*h2)) {
+        Some(format!("no connection {} h2 was used, as the decoy's are", if h2 { "with" } else { "without" }))
+    } else if p.is_none() && enough {
+        Some("too few connections to compare how they are cut, where the plan has enough".into())
+    } else {
+        None
     }
 }
 
-/// The chance that these connections and those are cut by one server; `None` where they are so few that it could never be below
-/// [`CHANCE`].
-fn cut_alike(ours: &[Vec<usize>], theirs: &[Vec<usize>]) -> Option<f64> {
+/// Whether so many visits as are planned can tell cuts apart, if each uses a connection of each kind.
+fn enough(plan: &Plan, itself: bool) -> bool {
+    let pages = usize::try_from(plan.pages).unwrap_or(usize::MAX);
+    let direct = usize::try_from(DIRECT * plan.pages).unwrap_or(usize::MAX);
+    let (one, other) = if itself { (direct / 2, direct - direct / 2) } else { (pages, direct) };
+    least_permutation(one, other) < CHANCE
+}
+
+/// How connections are cut: those without h2, and those with it. What a server says first on the one is nothing like the other.
+type Cuts = [Vec<Vec<usize>>; 2];
+
+fn cuts(seen: &[Seen]) -> Cuts {
+    [false, true].map(|h2| seen.iter().filter(|one| one.h2 == h2).map(|one| one.after.clone()).collect())
+}
+
+/// Every other connection of each kind.
+fn half(cuts: &Cuts, first: usize) -> Cuts {
+    cuts.clone().map(|kind| kind.into_iter().skip(first).step_by(2).collect())
+}
+
+/// The chance that these connections and those are cut by one server; `None` where there are none, or of a kind so few that it could
+/// never be below [`CHANCE`].
+fn cut_alike(ours: &Cuts, theirs: &Cuts) -> Option<f64> {
     let whole = |cuts: &[Vec<usize>]| cuts.iter().map(|cut| vec![cut.clone()]).collect::<Vec<_>>();
-    let enough = least_permutation(ours.len(), theirs.len()) < CHANCE;
-    enough.then(|| permutation(&whole(ours), &whole(theirs)))
+    let kinds: Vec<_> = ours
+        .iter()
+        .zip(theirs)
+        .map(|(ours, theirs)| (whole(ours), whole(theirs)))
+        .filter(|(ours, theirs)| !ours.is_empty() || !theirs.is_empty())
+        .collect();
+    let enough = kinds.iter().all(|(ours, theirs)| least_permutation(ours.len(), theirs.len()) < CHANCE);
+    let kinds: Vec<_> = kinds.iter().map(|(ours, theirs)| (&ours[..], &theirs[..])).collect();
+    (enough && !kinds.is_empty()).then(|| stratified(&kinds))
 }
 
 /// The cuts' own positive control: two tickets in one record where the decoy mostly sends one in each, the bytes being the same.
@@ -148,7 +193,7 @@ fn cuts_control() -> Verdict {
     let apart =
         |number: usize| if number.is_multiple_of(4) { vec![274, 274 + 62] } else { vec![274, 274, 62] };
     let theirs: Vec<_> = (0..other).map(apart).collect();
-    let p = cut_alike(&vec![vec![274 + 274 - PROTECTION, 62]; one], &theirs);
+    let p = cut_alike(&[Vec::new(), vec![vec![274 + 274 - PROTECTION, 62]; one]], &[Vec::new(), theirs]);
     Verdict {
         what: "tickets in one record, made up".into(),
         role: Role::Positive,
@@ -175,6 +220,8 @@ impl Part {
 
 /// What a server sent until the client asked for more.
 struct Seen {
+    /// Whether the client's hello offers h2: a websocket's own does not.
+    h2: bool,
     /// Lengths of protected records until the client's Finished.
     flight: Vec<usize>,
     /// Lengths of those from then on that come before the first long answer; without h2 all of the first turn's.
@@ -196,6 +243,7 @@ fn seen(connection: &Connection) -> Option<Seen> {
     let content = down.iter().filter(turn).map(|record| record.length.saturating_sub(PROTECTION)).sum();
     let after = if h2 { down.get(..answer)? } else { &down };
     Some(Seen {
+        h2,
         flight: flight.map(|record| record.length).collect(),
         after: after.iter().filter(turn).map(|record| record.length).collect(),
         content,
@@ -205,30 +253,79 @@ fn seen(connection: &Connection) -> Option<Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::{DIRECT, Plan};
+
+    /// So many connections with h2 that are cut so.
+    fn some(cut: &[usize], count: usize) -> Cuts {
+        [Vec::new(), vec![cut.to_vec(); count]]
+    }
+
+    /// What visits use one after the other: a page's connection with h2, and its websocket's without.
+    fn talks(visits: usize, websocket: &[usize]) -> Vec<Seen> {
+        let page = || Seen { h2: true, flight: vec![58, 800], after: vec![274, 274, 62], content: 5_000 };
+        let socket = || Seen { h2: false, flight: vec![41], after: websocket.to_vec(), content: 300 };
+        (0..visits).flat_map(|_| [page(), socket()]).collect()
+    }
+
+    fn said(transport: Kind, ours: &[Seen], theirs: &[Seen], plan: &Plan) -> Verdict {
+        compare("visits".into(), transport, ours, theirs, plan)
+    }
 
     #[test]
     fn another_cut_is_found_where_there_are_enough_connections() {
-        let [apart, joined] = [vec![274, 274, 62], vec![531, 62]];
-        let some = |cut: &Vec<usize>, count: usize| vec![cut.clone(); count];
-        assert_eq!(cut_alike(&some(&joined, 4), &some(&apart, 8)), None, "one in 495 is no 0.001");
-        assert!(cut_alike(&some(&joined, 6), &some(&apart, 12)).unwrap() < CHANCE);
-        assert!(cut_alike(&some(&apart, 6), &some(&apart, 12)).unwrap() > 0.9);
+        let [apart, joined] = [[274, 274, 62].as_slice(), &[531, 62]];
+        assert_eq!(cut_alike(&some(joined, 4), &some(apart, 8)), None, "one in 495 is no 0.001");
+        assert!(cut_alike(&some(joined, 6), &some(apart, 12)).unwrap() < CHANCE);
+        assert!(cut_alike(&some(apart, 6), &some(apart, 12)).unwrap() > 0.9);
         // A server that does now this, now that.
-        let both = |count: usize| [some(&joined, count), some(&apart, 2 * count)].concat();
+        let both = |count: usize| {
+            [Vec::new(), [vec![joined.to_vec(); count], vec![apart.to_vec(); 2 * count]].concat()]
+        };
         assert!(cut_alike(&both(3), &both(6)).unwrap() > 0.9);
-        assert!(cut_alike(&some(&joined, 7), &both(5)).unwrap() > CHANCE, "a third does");
+        assert!(cut_alike(&some(joined, 7), &both(5)).unwrap() > CHANCE, "a third does");
         assert!(cuts_control().holds());
     }
 
     #[test]
+    fn kinds_that_alternate_are_halved_and_compared_each_with_itself() {
+        let plan = Plan::full();
+        let (visits, direct) =
+            (usize::try_from(plan.pages).unwrap(), usize::try_from(DIRECT * plan.pages).unwrap());
+        let theirs = talks(direct, &[150, 120]);
+        let itself = said(Kind::Plain, &theirs, &theirs, &plan);
+        assert!(itself.role == Role::Negative && itself.holds(), "{itself:?}");
+        let same = said(Kind::QnetWebsocket, &talks(visits, &[150, 120]), &theirs, &plan);
+        assert!(same.role == Role::Subject && same.holds(), "{same:?}");
+        let joined = said(Kind::QnetWebsocket, &talks(visits, &[253]), &theirs, &plan);
+        assert!(joined.role == Role::Subject && joined.flagged, "{joined:?}");
+        // What only connections of the other kind show is strange.
+        let mut swapped = talks(visits, &[150, 120]);
+        swapped.iter_mut().for_each(|one| one.h2 = !one.h2);
+        assert!(said(Kind::QnetWebsocket, &swapped, &theirs, &plan).flagged);
+    }
+
+    #[test]
+    fn what_is_not_there_does_not_pass() {
+        let judged = |ours: &[Seen], theirs: &[Seen], plan: &Plan| {
+            let verdict = said(Kind::QnetWebsocket, ours, theirs, plan);
+            assert!(!verdict.flagged, "{verdict:?}");
+            verdict.role != Role::Unjudged
+        };
+        let (full, quick) = (Plan::full(), Plan::quick());
+        let (ours, theirs) = (talks(7, &[150]), talks(14, &[150]));
+        assert!(judged(&ours, &theirs, &full) && judged(&ours[..4], &theirs[..8], &quick));
+        assert!(!judged(&[], &theirs, &quick) && !judged(&[], &[], &quick));
+        assert!(!judged(&ours[..1], &theirs[..8], &quick), "no websocket");
+        assert!(!judged(&ours[..4], &theirs[..8], &full), "the plan has more");
+        let strange = [Seen { content: 9_000, ..talks(1, &[150]).remove(0) }];
+        assert!(said(Kind::Qnet, &strange, &theirs, &full).flagged, "one is enough to be strange");
+    }
+
+    #[test]
     fn the_full_choice_has_enough_for_both_controls() {
-        let pages = usize::try_from(Plan::full().pages).unwrap();
+        let plan = Plan::full();
+        let pages = usize::try_from(plan.pages).unwrap();
         let direct = usize::try_from(DIRECT).unwrap() * pages;
         assert!(pages >= MADE_UP[0] && direct >= MADE_UP[1]);
-        // The negative control divides the direct visits.
-        assert!(
-            least_permutation(pages, direct) < CHANCE && least_permutation(direct / 2, direct / 2) < CHANCE
-        );
+        assert!(enough(&plan, true) && enough(&plan, false) && !enough(&Plan::quick(), true));
     }
 }

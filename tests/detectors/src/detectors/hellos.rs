@@ -111,6 +111,7 @@ fn hellos(wanted: usize) -> Result<Vec<Verdict>> {
         judge("hello: Chromium again", Role::Negative, again, model)?,
         // What only distributions show.
         judge("hello: QNet's, in one order", Role::Positive, &order::in_one_order(&ours), model)?,
+        judge("hello: QNet's, two extensions in order", Role::Positive, &order::of_one_pair(&ours), model)?,
         judge("hello: QNet's, with one GREASE value", Role::Positive, &order::of_one_grease(&ours), model)?,
         judge("hello: QNet", Role::Subject, &ours, model)?,
         judge("hello: QNet's websocket, its page", Role::Subject, &page, model)?,

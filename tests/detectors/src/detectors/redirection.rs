@@ -166,19 +166,23 @@ fn judge(what: String, role: Role, log: &str, traces: &[Trace]) -> Verdict {
     let errors = statuses.iter().filter(|status| status.starts_with(['4', '5'])).count();
     let ended = |trace: &&Trace| trace.down.total() > 0 && trace.up.end().is_some();
     let given_up = traces.iter().filter(ended).filter(|trace| for_a_page(trace)).count();
+    let spoke = traces.iter().any(|trace| trace.up.total() > 0);
     let figure = |name: &str, value: usize| Figure { name: name.to_owned(), value: value as f64 };
-    Verdict {
-        what,
-        role,
-        flagged: statuses.is_empty() || errors + given_up > 0,
-        figures: vec![
-            figure("answers", statuses.len()),
-            figure("errors", errors),
-            figure("given up", given_up),
-            figure("connections", traces.len()),
-        ],
-        note: String::new(),
+    let figures = vec![
+        figure("answers", statuses.len()),
+        figure("errors", errors),
+        figure("given up", given_up),
+        figure("connections", traces.len()),
+    ];
+    // An empty log says of a control that nobody came, unless the wire has seen him speak.
+    if role == Role::Positive && errors == 0 && !spoke {
+        return Verdict {
+            figures,
+            ..Verdict::none(what, "it drew no error, and was not seen to say anything")
+        };
     }
+    let flagged = statuses.is_empty() || errors + given_up > 0;
+    Verdict { what, role, flagged, figures, note: String::new() }
 }
 
 /// Whether it is one that pages are loaded over: a websocket's own, whose hello offers no HTTP/2, may end when it has failed.
@@ -197,11 +201,36 @@ fn status(line: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::status;
+    use std::time::Instant;
+
+    use super::*;
+
+    const FOUND: &str = r#"127.0.0.1 - - [21/Nov/2026] "GET / HTTP/2.0" 200 15 "-" "a""#;
+    const NOT_FOUND: &str = r#"127.0.0.1 - - [21/Nov/2026] "GET /nothing-here HTTP/2.0" 404 15 "-" "a""#;
+
+    #[test]
+    fn a_control_of_which_nothing_was_seen_shows_nothing() {
+        let judged = |role, log: &str, traces: &[Trace]| {
+            let verdict = judge("somebody".into(), role, log, traces);
+            (verdict.role, verdict.flagged)
+        };
+        for log in ["", FOUND] {
+            assert_eq!(judged(Role::Positive, log, &[]), (Role::Unjudged, false), "{log}");
+        }
+        assert_eq!(judged(Role::Positive, NOT_FOUND, &[]), (Role::Positive, true));
+        let silent = Trace::new(Instant::now());
+        assert_eq!(judged(Role::Positive, "", std::slice::from_ref(&silent)).0, Role::Unjudged);
+        let mut spoke = silent;
+        spoke.up.push(b"no hello", Instant::now());
+        assert_eq!(judged(Role::Positive, "", &[spoke]), (Role::Positive, true), "it drew nothing at all");
+        assert_eq!(judged(Role::Negative, "", &[]), (Role::Negative, true));
+        assert_eq!(judged(Role::Negative, FOUND, &[]), (Role::Negative, false));
+        assert_eq!(judged(Role::Subject, "", &[]), (Role::Subject, true));
+    }
 
     #[test]
     fn statuses_are_found_in_both_logs() {
-        assert_eq!(status(r#"127.0.0.1 - - [21/Nov/2026] "GET / HTTP/2.0" 200 15 "-" "a""#), Some("200"));
+        assert_eq!(status(FOUND), Some("200"));
         assert_eq!(status(r#"{"request":{"uri":"/"},"bytes_read":0,"status":404,"size":5}"#), Some("404"));
         assert_eq!(status("begun"), None);
     }

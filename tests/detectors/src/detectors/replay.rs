@@ -85,11 +85,11 @@ impl Detector for Replay {
                 for (what, found) in [
                     ("replays", replayed(*server, delay, full)),
                     ("held knocks", ends::held_knocks(*server, delay, full)),
-                    ("each record", records::verdicts(*server, delay, full)),
                     ("tampering after the switch", switched::verdicts(*server, delay, full)),
                 ] {
                     verdicts.extend(part(format!("{what}, {server:?}, {round_trip} ms"), found));
                 }
+                verdicts.extend(records::verdicts(*server, delay, full));
             }
             verdicts.extend(part(format!("withheld uploads, {server:?}"), ends::withheld(*server)));
         }

@@ -33,6 +33,9 @@ pub(super) fn page(report: &Report, captures: &[Capture]) -> String {
     for failure in failures {
         let _ = write!(html, "<p class=\"bad\">{}</p>", escape(&failure));
     }
+    for retried in &report.retried {
+        let _ = write!(html, "<p><small>{}</small></p>", escape(&retried.told()));
+    }
     report.outcomes.iter().for_each(|one| outcome(&mut html, one));
     if !captures.is_empty() {
         html.push_str("<h2>What was captured</h2><p>Of each first connection, above the middle the client's, below it the server's.</p>");

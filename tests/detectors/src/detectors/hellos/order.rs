@@ -74,6 +74,28 @@ pub(super) fn in_one_order(hellos: &[Hello]) -> Vec<Hello> {
     hellos.iter().map(ordered).collect()
 }
 
+/// What every hello of a browser's has, and nothing sets the place of: supported_groups and signature_algorithms (RFC 8446, section 4.2).
+const PAIR: [u16; 2] = [10, 13];
+
+/// A control that nothing shows but the order of a pair: these hellos with the one extension always before the other, unless either is
+/// the first or the last of all, which would show by itself.
+pub(super) fn of_one_pair(hellos: &[Hello]) -> Vec<Hello> {
+    let ordered = |hello: &Hello| {
+        let mut hello = hello.clone();
+        let others = hello.extensions.iter().enumerate().filter(|(_, (kind, _))| !is_grease(*kind));
+        let others: Vec<(usize, u16)> = others.map(|(at, (kind, _))| (at, *kind)).collect();
+        let inner = others.get(1..others.len().saturating_sub(1)).unwrap_or_default();
+        let place = |wanted| inner.iter().find(|(_, kind)| *kind == wanted).map(|(at, _)| *at);
+        if let [Some(one), Some(other)] = PAIR.map(place)
+            && one > other
+        {
+            hello.extensions.swap(one, other);
+        }
+        hello
+    };
+    hellos.iter().map(ordered).collect()
+}
+
 /// Another control: these hellos with the first one's GREASE value among all their ciphers.
 pub(super) fn of_one_grease(hellos: &[Hello]) -> Vec<Hello> {
     let value = hellos.first().and_then(|first| first.ciphers.first().copied());
@@ -92,6 +114,7 @@ mod tests {
     use rand_chacha::ChaCha20Rng;
     use rand_chacha::rand_core::{Rng, SeedableRng};
 
+    use super::super::{CHANCE, FEATURES};
     use super::*;
 
     const KINDS: [u16; 10] = [0, 5, 10, 11, 13, 16, 18, 23, 27, 35];
@@ -133,6 +156,24 @@ mod tests {
         let place = |kinds: &[u16], kind| kinds.iter().position(|one| *one == kind);
         let before = compare(&drawn(3, |kinds| place(kinds, 10) < place(kinds, 13)), &model).unwrap();
         assert!(before.least < 1e-9 && before.which == Some([10, 13]), "{before:?}");
+    }
+
+    #[test]
+    fn one_pair_in_order_is_found_by_its_order_alone() {
+        let (model, own) = (drawn(1, |_| true), drawn(2, |_| true));
+        let ordered = of_one_pair(&own);
+        let found = compare(&ordered, &model).unwrap();
+        // A third of the hellos have one of ten at an end, and keep their order.
+        let bound = CHANCE / (FEATURES.len() + found.pairs) as f64;
+        assert!(found.least < bound && found.which == Some(PAIR), "{found:?}");
+        for (ordered, own) in ordered.iter().zip(&own) {
+            assert_eq!(kinds(ordered), kinds(own));
+            let ends = |hello: &Hello| {
+                let [first, second, .., before, last] = &hello.extensions[..] else { return None };
+                Some([first, second, before, last].map(Clone::clone))
+            };
+            assert_eq!(ends(ordered), ends(own));
+        }
     }
 
     #[test]
