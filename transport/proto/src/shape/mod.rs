@@ -116,8 +116,12 @@ impl Shaper {
         let mut draws = Draws::new(seed);
         let mut inner = [0; 32];
         draws.rng().fill_bytes(&mut inner);
-        let web = if let Plan::Web(data) = &profile.plan { Some(Web::new(data, role)) } else { None };
+        let web = match &profile.plan {
+            Plan::Web(data) => Some(Web::new(data, role, draws.rng())),
+            _ => None,
+        };
         let bursts = profile.bursts.as_ref().filter(|_| role == Role::Client);
+        let segments = bursts.map(|data| Segments::new(data, draws.rng()));
         Self {
             profile,
             draws,
@@ -125,7 +129,7 @@ impl Shaper {
             turns: Turns::new(),
             target: 0,
             web,
-            segments: bursts.map(Segments::new),
+            segments,
             idle: profile.idle.as_ref().map(|data| Idle::new(data, role)),
             machine: machine::build(profile, role, inner),
             role,
@@ -170,10 +174,10 @@ impl Shaper {
     /// A stream was opened.
     pub fn opened(&mut self, now: Instant) {
         if let Some(web) = &mut self.web {
-            web.opened();
+            web.opened(self.draws.rng());
         }
         if let Some(segments) = &mut self.segments {
-            segments.opened();
+            segments.opened(self.draws.rng());
         }
         self.tell(Event::Opened, now);
     }
