@@ -29,6 +29,7 @@ use crate::{
     carrier::{Carrier, Close, Event, Side},
     knock::KnockedTokens,
     session::{Profile, SharedSession, SharedSessions},
+    shape::Habit,
     tunnel::Tunnel,
 };
 use before::{Answer, Before, Knocked, Seen};
@@ -54,14 +55,14 @@ pub struct DecoyFacts {
     pub lifetime: Option<Duration>,
     /// Requests it answers on one connection.
     pub max_requests: u32,
-    /// The largest record length seen from it, in bytes.
-    pub largest_record: usize,
+    /// How it cuts long answers into records.
+    pub habit: Habit,
 }
 
 impl Default for DecoyFacts {
     /// Before anything is measured: nginx's number of requests, nothing else.
     fn default() -> Self {
-        Self { idle_limit: None, lifetime: None, max_requests: 1_000, largest_record: 0 }
+        Self { idle_limit: None, lifetime: None, max_requests: 1_000, habit: Habit::default() }
     }
 }
 

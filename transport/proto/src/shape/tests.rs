@@ -351,6 +351,58 @@ fn bulk_is_not_cut() {
 }
 
 #[test]
+fn bulk_has_its_servers_beat() {
+    let beat = Beat { every: 2, length: 53 };
+    let mut down = Played::new(web(), Role::Bridge, 6);
+    down.shaper.follow(Some(beat));
+    down.heard(217, 200);
+    let lengths = down.lengths(40 * (LONGEST - OVERHEAD));
+    let pattern = [LONGEST, LONGEST, 53].repeat(20);
+    assert_eq!(lengths[..59], pattern[..59]);
+    // It is paid for: without a budget it is left out, and data goes on.
+    down.shaper.budget.add(usize::MAX / 2);
+    down.heard(217, 200);
+    assert!(!down.lengths(40 * (LONGEST - OVERHEAD)).contains(&53));
+    // A shape that promises nothing follows nothing.
+    let mut none = Played::new(none(), Role::Bridge, 6);
+    none.shaper.follow(Some(beat));
+    assert_eq!(none.lengths(4 * (LONGEST - OVERHEAD)), [LONGEST; 4]);
+}
+
+#[test]
+fn a_record_of_bulk_lacks_nothing() {
+    let mut down = Played::new(web(), Role::Bridge, 7);
+    down.heard(217, 200);
+    let step = down.shaper.next(1 << 20, LONGEST - OVERHEAD, LONGEST, down.now);
+    assert_eq!(step, Step::Send { content: LONGEST - OVERHEAD });
+    for missing in 1..=8 {
+        let length = down.shaper.length(LONGEST - OVERHEAD - missing, LONGEST, false, down.now);
+        assert_eq!(length, Some(LONGEST));
+    }
+}
+
+#[test]
+fn a_long_answer_waits_a_moment_before_it_is_cut() {
+    let mut down = Played::new(web(), Role::Bridge, 8);
+    let room = LONGEST - OVERHEAD;
+    down.heard(217, 200);
+    assert_eq!(down.shaper.next(room + 100, room, LONGEST, down.now), Step::Send { content: room });
+    down.shaper.length(room, LONGEST, false, down.now);
+    assert_eq!(down.shaper.next(100, room, LONGEST, down.now), Step::Hold);
+    let until = down.shaper.deadline().unwrap();
+    assert_eq!(until, down.now + MORE);
+    // More comes in time, or not at all.
+    assert_eq!(down.shaper.next(room, room, LONGEST, down.now), Step::Send { content: room });
+    down.shaper.length(room, LONGEST, false, down.now);
+    assert_eq!(down.shaper.next(100, room, LONGEST, down.now), Step::Hold);
+    assert!(matches!(down.shaper.next(100, room, LONGEST, until), Step::Send { .. }));
+    down.shaper.length(100, LONGEST, true, until);
+    assert_eq!(down.shaper.deadline(), None);
+    // What is no long answer does not wait.
+    assert!(matches!(down.shaper.next(100, room, LONGEST, until), Step::Send { .. }));
+}
+
+#[test]
 fn a_hello_takes_more_segments_than_the_models_know() {
     for seed in 0..100 {
         let mut up = Played::new(web(), Role::Client, seed);
