@@ -8,18 +8,21 @@ use std::{env, fs, io};
 
 use anyhow::{Context, Result, bail, ensure};
 use qnet_bench::load;
-use qnet_bench::measure::{self, Amount};
+use qnet_bench::measure::{self, Amount, SPEEDS};
 use qnet_bench::plugin::Kind;
-use qnet_bench::report::{Series, machine, table};
+use qnet_bench::report::{Series, machine, ratios, table};
 use qnet_tests::support::decoy::{self, Decoy, Server};
 
 const HELP: &str = "\
-qnet-bench [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write]
+qnet-bench [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write] [--gate]
   --rounds       how often each transport is measured, in turns (5)
   --megabytes    payload each way, in one stream (512)
   --connections  idle connections at once (150)
   --only         measure these alone, comma-separated: obfs4, qnet, qnet-none (without shaping)
   --write        put the result into docs/benchmarks.md
+  --gate         fail where the default profile's throughput is below 95 % of that without shaping, by medians: of qnet and
+                 qnet-none alone, unless --only names more. On a machine that does other things at the time it may fail
+                 without reason: rounds are interleaved, but a median of five still moves by several per cent
 ";
 
 /// Where `--write` puts the result.
@@ -27,6 +30,9 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md")
 
 /// QNet without shaping, as the table calls it: what the default profile is compared with.
 const UNSHAPED: &str = "qnet-none";
+
+/// The default profile's throughput as a share of that, at least.
+const LEAST_THROUGHPUT: f64 = 0.95;
 
 /// The decoy's idle limit. A carrier ends with its decoy's connection, and none may end while it is measured.
 const DECOY_IDLE: Duration = Duration::from_secs(600);
@@ -36,6 +42,7 @@ struct Options {
     amount: Amount,
     only: Option<String>,
     write: bool,
+    gate: bool,
 }
 
 impl Options {
@@ -47,6 +54,7 @@ impl Options {
             amount: Amount { bytes: 512_000_000, connections: 150 },
             only: None,
             write: false,
+            gate: false,
         };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
@@ -56,6 +64,7 @@ impl Options {
                 "--connections" => options.amount.connections = value()?.parse()?,
                 "--only" => options.only = Some(value()?),
                 "--write" => options.write = true,
+                "--gate" => options.gate = true,
                 "--help" | "-h" => return Ok(None),
                 other => bail!("unknown argument {other}; --help lists them"),
             }
@@ -64,6 +73,9 @@ impl Options {
             options.rounds > 0 && options.amount.bytes > 0 && options.amount.connections > 0,
             "rounds, megabytes and connections must be above zero"
         );
+        if options.gate {
+            options.only.get_or_insert_with(|| format!("qnet,{UNSHAPED}"));
+        }
         Ok(Some(options))
     }
 }
@@ -98,16 +110,34 @@ fn run(options: &Options) -> Result<()> {
     }
     let mut result = format!("{}\n\n{}", machine(), table(&series));
     let found = |name: &str| series.iter().find(|series| series.name == name).cloned();
-    if let (Some(unshaped), Some(shaped)) = (found(UNSHAPED), found("qnet")) {
+    let compared = found(UNSHAPED).zip(found("qnet"));
+    if let Some((unshaped, shaped)) = &compared {
         result += &format!(
             "\nWhat the default profile costs, from the same rounds:\n\n{}",
-            table(&[unshaped, shaped])
+            table(&[unshaped.clone(), shaped.clone()])
         );
     }
     writeln!(io::stdout(), "{result}")?;
     if options.write {
         fs::write(PAGE, page(&result, options)).with_context(|| format!("cannot write {PAGE}"))?;
         writeln!(io::stderr(), "bench: written to docs/benchmarks.md")?;
+    }
+    if options.gate {
+        let (unshaped, shaped) = compared.context("the gate needs qnet and qnet-none")?;
+        gate(&shaped, &unshaped)?;
+    }
+    Ok(())
+}
+
+/// What a shape may take of the throughput.
+fn gate(shaped: &Series, unshaped: &Series) -> Result<()> {
+    let ratios = ratios(shaped, unshaped, &SPEEDS);
+    ensure!(ratios.len() == SPEEDS.len(), "not every throughput was measured: {ratios:?}");
+    for (what, ratio) in ratios {
+        ensure!(
+            ratio >= LEAST_THROUGHPUT,
+            "{what}: {ratio:.3} of what it is without shaping, where {LEAST_THROUGHPUT} are due"
+        );
     }
     Ok(())
 }

@@ -21,6 +21,9 @@ pub struct Amount {
     pub connections: usize,
 }
 
+/// The figures of throughput: upward and downward.
+pub const SPEEDS: [&str; 2] = ["up: one stream (MB/s)", "down: one stream (MB/s)"];
+
 /// A figure's name, with its unit, and its value.
 pub type Figure = (&'static str, f64);
 
@@ -92,21 +95,11 @@ fn transfers(kind: &Kind, far: SocketAddr, bytes: u64) -> Result<Vec<Figure>> {
     for (direction, [client, bridge, both, speed]) in [
         (
             Direction::Up,
-            [
-                "up: CPU, client (s/GB)",
-                "up: CPU, bridge (s/GB)",
-                "up: CPU, both (s/GB)",
-                "up: one stream (MB/s)",
-            ],
+            ["up: CPU, client (s/GB)", "up: CPU, bridge (s/GB)", "up: CPU, both (s/GB)", SPEEDS[0]],
         ),
         (
             Direction::Down,
-            [
-                "down: CPU, client (s/GB)",
-                "down: CPU, bridge (s/GB)",
-                "down: CPU, both (s/GB)",
-                "down: one stream (MB/s)",
-            ],
+            ["down: CPU, client (s/GB)", "down: CPU, bridge (s/GB)", "down: CPU, both (s/GB)", SPEEDS[1]],
         ),
     ] {
         load::transfer(pair.connect()?, direction, WARM_UP)?;

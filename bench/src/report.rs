@@ -38,6 +38,19 @@ pub fn table(series: &[Series]) -> String {
     table
 }
 
+/// Of each figure in these rows, by their names, one series' median by the other's; rows that are not there, or say nothing, are left
+/// out.
+#[must_use]
+pub fn ratios<'a>(of: &Series, by: &Series, rows: &[&'a str]) -> Vec<(&'a str, f64)> {
+    let place = |row: &str| by.rounds.first()?.iter().position(|(name, _)| *name == row);
+    let ratio = |row: &'a str| {
+        let at = place(row)?;
+        let ratio = Spread::of(of, at).median / Spread::of(by, at).median;
+        ratio.is_finite().then_some((row, ratio))
+    };
+    rows.iter().filter_map(|row| ratio(row)).collect()
+}
+
 /// A ratio says nothing where what it divides by is noise around nothing.
 fn ratio(value: f64, base: f64) -> String {
     if base < 0.01 || value < 0.0 { "–".into() } else { format!("{:.2}", value / base) }
@@ -113,7 +126,7 @@ fn said_by(program: &str, arguments: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Series, machine, table};
+    use super::{Series, machine, ratios, table};
 
     #[test]
     fn the_table_holds_medians_ranges_and_ratios() {
@@ -129,6 +142,17 @@ mod tests {
 | kept | -20.0 (-30.0 to -10.0) | -90.0 (-300.0 to -60.0) | – |
 ";
         assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn ratios_are_those_of_medians() {
+        let series = |values: &[f64]| Series {
+            name: "any".into(),
+            rounds: values.iter().map(|value| vec![("other", 1.0), ("speed", *value)]).collect(),
+        };
+        let (shaped, bare) = (series(&[94.0, 10.0, 500.0]), series(&[100.0, 700.0, 90.0]));
+        assert_eq!(ratios(&shaped, &bare, &["speed", "absent"]), [("speed", 0.94)]);
+        assert_eq!(ratios(&shaped, &series(&[0.0]), &["speed"]), []);
     }
 
     #[test]

@@ -301,6 +301,7 @@ fn table(candidates: &[Candidate]) -> String {
 mod tests {
     use super::*;
     use qnet_proto::knock::Field;
+    use qnet_proto::shape::Habit;
 
     fn site(round_trip: u64, load_bytes: usize) -> Candidate {
         let facts = Facts {
@@ -308,6 +309,7 @@ mod tests {
             requests: 1_000,
             limited: true,
             largest_record: 16_401,
+            habit: Habit::default(),
             load_bytes,
             round_trip: Duration::from_millis(round_trip),
             idle: None,

@@ -33,6 +33,17 @@ pub async fn echo_bridge(decoy: &Decoy) -> Result<(SocketAddr, BridgeLine)> {
 /// # Errors
 /// No port can be had.
 pub async fn echo_bridge_before(decoy: SocketAddr, name: &str) -> Result<(SocketAddr, BridgeLine)> {
+    let (listener, line) = listener_before(decoy, name)?;
+    let address = listener.local_addr();
+    tokio::spawn(echo_all(listener));
+    Ok((address, line))
+}
+
+/// A bridge before any server, whose streams are the test's to take, and its line.
+///
+/// # Errors
+/// No port can be had.
+pub fn listener_before(decoy: SocketAddr, name: &str) -> Result<(Listener, BridgeLine)> {
     let identity = IdentityKey::generate(&mut ChaCha20Rng::from_seed([7; 32]));
     let key = identity.public();
     let listener = Listener::bind(BridgeConfig {
@@ -45,10 +56,8 @@ pub async fn echo_bridge_before(decoy: SocketAddr, name: &str) -> Result<(Socket
         profile: qnet_transport::Profile::default(),
         sessions: qnet_transport::bridge::Sessions::default(),
     })?;
-    let address = listener.local_addr();
-    tokio::spawn(echo_all(listener));
-    let line = format!("qnet {address} key={key} sni={name}").parse()?;
-    Ok((address, line))
+    let line = format!("qnet {} key={key} sni={name}", listener.local_addr()).parse()?;
+    Ok((listener, line))
 }
 
 async fn echo_all(mut listener: Listener) {

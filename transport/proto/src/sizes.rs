@@ -2,6 +2,8 @@
 
 use rand_core::Rng;
 
+use crate::shape::Habit;
+
 /// How many of the newest record lengths of a direction are remembered.
 const REMEMBERED: usize = 16;
 /// A record shorter than this is control (SETTINGS, PING, WINDOW_UPDATE, alerts), not a piece of an answer or a request.
@@ -16,22 +18,23 @@ const OVERHEAD: usize = 17;
 pub(crate) struct Lengths {
     seen: [u16; REMEMBERED],
     count: usize,
-    largest: usize,
+    /// What all of them show, short ones included.
+    habit: Habit,
 }
 
 impl Lengths {
     pub(crate) fn note(&mut self, length: usize) {
+        self.habit.note(length);
         if length < SHORTEST {
             return;
         }
-        self.largest = self.largest.max(length);
         self.seen[self.count % REMEMBERED] = u16::try_from(length).unwrap_or(u16::MAX);
         self.count += 1;
     }
 
-    /// The largest length noted, 0 if there was none.
-    pub(crate) fn largest(&self) -> usize {
-        self.largest
+    /// How the one who sent them cuts long answers.
+    pub(crate) fn habit(&self) -> Habit {
+        self.habit
     }
 
     /// One of the noted lengths of at least `least`, or one a little above `least` if there is none.

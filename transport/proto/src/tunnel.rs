@@ -21,7 +21,7 @@ use crate::{
     session::{
         CarrierNumber, CarrierState, Join, Mode, SharedSession, SharedSessions, Statics, lock, lock_sessions,
     },
-    shape::{Shape, Shaper},
+    shape::{Beat, Shape, Shaper},
     sizes::{Lengths, control_length},
 };
 
@@ -35,7 +35,7 @@ pub(crate) const ALERT: u8 = 21;
 const MAX_PONGS: usize = 8;
 /// The inner type byte and the tag.
 const OVERHEAD: usize = 17;
-/// Bytes of a KEY_UPDATE frame, kept free at the end of each record.
+/// Bytes of a KEY_UPDATE frame, kept free at the end of a record where one is due.
 const KEY_UPDATE_LEN: usize = 4;
 /// Bytes of a SHAPE frame.
 const SHAPE_LEN: usize = 7;
@@ -519,6 +519,11 @@ impl Tunnel {
     /// See [`Tunnel::limit_content`].
     pub(crate) fn max_content(&self) -> usize {
         self.max_content
+    }
+
+    /// What stands between the full records of a long answer.
+    pub(crate) fn follow_beat(&mut self, beat: Option<Beat>) {
+        self.shaper.follow(beat);
     }
 
     /// The largest content of a record we send.

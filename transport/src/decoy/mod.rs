@@ -30,7 +30,7 @@ mod watch;
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use qnet_proto::{bridge::DecoyFacts, http2::Answer, knock::Field};
+use qnet_proto::{bridge::DecoyFacts, http2::Answer, knock::Field, shape::Habit};
 use qnet_wire::name::ServerName;
 
 pub use dns::Resolver;
@@ -67,6 +67,8 @@ pub struct Facts {
     pub limited: bool,
     /// The largest length of a record from the site, bytes.
     pub largest_record: usize,
+    /// How it cuts long answers into records.
+    pub habit: Habit,
     /// What a page load brings from the site, TLS's own bytes included; that of the first visit.
     pub load_bytes: usize,
     /// From a hello to the first byte back; the shortest of all visits.
@@ -83,7 +85,7 @@ impl From<&Facts> for DecoyFacts {
             idle_limit: facts.idle,
             lifetime: facts.lifetime,
             max_requests: facts.requests,
-            largest_record: facts.largest_record,
+            habit: facts.habit,
         }
     }
 }
@@ -96,6 +98,7 @@ impl Facts {
             requests: self.requests.min(other.requests),
             limited: self.limited || other.limited,
             largest_record: self.largest_record.min(other.largest_record),
+            habit: if self.habit == other.habit { self.habit } else { Habit::default() },
             load_bytes: self.load_bytes.min(other.load_bytes),
             round_trip: self.round_trip.min(other.round_trip),
             idle: self.idle.into_iter().chain(other.idle).min(),
@@ -224,6 +227,8 @@ async fn examine_site(site: &Site<'_>) -> Result<Examined, DecoyError> {
         requests: requests.answered,
         limited: requests.limited,
         largest_record: visits.iter().map(|visit| visit.largest).max().unwrap_or_default(),
+        // Of the first visit's many requests the answers may go together.
+        habit: visits.iter().skip(1).fold(Habit::default(), |habit, visit| habit.or(visit.habit)),
         load_bytes,
         round_trip: visits.iter().map(|visit| visit.round_trip).min().unwrap_or_default(),
         idle: None,

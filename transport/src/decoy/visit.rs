@@ -10,6 +10,7 @@ use qnet_proto::{
     decoy_tls::{DecoyTls, Said},
     http2::{Answer, Output, PageLoad},
     knock::Field,
+    shape::Habit,
     tls::{Opener, Sealer},
     token,
 };
@@ -91,6 +92,8 @@ pub(super) struct Visit {
     pub(super) round_trip: Duration,
     /// The largest length of a record from the site.
     pub(super) largest: usize,
+    /// What the lengths of its records show.
+    pub(super) habit: Habit,
     /// Bytes of records from the site.
     pub(super) received: usize,
     /// The length of the first record after the last request.
@@ -147,6 +150,7 @@ impl Site<'_> {
             doubt,
             round_trip: tls.round_trip,
             largest: 0,
+            habit: Habit::default(),
             received: 0,
             answer_begins: None,
         })
@@ -263,7 +267,7 @@ impl Visit {
         self.largest = self.largest.max(length);
         self.received += record.len();
         match record.first() {
-            Some(&APPLICATION_DATA) => {}
+            Some(&APPLICATION_DATA) => self.habit.note(length),
             Some(&CHANGE_CIPHER_SPEC) => return Ok(Heard::Other(length)),
             Some(&ALERT) => return Err(DecoyError::AlertLength(length)),
             _ => return Err(DecoyError::Broken("a record in clear")),

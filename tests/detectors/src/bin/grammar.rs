@@ -1,5 +1,7 @@
 //! How a browser loads pages, as the tables that `transport/proto/profiles/web.toml` holds: Chromium visits pages of different make
-//! over plain TLS through the lab's wire, and what its bursts and the server's answers were is printed as quantiles.
+//! over plain TLS through the lab's wire, and what its bursts and the server's answers were is printed as quantiles, counts of them
+//! among these. Each visit goes on to a further page of the site after a while, on the same connection: what it adds is what a new
+//! stream of a carrier resembles.
 //!
 //! ```text
 //! cargo run -p qnet-detectors --bin grammar -- [SITES] [VISITS]
@@ -30,8 +32,14 @@ const ROUND_TRIPS: [u64; 3] = [20, 60, 100];
 const SHORTEST_REQUEST: usize = 56;
 /// The client's Finished message as a record.
 const FINISHED: usize = 53;
-/// The page's last request, in the server's log.
+/// A page's last request, in the server's log.
 const LOADED: &str = "GET /loaded";
+/// How long a visitor stays on the first page, milliseconds.
+const STAY_MS: u64 = 3_000;
+/// A client's burst after a silence this long begins the further page: longer than any pause within one.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Requests from which a burst has more records than a TLS client's hello has segments.
+const MANY: usize = 4;
 /// How long one visit may take.
 const LIMIT: Duration = Duration::from_secs(60);
 /// What a browser does at leisure.
@@ -82,8 +90,14 @@ fn run() -> Result<()> {
     seen.print(sites, visits)
 }
 
-/// A page of a make of its own: the same every time.
+/// Two pages of a make of their own, the same every time; the first leads to the second.
 fn write_site(folder: &Path, seed: u64) -> Result<()> {
+    write_page(folder, seed, "index", &format!("setTimeout(() => location = '/next.html', {STAY_MS})"))?;
+    write_page(folder, seed.wrapping_add(1 << 32), "next", "")
+}
+
+/// A page and its files. `then`: what its script does at last.
+fn write_page(folder: &Path, seed: u64, page_name: &str, then: &str) -> Result<()> {
     let mut rng = ChaCha20Rng::seed_from_u64(seed);
     let mut draw = |below: usize| rng.next_u32() as usize % below.max(1);
     let (mut head, mut body, mut later) = (String::new(), String::new(), Vec::new());
@@ -110,12 +124,12 @@ fn write_site(folder: &Path, seed: u64) -> Result<()> {
     let text: String =
         (0..2_000 + draw(60_000)).map(|_| char::from(b'a' + draw(26).to_le_bytes()[0])).collect();
     let script = format!(
-        "onload = async () => {{ for (const one of [{}]) await (await fetch(one)).arrayBuffer(); await fetch('/loaded'); }}",
+        "onload = async () => {{ for (const one of [{}]) await (await fetch(one)).arrayBuffer(); await fetch('/loaded?{page_name}'); {then} }}",
         later.join(",")
     );
     let page =
         format!("<!doctype html><title>{seed}</title>{head}<p>{text}</p>{body}<script>{script}</script>");
-    fs::write(folder.join("index.html"), page)?;
+    fs::write(folder.join(format!("{page_name}.html")), page)?;
     Ok(())
 }
 
@@ -124,7 +138,7 @@ fn visit_site(site: &Decoy, delay: Duration, seen: &mut Grammar) -> Result<()> {
     let loaded = || site.access_log().unwrap_or_default().matches(LOADED).count();
     let before = loaded();
     let browser = Browser::open(NAME, link.address().port(), &["--ignore-certificate-errors"])?;
-    wait_for("the page", LIMIT, || Ok((loaded() > before).then_some(())))?;
+    wait_for("both pages", LIMIT, || Ok((loaded() > before + 1).then_some(())))?;
     thread::sleep(AFTERWARDS);
     drop(browser);
     for trace in link.traces() {
@@ -144,6 +158,8 @@ struct Grammar {
     gaps: Vec<usize>,
     answers: Vec<usize>,
     exchanges: Vec<usize>,
+    /// Exchanges of a further page on a connection that has loaded one.
+    further: Vec<usize>,
 }
 
 impl Grammar {
@@ -159,30 +175,32 @@ impl Grammar {
         all.sort_by_key(|(at, ..)| *at);
         // The server's part of the handshake is no answer.
         let first = all.iter().position(|(_, up, _)| *up).unwrap_or(all.len());
-        let mut exchanges = 0;
+        let (mut exchanges, mut further) = (0, 0);
         let mut heard: Option<Duration> = None;
         for run in all[first..].chunk_by(|one, other| one.1 == other.1) {
             let bytes = run.iter().map(|(_, _, length)| length + 5).sum();
             let (Some(begin), Some(end)) = (run.first(), run.last()) else { continue };
-            if begin.1 {
+            let gap = heard.map(|heard| begin.0.saturating_sub(heard));
+            if further > 0 || begin.1 && gap.is_some_and(|gap| gap >= SILENCE) {
+                further += usize::from(begin.1);
+            } else if begin.1 {
                 exchanges += 1;
                 self.requests.extend(run.iter().map(|(_, _, length)| *length));
                 self.burst_bytes.push(bytes);
                 self.burst_records.push(run.len());
-                let gap = heard.map(|heard| begin.0.saturating_sub(heard));
                 self.gaps.extend(gap.map(|gap| usize::try_from(gap.as_millis()).unwrap_or(usize::MAX)));
             } else {
                 self.answers.push(bytes);
                 heard = Some(end.0);
             }
         }
-        if exchanges > 0 {
-            self.exchanges.push(exchanges);
-        }
+        self.exchanges.extend(Some(exchanges).filter(|exchanges| *exchanges > 0));
+        self.further.extend(Some(further).filter(|further| *further > 0));
     }
 
     fn print(self, sites: u64, visits: u64) -> Result<()> {
         let mut out = io::stdout();
+        let many: Vec<usize> = self.burst_records.iter().copied().filter(|count| *count >= MANY).collect();
         writeln!(
             out,
             "# {sites} pages, {visits} visits each, paths of {ROUND_TRIPS:?} ms, nginx, Chromium over plain TLS."
@@ -191,9 +209,11 @@ impl Grammar {
             ("request records, bytes", self.requests),
             ("client bursts, bytes with headers", self.burst_bytes),
             ("records of a client's burst", self.burst_records),
+            ("the same of bursts of four and more", many),
             ("gaps before a burst, ms", self.gaps),
             ("answers, bytes with headers", self.answers),
             ("exchanges of a connection", self.exchanges),
+            ("exchanges of a further page on it", self.further),
         ] {
             writeln!(out, "# {name}: {} values\n{:?}", values.len(), quantiles(values))?;
         }

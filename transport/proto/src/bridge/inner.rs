@@ -39,6 +39,10 @@ const MAX_MISSED: usize = 16;
 /// The inner type byte and the tag.
 const OVERHEAD: usize = 17;
 
+/// Bytes in which a server that begins with short records comes to full ones: Go does after these at the latest (`crypto/tls`,
+/// `recordSizeBoostThreshold`).
+const WARM_UP: usize = 128 * 1024;
+
 enum Phase {
     One(Box<Responder>),
     /// Since when message 2 is on its way.
@@ -85,6 +89,8 @@ pub(super) struct Inner {
     /// The decoy's records since message 2 that may change its keys, with their indices: HANDOVER does not know them.
     missed: Vec<(u64, Vec<u8>)>,
     down_lengths: Lengths,
+    /// Bytes that are still to go in records no longer than the decoy's longest.
+    warm_up: Option<usize>,
     /// Bytes at the end of what waits for the client that stand for the decoy's and are no traffic of the tunnel's.
     asides: usize,
     announced: bool,
@@ -114,7 +120,7 @@ impl Inner {
         let length = next
             .filter(|&l| l >= SHORTEST_PROOF)
             .unwrap_or_else(|| before.down_lengths.draw(SHORTEST_PROOF, rng))
-            .min(MAX_CONTENT);
+            .min(MAX_LENGTH);
         let start = out.len();
         sealer.seal_proof(out, &n, &[], length);
         let prologue =
@@ -135,19 +141,35 @@ impl Inner {
             decoy_down: Vec::new(),
             missed: Vec::new(),
             down_lengths: before.down_lengths.clone(),
+            warm_up: None,
             asides: 0,
             announced: false,
             news: News::default(),
             scratch: Scratch::default(),
         };
-        inner.limit_content(facts);
+        inner.follow_decoy(facts);
         Some(inner)
     }
 
-    /// Records are never larger than the site's own.
-    fn limit_content(&mut self, facts: &DecoyFacts) {
-        let largest = self.down_lengths.largest().max(facts.largest_record).saturating_sub(OVERHEAD);
-        self.tunnel.limit_content(largest.clamp(LEAST_CONTENT, MAX_CONTENT));
+    /// Bulk goes as the site's own: in records as long as its full ones, with what stands between them. Where nothing that it sent on
+    /// this connection or to [`DecoyFacts`]' visits was long enough to tell, no record is longer than its longest while a server of
+    /// its kind may still be warming up, and full ones follow, as from all servers that were measured (docs/shaping.md).
+    fn follow_decoy(&mut self, facts: &DecoyFacts) {
+        let habit = self.down_lengths.habit().or(facts.habit);
+        let bulk = habit.bulk();
+        self.warm_up = bulk.is_none().then_some(WARM_UP);
+        let longest = bulk.map_or(habit.longest(), |bulk| usize::from(bulk.longest)).saturating_sub(OVERHEAD);
+        self.tunnel.limit_content(longest.clamp(LEAST_CONTENT, MAX_CONTENT));
+        self.tunnel.follow_beat(bulk.and_then(|bulk| bulk.beat()));
+    }
+
+    /// So many bytes more were sealed for the client.
+    fn warm_up(&mut self, sealed: usize) {
+        let Some(left) = self.warm_up else { return };
+        self.warm_up = left.checked_sub(sealed);
+        if self.warm_up.is_none() {
+            self.tunnel.limit_content(MAX_CONTENT);
+        }
     }
 
     pub(super) fn handed_over(&self) -> bool {
@@ -312,6 +334,8 @@ impl Inner {
         let missed = std::mem::take(&mut self.missed);
         keeping.catch_up(&missed, self.counts, to_decoy.tail()).ok_or(Ended::Violation)?;
         keeping.find_frames(random, to_decoy.tail());
+        // Of the answer there is more to see than at the proof, and the shape is agreed on.
+        self.follow_decoy(context.facts);
         if let Phase::Handover(asked) = std::mem::replace(&mut self.phase, Phase::Up(Box::new(keeping))) {
             self.news.up = self.tunnel.begin(&context.config.sessions, asked.as_deref(), context.now);
         }
@@ -449,6 +473,7 @@ impl Inner {
         self.tunnel.tick(context.now);
         if waiting < crate::tunnel::BACKLOG && self.tunnel.pack(to_client.tail(), waiting, context.now) {
             keeping.traffic(context.now);
+            self.warm_up(to_client.len() - waiting);
         }
     }
 

@@ -11,6 +11,7 @@
 
 mod before;
 mod decoy;
+mod end;
 mod inner;
 
 use std::{
@@ -25,14 +26,15 @@ use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
 use crate::{
     Ended,
     admission::Door,
-    buffer::{Inbox, Outbox},
     carrier::{Carrier, Close, Event, Side},
     knock::KnockedTokens,
     session::{Profile, SharedSession, SharedSessions},
+    shape::Habit,
     tunnel::Tunnel,
 };
 use before::{Answer, Before, Knocked, Seen};
 use decoy::Word;
+use end::{End, pass, pass_some};
 use inner::{Context, Inner, Outcome, next_length};
 
 /// Bytes waiting for a socket above which its source is not read: a server's usual send buffer.
@@ -54,14 +56,14 @@ pub struct DecoyFacts {
     pub lifetime: Option<Duration>,
     /// Requests it answers on one connection.
     pub max_requests: u32,
-    /// The largest record length seen from it, in bytes.
-    pub largest_record: usize,
+    /// How it cuts long answers into records.
+    pub habit: Habit,
 }
 
 impl Default for DecoyFacts {
     /// Before anything is measured: nginx's number of requests, nothing else.
     fn default() -> Self {
-        Self { idle_limit: None, lifetime: None, max_requests: 1_000, largest_record: 0 }
+        Self { idle_limit: None, lifetime: None, max_requests: 1_000, habit: Habit::default() }
     }
 }
 
@@ -92,19 +94,6 @@ enum State {
     /// Authentic, but done: its bytes are dropped, the decoy's go on until it ends.
     Deaf,
     Visitor,
-}
-
-/// One end of a socket.
-#[derive(Default)]
-struct End {
-    inbox: Inbox,
-    outbox: Outbox,
-    /// It sends nothing more.
-    ended: bool,
-    /// What we have to do to our direction.
-    close: Option<Close>,
-    /// What was done to it.
-    closed: Option<Close>,
 }
 
 /// One carrier on a bridge. See [`Carrier`] for the call contract.
@@ -377,16 +366,6 @@ impl Bridge {
     fn touched(&mut self, now: Instant) {
         self.shrink_at = Some(now + SHRINK_AFTER);
     }
-}
-
-/// Moves everything on as it is.
-fn pass(from: &mut Inbox, to: &mut Outbox) {
-    pass_some(from, to, from.len());
-}
-
-fn pass_some(from: &mut Inbox, to: &mut Outbox, n: usize) {
-    to.extend(&from.data()[..n]);
-    from.consume(n);
 }
 
 impl Carrier for Bridge {

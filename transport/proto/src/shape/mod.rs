@@ -18,6 +18,7 @@ mod budget;
 mod bursts;
 mod counters;
 mod draws;
+mod habit;
 mod idle;
 mod machine;
 mod machines;
@@ -35,6 +36,8 @@ pub use self::budget::MAX_HOLD;
 use self::bursts::{LEAST_DATA, Turns};
 pub use self::counters::Counters;
 use self::draws::Draws;
+use self::habit::Follower;
+pub use self::habit::{Beat, Bulk, Habit};
 use self::idle::Idle;
 use self::machine::{Event, Machine};
 use self::profile::Plan;
@@ -60,6 +63,11 @@ const MOST_TO_CLEAR: usize = 16_000;
 const LEAST_PADDING: usize = 120;
 /// The shortest record: an empty PADDING frame.
 const LEAST_RECORD: usize = 4 + OVERHEAD;
+/// How long less than a record's worth of data waits for more after a full record: whoever writes a long answer is seldom as quick as
+/// the socket, and a server that reads a file has no such gaps. The least that timers tell apart.
+const MORE: Duration = Duration::from_millis(1);
+/// What a full record may miss: no frame with data is as short.
+const MOST_TO_FILL: usize = 24;
 /// Records of padding that a machine may want in vain in one go: a machine without an end must not hang us.
 const MOST_REFUSED: u32 = 64;
 /// The least time between two looks at a machine that wants to be called at once and then has nothing to do: it must not spin.
@@ -93,6 +101,10 @@ pub struct Shaper {
     web: Option<Web>,
     segments: Option<Segments>,
     idle: Option<Idle>,
+    follower: Option<Follower>,
+    /// The last record was a full one of a long answer, and until when the next waits to be one too.
+    in_bulk: bool,
+    more_until: Option<Instant>,
     machine: Option<Box<dyn Machine>>,
     role: Role,
     /// What was queued when it was last asked.
@@ -116,8 +128,12 @@ impl Shaper {
         let mut draws = Draws::new(seed);
         let mut inner = [0; 32];
         draws.rng().fill_bytes(&mut inner);
-        let web = if let Plan::Web(data) = &profile.plan { Some(Web::new(data, role)) } else { None };
+        let web = match &profile.plan {
+            Plan::Web(data) => Some(Web::new(data, role, draws.rng())),
+            _ => None,
+        };
         let bursts = profile.bursts.as_ref().filter(|_| role == Role::Client);
+        let segments = bursts.map(|data| Segments::new(data, draws.rng()));
         Self {
             profile,
             draws,
@@ -125,8 +141,11 @@ impl Shaper {
             turns: Turns::new(),
             target: 0,
             web,
-            segments: bursts.map(Segments::new),
+            segments,
             idle: profile.idle.as_ref().map(|data| Idle::new(data, role)),
+            follower: None,
+            in_bulk: false,
+            more_until: None,
             machine: machine::build(profile, role, inner),
             role,
             queued: 0,
@@ -143,6 +162,11 @@ impl Shaper {
         if let Some(web) = &mut self.web {
             web.set_round_trip(round_trip);
         }
+    }
+
+    /// Page loads only: what stands between the full records of a long answer.
+    pub fn follow(&mut self, beat: Option<Beat>) {
+        self.follower = beat.filter(|_| self.web.is_some()).map(Follower::new);
     }
 
     /// The peer sent a record of this length; `content`: its bytes without padding.
@@ -170,10 +194,10 @@ impl Shaper {
     /// A stream was opened.
     pub fn opened(&mut self, now: Instant) {
         if let Some(web) = &mut self.web {
-            web.opened();
+            web.opened(self.draws.rng());
         }
         if let Some(segments) = &mut self.segments {
-            segments.opened();
+            segments.opened(self.draws.rng());
         }
         self.tell(Event::Opened, now);
     }
@@ -196,6 +220,8 @@ impl Shaper {
         }
         if queued == 0 {
             self.held = None;
+            (self.in_bulk, self.more_until) = (false, None);
+            self.follower.iter_mut().for_each(Follower::begin);
             if let Some(length) = self.ending(longest) {
                 return self.pad(length, now);
             }
@@ -208,11 +234,29 @@ impl Shaper {
             self.looked = Some(now);
             return Step::Rest;
         }
-        if self.holds(queued, now) {
+        if self.holds(queued, now) || self.awaits_more(queued, room, now) {
             self.looked = Some(now);
             return Step::Hold;
         }
+        if let Some(length) = self.between() {
+            return self.pad(length, now);
+        }
         Step::Send { content: self.content(queued, room, now) }
+    }
+
+    /// Whether a long answer is not to be cut yet.
+    fn awaits_more(&mut self, queued: usize, room: usize, now: Instant) -> bool {
+        self.in_bulk && queued < room && *self.more_until.get_or_insert(now + MORE) > now
+    }
+
+    /// The record that goes before further data, where the server's answers have one there.
+    fn between(&mut self) -> Option<usize> {
+        let follower = self.follower.as_mut()?;
+        let length = follower.due()?;
+        follower.begin();
+        let there = length <= self.budget.left();
+        self.counters.over_budget += u64::from(!there);
+        there.then_some(length)
     }
 
     /// A record of padding goes out.
@@ -319,6 +363,14 @@ impl Shaper {
             }
             // Without data to speak of it is control, and costs what that costs.
             None if let Some(length) = control_length(content) => return self.small(own, length, now),
+            // A few bytes that no frame fits into: the records of a long answer are full.
+            None if !last
+                && self.web.is_some()
+                && !self.alone()
+                && (own..=own + MOST_TO_FILL).contains(&longest) =>
+            {
+                self.affordable(longest - own, self.budget.left())
+            }
             // A burst that is still to grow ends in padding anyway.
             None if !last || own >= longest || self.turns.answer() + own < self.target => 0,
             None => {
@@ -331,6 +383,11 @@ impl Shaper {
         self.turns.sent(own + extra);
         if let Some(segments) = &mut self.segments {
             segments.sent(own + extra);
+        }
+        let full = own + extra == longest;
+        (self.in_bulk, self.more_until) = (full && self.role == Role::Bridge && self.web.is_some(), None);
+        if let Some(follower) = &mut self.follower {
+            follower.sent(full);
         }
         self.counters.records += 1;
         self.counters.carried += own as u64;
@@ -420,7 +477,7 @@ impl Shaper {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let machine = self.machine.as_ref().and_then(|machine| machine.deadline());
-        let held = self.held.map(|(_, until)| until);
+        let held = self.held.map(|(_, until)| until).into_iter().chain(self.more_until).min();
         let idle = self.idle.as_ref().and_then(Idle::deadline);
         let woken = [machine, idle].into_iter().flatten().min();
         let woken = woken.map(|at| self.looked.map_or(at, |looked| at.max(looked + LEAST_PAUSE)));

@@ -31,7 +31,12 @@ pub const MAX_ANSWER: u32 = 1 << 20;
 /// Values of a drawn quantity, at most: percentiles.
 pub const MAX_QUANTILES: usize = 101;
 /// Exchanges that are shaped after a carrier or a stream began, at most: what pages have requests.
-pub const MAX_EXCHANGES: u16 = 256;
+pub const MAX_EXCHANGES: u32 = 256;
+/// Segments that one of a client's first bursts is cut into, at least: hellos have three at most in the models that censors use
+/// (docs/threat-model.md, detector 7).
+pub const LEAST_HELLO_SEGMENTS: u32 = 4;
+/// And at most: what a connection's initial window takes (RFC 6928, section 2), so that none waits for a round trip.
+pub const MAX_HELLO_SEGMENTS: u32 = 10;
 /// Bytes of cover an hour, at most: some pages, which a phone's tariff can bear.
 pub const MAX_PER_HOUR: u32 = 16 << 20;
 /// The longest pause that may be drawn, milliseconds: an hour.
@@ -49,6 +54,11 @@ impl Quantiles {
         let (Some(&low), high) = (self.0.get(at), self.0.get(at + 1)) else { return 0 };
         let high = high.copied().unwrap_or(low);
         low as usize + below(rng, (high - low) as usize + 1)
+    }
+
+    /// The same for what is counted.
+    pub(super) fn draw_count(&self, rng: &mut impl Rng) -> u16 {
+        u16::try_from(self.draw(rng)).unwrap_or(u16::MAX)
     }
 
     /// The greatest value.
@@ -108,22 +118,24 @@ pub struct Bursts {
     pub longest: u16,
     /// Lengths of the records between long ones.
     pub short: Quantiles,
-    /// A client's first bursts on a stream, which are cut into more segments than a hello has.
-    pub hellos: u16,
+    /// How many of a client's first bursts on a stream are cut into more segments than a hello has.
+    pub hellos: Quantiles,
+    /// Into how many segments.
+    pub hello_segments: Quantiles,
 }
 
 /// Page loads.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Web {
-    /// Answers of the bridge after a carrier has come up that are made as long as a page's.
-    pub first_answers: u16,
+    /// How many answers of the bridge after a carrier has come up are made as long as a page's.
+    pub first_answers: Quantiles,
     /// The same after a stream was opened: its first exchanges may be a TLS handshake.
-    pub stream_answers: u16,
+    pub stream_answers: Quantiles,
     /// Lengths of such answers, bytes.
     pub answers: Quantiles,
-    /// Bursts of the client's after a carrier has come up that are held for a browser's pause.
-    pub first_gaps: u16,
+    /// How many of the client's bursts after a carrier has come up are held for a browser's pause.
+    pub first_gaps: Quantiles,
     /// The pauses between the last answer and a burst, milliseconds.
     pub gaps_ms: Quantiles,
 }
@@ -277,11 +289,15 @@ impl Bursts {
 
     fn check(&self) -> Result<(), ProfileError> {
         self.short.check("short", super::segments::MOST_SHORT)?;
-        within("hellos", self.hellos.into(), MAX_EXCHANGES.into())?;
+        self.hellos.check("hellos", MAX_EXCHANGES)?;
+        self.hello_segments.check("hello_segments", MAX_HELLO_SEGMENTS)?;
         within("longest", self.longest.into(), MAX_RECORD)?;
         let least = self.short.least();
         if least < Self::LEAST_RECORD || u32::from(self.longest) < super::segments::MOST_SHORT {
             return Err(ProfileError::Contradiction("the client's records would be too short for frames"));
+        }
+        if self.hello_segments.least() < LEAST_HELLO_SEGMENTS {
+            return Err(ProfileError::Contradiction("a burst would have no more segments than a hello"));
         }
         Ok(())
     }
@@ -289,9 +305,9 @@ impl Bursts {
 
 impl Web {
     fn check(&self) -> Result<(), ProfileError> {
-        within("first_answers", self.first_answers.into(), MAX_EXCHANGES.into())?;
-        within("stream_answers", self.stream_answers.into(), MAX_EXCHANGES.into())?;
-        within("first_gaps", self.first_gaps.into(), MAX_EXCHANGES.into())?;
+        self.first_answers.check("first_answers", MAX_EXCHANGES)?;
+        self.stream_answers.check("stream_answers", MAX_EXCHANGES)?;
+        self.first_gaps.check("first_gaps", MAX_EXCHANGES)?;
         self.answers.check("answers", MAX_ANSWER)?;
         self.gaps_ms.check("gaps_ms", MAX_PAUSE_MS)
     }

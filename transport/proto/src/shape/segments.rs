@@ -21,10 +21,6 @@ const MOST_LONG: u8 = 2;
 /// The longest record that makes a short segment, some bytes below the rule's figure.
 #[expect(clippy::cast_possible_truncation, reason = "some hundreds")]
 pub(super) const MOST_SHORT: u32 = (LONG - AROUND - 8) as u32;
-/// Segments that a stream's first bursts take at least: the models' hellos have three at most.
-const HELLO_SEGMENTS: usize = 4;
-/// How many more they may take.
-const HELLO_SPREAD: usize = 3;
 /// Bytes below which a burst holds no hello: the shortest have some 180.
 const LEAST_HELLO: usize = 160;
 /// Bytes from which a burst holds more than a hello that the models know.
@@ -51,14 +47,14 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    pub(super) fn new(data: &'static Bursts) -> Self {
+    pub(super) fn new(data: &'static Bursts, rng: &mut ChaCha8Rng) -> Self {
         let most = usize::from(data.longest);
-        Self { data, run: 0, burst: 0, hellos: data.hellos, pieces: 0, most, alone: true }
+        Self { data, run: 0, burst: 0, hellos: data.hellos.draw_count(rng), pieces: 0, most, alone: true }
     }
 
     /// A stream was opened: what comes may be a hello.
-    pub(super) fn opened(&mut self) {
-        self.hellos = self.hellos.max(self.data.hellos);
+    pub(super) fn opened(&mut self, rng: &mut ChaCha8Rng) {
+        self.hellos = self.hellos.max(self.data.hellos.draw_count(rng));
     }
 
     /// The peer has spoken: the next record begins a burst.
@@ -67,7 +63,7 @@ impl Segments {
         self.pieces = 0;
         if self.hellos > 0 && (LEAST_HELLO..MOST_HELLO).contains(&queued) {
             self.hellos -= 1;
-            self.pieces = HELLO_SEGMENTS + below(rng, HELLO_SPREAD);
+            self.pieces = self.data.hello_segments.draw(rng);
         }
     }
 
@@ -105,6 +101,12 @@ impl Segments {
     pub(super) fn sent(&mut self, length: usize) {
         self.burst += length;
         self.run = if length + AROUND >= LONG { self.run.saturating_add(1) } else { 0 };
+    }
+
+    /// First bursts that are still to come, and pieces of the present one.
+    #[cfg(test)]
+    pub(super) fn left(&self) -> (u16, usize) {
+        (self.hellos, self.pieces)
     }
 
     /// Whether the last record stands in a segment of its own.

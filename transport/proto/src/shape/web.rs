@@ -1,4 +1,4 @@
-//! Page loads: how long the bridge's first answers are, and how long a browser takes to ask again.
+//! Page loads: how long the bridge's first answers are, how many of them, and how long a browser takes to ask again.
 
 use std::time::{Duration, Instant};
 
@@ -24,17 +24,13 @@ pub(super) struct Web {
 }
 
 impl Web {
-    pub(super) fn new(data: &'static profile::Web, role: Role) -> Self {
-        let gaps = if role == Role::Client { data.first_gaps } else { 0 };
-        Self {
-            data,
-            role,
-            answers: data.first_answers,
-            gaps,
-            until: None,
-            most: Duration::ZERO,
-            used: Duration::ZERO,
-        }
+    /// Each side draws what it shapes itself; the other need not know it.
+    pub(super) fn new(data: &'static profile::Web, role: Role, rng: &mut ChaCha8Rng) -> Self {
+        let (answers, gaps) = match role {
+            Role::Client => (0, data.first_gaps.draw_count(rng)),
+            Role::Bridge => (data.first_answers.draw_count(rng), 0),
+        };
+        Self { data, role, answers, gaps, until: None, most: Duration::ZERO, used: Duration::ZERO }
     }
 
     /// One round trip may be spent in pauses, and no more.
@@ -42,13 +38,15 @@ impl Web {
         self.most = round_trip;
     }
 
-    pub(super) fn opened(&mut self) {
-        self.answers = self.answers.max(self.data.stream_answers);
+    pub(super) fn opened(&mut self, rng: &mut ChaCha8Rng) {
+        if self.role == Role::Bridge {
+            self.answers = self.answers.max(self.data.stream_answers.draw_count(rng));
+        }
     }
 
     /// A burst begins; only the bridge's are answers. The length it is to reach.
     pub(super) fn begin_burst(&mut self, rng: &mut ChaCha8Rng) -> usize {
-        if self.role == Role::Client || self.answers == 0 {
+        if self.answers == 0 {
             return 0;
         }
         self.answers -= 1;
@@ -64,6 +62,12 @@ impl Web {
         let held = until.saturating_duration_since(now).min(self.most.saturating_sub(self.used));
         self.used += held;
         self.until = Some(now + held);
+    }
+
+    /// Answers and pauses that are still to come.
+    #[cfg(test)]
+    pub(super) fn left(&self) -> (u16, u16) {
+        (self.answers, self.gaps)
     }
 
     pub(super) fn held_until(&self) -> Option<Instant> {

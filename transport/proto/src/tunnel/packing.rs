@@ -61,7 +61,7 @@ impl Tunnel {
     /// What is to be sent next.
     fn next(&mut self, now: Instant) -> Next {
         let own = self.control.len() + self.pongs.len() * PONG_LEN;
-        let room = self.max_content.saturating_sub(own + KEY_UPDATE_LEN);
+        let room = self.max_content.saturating_sub(own + self.key_update_len(now));
         let (queue, (begun, open)) = match (&self.away, self.place) {
             (Some(away), _) if away.is_carrying() => (away.queue(), away.streams()),
             (Some(away), _) if away.wants_to_send() => return Next::Control,
@@ -86,6 +86,11 @@ impl Tunnel {
         }
     }
 
+    /// Room that the next record keeps for a KEY_UPDATE: none where none is due, so that a full record is full.
+    fn key_update_len(&self, now: Instant) -> usize {
+        if self.clock.as_ref().is_some_and(|clock| clock.due(now)) { KEY_UPDATE_LEN } else { 0 }
+    }
+
     fn pack_padding(&mut self, length: usize, out: &mut Vec<u8>) {
         self.seal_frames(&[Frame::Padding], Some(length), out);
         if let Some(clock) = &mut self.clock {
@@ -102,9 +107,10 @@ impl Tunnel {
             Frame::Ping { answer: true, data }.encode(out);
         }
         let mut last = true;
+        let update_len = self.key_update_len(now);
         let reserved = if self.agreement.owed.is_some() { SHAPE_LEN } else { 0 };
         if let Some(away) = &mut self.away {
-            let control = self.max_content.saturating_sub(out.len() - content + KEY_UPDATE_LEN);
+            let control = self.max_content.saturating_sub(out.len() - content + update_len);
             away.pack(room.map_or(control, |room| room.saturating_sub(reserved)), room.is_some(), out);
             last = !away.wants_to_send();
         } else if let Place::Inside(number) = self.place {
@@ -112,7 +118,7 @@ impl Tunnel {
             if let Some(room) = room {
                 session.pack(number, room.saturating_sub(reserved), out, now);
             } else {
-                let room = self.max_content.saturating_sub(out.len() - content + KEY_UPDATE_LEN);
+                let room = self.max_content.saturating_sub(out.len() - content + update_len);
                 session.pack_control(number, room, out, now);
             }
             last = !session.wants_to_send(number);
@@ -129,7 +135,7 @@ impl Tunnel {
         {
             agreement::frame(shape).encode(out);
         }
-        let update = self.clock.as_ref().is_some_and(|clock| clock.due(now));
+        let update = update_len > 0;
         if update {
             Frame::KeyUpdate.encode(out);
         }
