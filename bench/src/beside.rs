@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let all: Vec<&dyn Contender> = contenders.iter().map(AsRef::as_ref).collect();
     let series = rounds(&all, options, |contender, far| {
         let mut figures = measure::round(contender, far, options.amount)?;
-        figures.extend(streams::round(contender, far, options.amount.bytes)?);
+        figures.extend(streams::round(contender, far)?);
         Ok(figures)
     })?;
     let passes = limit::passes(Algorithm::Aes256Gcm);
@@ -71,7 +71,12 @@ fn said(goals: &[Goal], [sealing, opening]: [f64; 2]) -> String {
          that QNet has).\n\n| goal | measured | |\n|---|--:|---|\n"
     );
     for goal in goals {
-        text += &format!("| {} | {} | {} |\n", goal.what, goal.measured, if goal.holds { "holds" } else { "**does not hold**" });
+        text += &format!(
+            "| {} | {} | {} |\n",
+            goal.what,
+            goal.measured,
+            if goal.holds { "holds" } else { "**does not hold**" }
+        );
     }
     text
 }
@@ -81,7 +86,7 @@ fn explained(options: &Options) -> String {
         "Client and server of each are on one machine over loopback, with a sink and source of bytes behind; they take turns within \
          each round. `relay` is two relays that copy and do nothing else; `qnet` is `qnet proxy` and `qnet-bridge run`, whose streams \
          share a session, `qnet-pt` and `obfs4` are what tor starts, one session a connection. shadowsocks is shadowsocks-rust, the rest \
-         Debian's. One stream carries {} MB each way, 64 streams as much together; {} connections (streams of `qnet`) rest.",
+         Debian's. One stream carries {} MB each way, 64 streams go down for two seconds; {} connections (streams of `qnet`) rest.",
         options.amount.bytes / 1_000_000,
         options.amount.connections,
     )

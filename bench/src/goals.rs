@@ -61,7 +61,11 @@ pub fn judge(series: &[Series], passes: [f64; 2]) -> Vec<Goal> {
     for figure in ["up: one stream (MB/s)", "down: one stream (MB/s)", "64 streams down, together (MB/s)"] {
         // Turned round, so that less is better here as well.
         let slower = ratio(median("relay", figure), median("qnet", figure));
-        at_most(format!("{figure}: the relay's at most {:.2} times QNet's", 1.0 / OF_SPEED), slower, 1.0 / OF_SPEED);
+        at_most(
+            format!("{figure}: the relay's at most {:.2} times QNet's", 1.0 / OF_SPEED),
+            slower,
+            1.0 / OF_SPEED,
+        );
     }
     let uneven = median("qnet", "64 streams down, Jain's index").map(|index| 1.0 - index);
     at_most(format!("64 streams: Jain's index at least {EVEN}: one less it"), uneven, 1.0 - EVEN);

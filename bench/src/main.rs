@@ -108,7 +108,8 @@ fn run(options: &Options) -> Result<()> {
         Decoy::start(Server::Nginx, decoy::Options { idle: DECOY_IDLE, ..decoy::Options::default() })?;
     let kinds = kinds(options.only.as_deref(), &decoy)?;
     let contenders: Vec<&dyn Contender> = kinds.iter().map(|kind| kind as &dyn Contender).collect();
-    let series = rounds(&contenders, options, |contender, far| measure::round(contender, far, options.amount))?;
+    let series =
+        rounds(&contenders, options, |contender, far| measure::round(contender, far, options.amount))?;
     let mut result = format!("{}\n\n{}", machine(), table(&series));
     let found = |name: &str| series.iter().find(|series| series.name == name).cloned();
     if let (Some(unshaped), Some(shaped)) = (found(UNSHAPED), found("qnet")) {

@@ -1,12 +1,12 @@
 //! Many streams at once, and short ones one after the other.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Barrier, OnceLock};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 
 use crate::load;
 use crate::measure::Figure;
@@ -14,6 +14,12 @@ use crate::pair::{Contender, Pair};
 
 /// Streams at once.
 const STREAMS: usize = 64;
+
+/// Until all of them are under way.
+const START: Duration = Duration::from_secs(1);
+
+/// How long they are watched.
+const SPAN: Duration = Duration::from_secs(2);
 
 /// Connections made one after the other by fresh processes, each by itself.
 const SET_UPS: usize = 20;
@@ -24,13 +30,13 @@ const FURTHER: usize = 500;
 /// Before any are counted.
 const WARM_UP: usize = 5;
 
-/// All figures of one round, each time in the same order; `bytes` go down in all streams together.
+/// All figures of one round, each time in the same order.
 ///
 /// # Errors
 /// A program does not start, ends, or does not carry what it was given.
-pub fn round(contender: &dyn Contender, far: SocketAddr, bytes: u64) -> Result<Vec<Figure>> {
+pub fn round(contender: &dyn Contender, far: SocketAddr) -> Result<Vec<Figure>> {
     let pair = contender.start(far)?;
-    let mut figures = many(&pair, bytes)?;
+    let mut figures = many(&pair)?;
     drop(pair);
     let pair = contender.start(far)?;
     let Each { wall, cpu: [client, bridge] } = short(&pair, SET_UPS)?;
@@ -68,38 +74,32 @@ fn short(pair: &Pair, count: usize) -> Result<Each> {
     Ok(Each { wall: wall / count, cpu: [0, 1].map(|side: usize| (after[side] - before[side]) / count) })
 }
 
-/// Streams that all carry the same amount down: together, and how evenly until the first has its own.
+/// Streams that all carry as much down as they can: how much together, and how evenly, between two moments.
 #[expect(clippy::cast_precision_loss, reason = "bytes of a run are far below 2^52")]
-fn many(pair: &Pair, bytes: u64) -> Result<Vec<Figure>> {
-    let share = bytes / STREAMS as u64;
+fn many(pair: &Pair) -> Result<Vec<Figure>> {
     let counters: Vec<AtomicU64> = (0..STREAMS).map(|_| AtomicU64::new(0)).collect();
-    let first = OnceLock::new();
     let streams = (0..STREAMS).map(|_| pair.connect()).collect::<Result<Vec<_>>>()?;
-    let together = Barrier::new(STREAMS + 1);
-    let started = thread::scope(|scope| {
-        let workers: Vec<_> = streams
-            .into_iter()
-            .zip(&counters)
-            .map(|(stream, counter)| {
-                let (counters, first, together) = (&counters, &first, &together);
-                scope.spawn(move || {
-                    together.wait();
-                    load::receive(stream, share, counter)?;
-                    first.get_or_init(|| counters.iter().map(|counter| counter.load(Ordering::Relaxed)).collect());
-                    anyhow::Ok(())
-                })
-            })
-            .collect();
-        together.wait();
-        let started = Instant::now();
-        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow!("a worker panicked"))?)?;
-        anyhow::Ok(started)
-    })?;
-    let wall = started.elapsed().as_secs_f64();
-    let first: &Vec<u64> = first.get().ok_or_else(|| anyhow!("no stream ended"))?;
-    let shares: Vec<f64> = first.iter().map(|bytes| *bytes as f64).collect();
+    let handles = streams.iter().map(TcpStream::try_clone).collect::<io::Result<Vec<_>>>()?;
+    let shares = thread::scope(|scope| {
+        for (stream, counter) in streams.into_iter().zip(&counters) {
+            // It ends with an error: by us, or before; one that ended before has a share that shows it.
+            scope.spawn(move || load::receive(stream, u64::MAX, counter));
+        }
+        let now = || counters.iter().map(|counter| counter.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        thread::sleep(START);
+        let (before, begun) = (now(), Instant::now());
+        thread::sleep(SPAN);
+        let (after, span) = (now(), begun.elapsed().as_secs_f64());
+        // The scope waits for those that read.
+        handles.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+        before
+            .iter()
+            .zip(after)
+            .map(|(before, after)| (after - before) as f64 / 1e6 / span)
+            .collect::<Vec<_>>()
+    });
     Ok(vec![
-        ("64 streams down, together (MB/s)", (share * STREAMS as u64) as f64 / 1e6 / wall),
+        ("64 streams down, together (MB/s)", shares.iter().sum()),
         ("64 streams down, Jain's index", jain(&shares)),
     ])
 }

@@ -37,7 +37,8 @@ impl Contender for Stunnel {
         let certificates = Certificates::make(state.path(), &[NAME])?;
         let (near, middle) = (free_address()?, free_address()?);
         // In the foreground, and silent.
-        let common = "foreground = yes\npid =\ndebug = err\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n";
+        let common =
+            "foreground = yes\npid =\ndebug = err\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n";
         let server = format!(
             "{common}[bench]\naccept = {middle}\nconnect = {far}\ncert = {}\n",
             certificates.both.display()
