@@ -5,14 +5,13 @@ use std::{env, fs};
 
 use anyhow::{Context, Result};
 use qnet_bench::goals::{self, Goal};
-use qnet_bench::limit;
+use qnet_bench::limit::{Passes, per_gigabyte};
 use qnet_bench::measure;
 use qnet_bench::pair::Contender;
 use qnet_bench::peers::{Qnet, Relay, Shadowsocks, Stunnel, Trojan, built};
 use qnet_bench::plugin::Kind;
 use qnet_bench::report::{beside, machine, plot};
 use qnet_bench::streams;
-use qnet_proto::aead::Algorithm;
 use qnet_tests::support::decoy::{self, Decoy, Server};
 
 use crate::{DECOY_IDLE, Options, rounds, wanted};
@@ -32,9 +31,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         figures.extend(streams::round(contender, far)?);
         Ok(figures)
     })?;
-    let passes = limit::passes(Algorithm::Aes256Gcm);
-    let goals = goals::judge(&series, passes);
-    let result = format!("{}\n\n{}\n{}", machine(), beside(&series), said(&goals, passes));
+    let passes = Passes::measured();
+    let goals = goals::judge(&series, &passes);
+    let result = format!("{}\n\n{}\n{}", machine(), beside(&series), said(&goals, &passes));
     writeln!(io::stdout(), "{result}")?;
     if options.write {
         let page = format!(
@@ -65,10 +64,11 @@ fn contenders(only: Option<&str>, decoy: &Decoy) -> Result<Vec<Box<dyn Contender
     chosen.into_iter().map(|(_, make)| make()).collect()
 }
 
-fn said(goals: &[Goal], [sealing, opening]: [f64; 2]) -> String {
+fn said(goals: &[Goal], passes: &Passes) -> String {
+    let [sealing, opening] = passes.aes.map(per_gigabyte);
     let mut text = format!(
-        "Sealing a gigabyte in records of 16 KiB takes one core {sealing:.3} s, opening it {opening:.3} s (AES-256-GCM, the library \
-         that QNet has).\n\n| goal | measured | |\n|---|--:|---|\n"
+        "Sealing a gigabyte in records of 16 KiB takes one core {sealing:.3} s, opening it {opening:.3} s (AES-256-GCM, by the \
+         library that QNet has).\n\n| goal | measured | |\n|---|--:|---|\n"
     );
     for goal in goals {
         text += &format!(

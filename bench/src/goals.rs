@@ -1,5 +1,6 @@
 //! What is wanted of QNet beside the others, and whether it is so: by ratios of medians of the same rounds.
 
+use crate::limit::{Passes, gibibytes, per_gigabyte};
 use crate::report::Series;
 
 /// A goal, what was measured, and whether that is enough.
@@ -27,9 +28,14 @@ const FURTHER: f64 = 30.0;
 /// Resident memory of an idle connection at the bridge, KiB.
 const IDLE: f64 = 12.0;
 
-/// Those that can be judged by who took part; `passes`: seconds that sealing and opening a gigabyte take.
+/// GiB a second and core of full records sealed and opened with ChaCha20-Poly1305, and with AES-256-GCM, at least.
+const AEADS: [f64; 2] = [1.2, 5.0];
+/// A full record as a frame, written and read, µs.
+const FRAME: f64 = 12.0;
+
+/// Those that can be judged by who took part.
 #[must_use]
-pub fn judge(series: &[Series], passes: [f64; 2]) -> Vec<Goal> {
+pub fn judge(series: &[Series], passes: &Passes) -> Vec<Goal> {
     let median = |name: &str, figure: &str| {
         series.iter().find(|one| one.name == name).and_then(|one| one.median(figure))
     };
@@ -43,7 +49,7 @@ pub fn judge(series: &[Series], passes: [f64; 2]) -> Vec<Goal> {
     for way in ["up", "down"] {
         let figure = format!("{way}: CPU, both (s/GB)");
         let own = median("qnet", &figure);
-        let limit = median("relay", &figure).map(|relay| relay + passes.iter().sum::<f64>());
+        let limit = median("relay", &figure).map(|relay| relay + per_gigabyte(passes.aes.iter().sum()));
         at_most(
             format!("{way}: CPU at most {OF_LIMIT} times the relay's and the AEAD's"),
             ratio(own, limit),
@@ -75,12 +81,27 @@ pub fn judge(series: &[Series], passes: [f64; 2]) -> Vec<Goal> {
     at_most(format!("a further stream: at most {FURTHER} µs of CPU"), further, FURTHER);
     let idle = median("qnet-pt", "an idle connection, bridge (KiB)");
     at_most(format!("an idle connection: at most {IDLE} KiB at the bridge"), idle, IDLE);
+    at_most(
+        format!("a full record as a frame, there and back: at most {FRAME} µs"),
+        Some(passes.frame * 1e6),
+        FRAME,
+    );
+    let aeads = [("ChaCha20-Poly1305", passes.chacha), ("AES-256-GCM", passes.aes)];
+    for ((name, both), least) in aeads.into_iter().zip(AEADS) {
+        let slower = both.into_iter().map(gibibytes).fold(f64::INFINITY, f64::min);
+        goals.push(Goal {
+            what: format!("{name}: at least {least} GiB/s a core, the slower of sealing and opening"),
+            measured: format!("{slower:.2}"),
+            holds: slower >= least,
+        });
+    }
     goals
 }
 
 #[cfg(test)]
 mod tests {
     use super::judge;
+    use crate::limit::Passes;
     use crate::report::Series;
 
     #[test]
@@ -89,8 +110,10 @@ mod tests {
             name: name.into(),
             rounds: vec![vec![("up: CPU, both (s/GB)", cpu)]; 3],
         };
-        let of = |own| judge(&[series("relay", 1.0), series("qnet", own), series("trojan", 2.0)], [0.1, 0.1]);
-        let holds = |own| of(own).iter().map(|goal| goal.holds).collect::<Vec<_>>();
+        // 0.2 s a gigabyte, both passes.
+        let passes = Passes { aes: [1.6384e-6; 2], chacha: [1e-6; 2], frame: 1e-6 };
+        let of = |own| judge(&[series("relay", 1.0), series("qnet", own), series("trojan", 2.0)], &passes);
+        let holds = |own| of(own).iter().take(2).map(|goal| goal.holds).collect::<Vec<_>>();
         assert_eq!(holds(1.5), [true, true]);
         assert_eq!(holds(1.6), [false, true]);
         assert_eq!(holds(2.1), [false, false]);
