@@ -47,9 +47,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+type Maker<'a> = &'a dyn Fn() -> Result<Box<dyn Contender>>;
+
 /// In the table's order.
 fn contenders(only: Option<&str>, decoy: &Decoy) -> Result<Vec<Box<dyn Contender>>> {
-    let makers: [(&str, &dyn Fn() -> Result<Box<dyn Contender>>); 8] = [
+    let makers: [(&str, Maker); 8] = [
         ("relay", &|| Ok(Box::new(Relay))),
         ("qnet", &|| Ok(Box::new(Qnet::new(decoy)?))),
         ("qnet-pt", &|| Ok(Box::new(Kind { name: "qnet-pt", ..Kind::qnet(built("qnet-pt")?, decoy) }))),
