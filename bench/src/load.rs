@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -55,9 +56,20 @@ pub fn transfer(mut stream: TcpStream, direction: Direction, bytes: u64) -> Resu
         }
         Direction::Down => {
             ask(&mut stream, b'd', bytes)?;
-            take(&mut stream, bytes)
+            take(&mut stream, bytes, |_| {})
         }
     }
+}
+
+/// Takes `bytes` down a fresh connection `stream`, and counts them as they come.
+///
+/// # Errors
+/// As for [`transfer`].
+pub fn receive(mut stream: TcpStream, bytes: u64, counter: &AtomicU64) -> Result<()> {
+    ask(&mut stream, b'd', bytes)?;
+    take(&mut stream, bytes, |read| {
+        counter.fetch_add(read, Ordering::Relaxed);
+    })
 }
 
 /// Makes sure that a connection works end to end; it is idle from then on, for as long as the caller keeps it.
@@ -83,7 +95,7 @@ fn serve(mut stream: TcpStream) -> Result<()> {
     let bytes = u64::from_be_bytes(bytes);
     match what {
         b'u' => {
-            let answer = if take(&mut stream, bytes).is_ok() { b"y" } else { b"n" };
+            let answer = if take(&mut stream, bytes, |_| {}).is_ok() { b"y" } else { b"n" };
             stream.write_all(answer)?;
         }
         b'd' => give(&mut stream, bytes)?,
@@ -110,7 +122,7 @@ fn give(stream: &mut TcpStream, bytes: u64) -> Result<()> {
 }
 
 /// Takes what [`give`] gives: figures of a transport that delivers wrong bytes would be worth nothing.
-fn take(stream: &mut TcpStream, bytes: u64) -> Result<()> {
+fn take(stream: &mut TcpStream, bytes: u64, mut tell: impl FnMut(u64)) -> Result<()> {
     let pattern = pattern();
     let mut buffer = vec![0; PIECE];
     let (mut left, mut at) = (bytes, 0);
@@ -121,6 +133,7 @@ fn take(stream: &mut TcpStream, bytes: u64) -> Result<()> {
         ensure!(read > 0, "the connection ended {left} bytes early");
         ensure!(buffer.get(..read) == pattern.get(at..at + read), "a wrong byte was delivered");
         left -= read as u64;
+        tell(read as u64);
         at = (at + read) % PIECE;
     }
     Ok(())
@@ -158,8 +171,8 @@ mod tests {
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut far, _) = listener.accept().unwrap();
         near.write_all(&[0; 100]).unwrap();
-        assert_eq!(take(&mut far, 100).unwrap_err().to_string(), "a wrong byte was delivered");
+        assert_eq!(take(&mut far, 100, |_| {}).unwrap_err().to_string(), "a wrong byte was delivered");
         drop(near);
-        assert!(take(&mut far, 1).unwrap_err().to_string().contains("early"));
+        assert!(take(&mut far, 1, |_| {}).unwrap_err().to_string().contains("early"));
     }
 }

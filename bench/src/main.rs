@@ -1,24 +1,31 @@
-//! `./dev bench`: QNet beside Debian's obfs4proxy.
+//! `./dev bench`: QNet beside Debian's obfs4proxy, and beside other tunnels.
 #![forbid(unsafe_code)]
 
+mod beside;
+
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 use std::{env, fs, io};
 
 use anyhow::{Context, Result, bail, ensure};
 use qnet_bench::load;
-use qnet_bench::measure::{self, Amount, SPEEDS};
+use qnet_bench::measure::{self, Amount, Figure, SPEEDS};
+use qnet_bench::pair::Contender;
+use qnet_bench::peers::{self, relay};
 use qnet_bench::plugin::Kind;
 use qnet_bench::report::{Series, machine, ratios, table};
 use qnet_tests::support::decoy::{self, Decoy, Server};
 
 const HELP: &str = "\
-qnet-bench [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write] [--gate]
+qnet-bench [peers] [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write] [--gate]
+  peers          beside shadowsocks-rust, trojan, stunnel and a relay without cryptography as well, with more figures
   --rounds       how often each transport is measured, in turns (5)
   --megabytes    payload each way, in one stream (512)
   --connections  idle connections at once (150)
-  --only         measure these alone, comma-separated: obfs4, qnet, qnet-none (without shaping)
+  --only         measure these alone, comma-separated: obfs4, qnet, qnet-none (without shaping); of peers:
+                 relay, qnet, qnet-pt, obfs4, ss-chacha20, ss-aes-128, trojan, stunnel
   --write        put the result into docs/benchmarks.md
   --gate         fail where the default profile's throughput is below 95 % of that without shaping, by medians: of qnet and
                  qnet-none alone, unless --only names more. On a machine that does other things at the time it may fail
@@ -81,10 +88,13 @@ impl Options {
 }
 
 fn main() -> ExitCode {
-    match Options::parse(env::args().skip(1)).and_then(|options| match options {
-        Some(options) => run(&options),
-        None => Ok(io::stdout().write_all(HELP.as_bytes())?),
-    }) {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["relay", listen, to] => both(listen, to).and_then(|(listen, to)| relay(listen, to)),
+        ["peers", ..] => told(arguments.into_iter().skip(1), beside::run),
+        _ => told(arguments.into_iter(), run),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing is left to be told where standard error is closed.
@@ -94,20 +104,24 @@ fn main() -> ExitCode {
     }
 }
 
+fn both(listen: &str, to: &str) -> Result<(SocketAddr, SocketAddr)> {
+    Ok((listen.parse()?, to.parse()?))
+}
+
+fn told(arguments: impl Iterator<Item = String>, run: impl Fn(&Options) -> Result<()>) -> Result<()> {
+    match Options::parse(arguments)? {
+        Some(options) => run(&options),
+        None => Ok(io::stdout().write_all(HELP.as_bytes())?),
+    }
+}
+
 fn run(options: &Options) -> Result<()> {
     let decoy =
         Decoy::start(Server::Nginx, decoy::Options { idle: DECOY_IDLE, ..decoy::Options::default() })?;
     let kinds = kinds(options.only.as_deref(), &decoy)?;
-    let far = load::start()?;
-    let mut series: Vec<_> =
-        kinds.iter().map(|kind| Series { name: kind.name.into(), rounds: Vec::new() }).collect();
-    for round in 1..=options.rounds {
-        for (kind, series) in kinds.iter().zip(&mut series) {
-            writeln!(io::stderr(), "bench: round {round} of {}: {}", options.rounds, kind.name)?;
-            let figures = measure::round(kind, far, options.amount);
-            series.rounds.push(figures.with_context(|| format!("{}, round {round}", kind.name))?);
-        }
-    }
+    let contenders: Vec<&dyn Contender> = kinds.iter().map(|kind| kind as &dyn Contender).collect();
+    let series =
+        rounds(&contenders, options, |contender, far| measure::round(contender, far, options.amount))?;
     let mut result = format!("{}\n\n{}", machine(), table(&series));
     let found = |name: &str| series.iter().find(|series| series.name == name).cloned();
     let compared = found(UNSHAPED).zip(found("qnet"));
@@ -142,31 +156,45 @@ fn gate(shaped: &Series, unshaped: &Series) -> Result<()> {
     Ok(())
 }
 
+/// The contenders take turns.
+fn rounds(
+    contenders: &[&dyn Contender],
+    options: &Options,
+    measure: impl Fn(&dyn Contender, SocketAddr) -> Result<Vec<Figure>>,
+) -> Result<Vec<Series>> {
+    let far = load::start()?;
+    let mut series: Vec<_> =
+        contenders.iter().map(|one| Series { name: one.name().into(), rounds: Vec::new() }).collect();
+    for round in 1..=options.rounds {
+        for (contender, series) in contenders.iter().zip(&mut series) {
+            let name = contender.name();
+            writeln!(io::stderr(), "bench: round {round} of {}: {name}", options.rounds)?;
+            let figures = measure(*contender, far).with_context(|| format!("{name}, round {round}"))?;
+            series.rounds.push(figures);
+        }
+    }
+    Ok(series)
+}
+
 /// What is measured, in the table's order; the first is what the others are compared with. qnet alone needs the decoy.
 fn kinds(only: Option<&str>, decoy: &Decoy) -> Result<Vec<Kind>> {
-    let wanted = |name: &str| only.is_none_or(|only| only.split(',').any(|one| one == name));
+    let wanted = |name: &str| wanted(only, name);
     let mut kinds = Vec::new();
     if wanted("obfs4") {
-        kinds.push(Kind {
-            name: "obfs4",
-            transport: "obfs4",
-            client_args: Vec::new(),
-            program: measure::find("obfs4proxy")
-                .context("obfs4proxy is not there; ./dev bench installs it")?,
-            server_options: String::new(),
-            environment: Vec::new(),
-        });
+        kinds.push(Kind::obfs4()?);
     }
     if wanted("qnet") || wanted(UNSHAPED) {
-        // Cargo puts all programs of a build into one folder.
-        let program = env::current_exe()?.with_file_name("qnet-pt");
-        ensure!(program.is_file(), "{} is not there; ./dev bench builds it", program.display());
+        let program = peers::built("qnet-pt")?;
         let qnet = || Kind::qnet(program.clone(), decoy);
         kinds.extend(wanted("qnet").then(qnet));
         kinds.extend(wanted(UNSHAPED).then(|| qnet().by_profile(UNSHAPED, "none")));
     }
     ensure!(!kinds.is_empty(), "no such transport; --help names them");
     Ok(kinds)
+}
+
+fn wanted(only: Option<&str>, name: &str) -> bool {
+    only.is_none_or(|only| only.split(',').any(|one| one == name))
 }
 
 fn page(result: &str, options: &Options) -> String {

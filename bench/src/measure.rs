@@ -1,7 +1,6 @@
 //! One round of measurements of one transport.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,8 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 
 use crate::load::{self, Direction};
-use crate::plugin::{Kind, Method, Plugin};
-use crate::{socks, usage};
+use crate::pair::{Contender, Pair};
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -39,58 +37,19 @@ const AT_ONCE: usize = 8;
 /// How long handshakes' leftovers have to be freed before memory is read.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// A client, a bridge and the far end behind it.
-struct Pair {
-    client: Plugin,
-    bridge: Plugin,
-    socks: SocketAddr,
-    method: Method,
-    // Both plugins' state; goes last.
-    _state: tempfile::TempDir,
-}
-
-impl Pair {
-    fn start(kind: &Kind, far: SocketAddr) -> Result<Self> {
-        let state = tempfile::tempdir()?;
-        let folder = |name: &str| -> Result<_> {
-            let folder = state.path().join(name);
-            std::fs::create_dir(&folder)?;
-            Ok(folder)
-        };
-        let (bridge, mut method) = Plugin::server(kind, &folder("bridge")?, far)?;
-        method.args.extend(kind.client_args.iter().cloned());
-        let (client, socks) = Plugin::client(kind, &folder("client")?)?;
-        Ok(Self { client, bridge, socks, method, _state: state })
-    }
-
-    fn connect(&self) -> Result<TcpStream> {
-        socks::connect(self.socks, &self.method)
-    }
-
-    /// What client and bridge have used so far, in seconds.
-    fn cpu(&self) -> Result<[f64; 2]> {
-        Ok([usage::cpu(self.client.pid())?.as_secs_f64(), usage::cpu(self.bridge.pid())?.as_secs_f64()])
-    }
-
-    /// What client and bridge have in memory, in bytes.
-    fn resident(&self) -> Result<[u64; 2]> {
-        Ok([usage::resident(self.client.pid())?, usage::resident(self.bridge.pid())?])
-    }
-}
-
 /// All figures of one round, each time in the same order.
 ///
 /// # Errors
 /// A plugin does not start, ends, or does not carry what it was given.
-pub fn round(kind: &Kind, far: SocketAddr, amount: Amount) -> Result<Vec<Figure>> {
+pub fn round(kind: &dyn Contender, far: SocketAddr, amount: Amount) -> Result<Vec<Figure>> {
     let mut figures = transfers(kind, far, amount.bytes)?;
     figures.extend(idle(kind, far, amount.connections)?);
     Ok(figures)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of a run are far below 2^52")]
-fn transfers(kind: &Kind, far: SocketAddr, bytes: u64) -> Result<Vec<Figure>> {
-    let pair = Pair::start(kind, far)?;
+fn transfers(kind: &dyn Contender, far: SocketAddr, bytes: u64) -> Result<Vec<Figure>> {
+    let pair = kind.start(far)?;
     let mut figures = Vec::new();
     for (direction, [client, bridge, both, speed]) in [
         (
@@ -124,8 +83,8 @@ fn transfers(kind: &Kind, far: SocketAddr, bytes: u64) -> Result<Vec<Figure>> {
 ///
 /// # Errors
 /// As for [`round`].
-pub fn idle(kind: &Kind, far: SocketAddr, connections: usize) -> Result<Vec<Figure>> {
-    let pair = Pair::start(kind, far)?;
+pub fn idle(kind: &dyn Contender, far: SocketAddr, connections: usize) -> Result<Vec<Figure>> {
+    let pair = kind.start(far)?;
     drop(open(&pair, WARM_UP_CONNECTIONS)?);
     thread::sleep(SETTLE);
     let empty = pair.resident()?;
@@ -187,13 +146,4 @@ fn kilobytes_each(before: u64, after: u64, connections: usize) -> f64 {
 fn median_milliseconds(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
     times.get(times.len() / 2).map_or(0.0, |time| time.as_secs_f64() * 1e3)
-}
-
-/// A folder for plugins to be found in: the first of `PATH` that holds `program`.
-#[must_use]
-pub fn find(program: &str) -> Option<std::path::PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|file: &std::path::PathBuf| Path::is_file(file))
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use qnet_tests::support::decoy::Decoy;
 
+use crate::peers;
+
 /// How long a plugin may take until it has said that all its methods are there.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -47,6 +49,22 @@ impl Kind {
             environment: vec![("SSL_CERT_FILE".into(), decoy.certificates().ca.clone())],
         }
     }
+
+    /// Debian's obfs4proxy.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn obfs4() -> Result<Self> {
+        Ok(Self {
+            name: "obfs4",
+            transport: "obfs4",
+            client_args: Vec::new(),
+            program: peers::installed("obfs4proxy")?,
+            server_options: String::new(),
+            environment: Vec::new(),
+        })
+    }
+
     /// The same called `name`, by this profile.
     #[must_use]
     pub fn by_profile(self, name: &'static str, profile: &str) -> Self {

@@ -15,6 +15,84 @@ pub struct Series {
     pub rounds: Vec<Vec<Figure>>,
 }
 
+impl Series {
+    /// The middle one of a figure's values.
+    #[must_use]
+    pub fn median(&self, figure: &str) -> Option<f64> {
+        self.spread(figure).map(|spread| spread.median)
+    }
+
+    fn spread(&self, figure: &str) -> Option<Spread> {
+        let row = self.rounds.first()?.iter().position(|(name, _)| *name == figure)?;
+        Some(Spread::of(self, row))
+    }
+}
+
+/// A table of everybody's figures, without ratios.
+#[must_use]
+pub fn beside(series: &[Series]) -> String {
+    let Some(first) = series.first() else { return String::new() };
+    let mut table = format!("| median (lowest to highest of {} rounds) |", first.rounds.len());
+    for one in series {
+        let _ = write!(table, " {} |", one.name);
+    }
+    let _ = write!(table, "\n|---|{}\n", "--:|".repeat(series.len()));
+    for (row, (name, _)) in first.rounds.first().into_iter().flatten().enumerate() {
+        let _ = write!(table, "| {name} |");
+        for one in series {
+            let _ = write!(table, " {} |", Spread::of(one, row));
+        }
+        table.push('\n');
+    }
+    table
+}
+
+/// The figures that [`plot`] shows.
+const PLOTTED: [&str; 4] =
+    ["up: CPU, both (s/GB)", "down: CPU, both (s/GB)", "up: one stream (MB/s)", "down: one stream (MB/s)"];
+
+/// Bars with their ranges as SVG, a panel for each of some figures.
+#[must_use]
+pub fn plot(series: &[Series]) -> String {
+    let height = 30 + 20 * series.len();
+    let mut body = String::new();
+    for (panel, figure) in PLOTTED.iter().enumerate() {
+        let top = panel * height;
+        let spreads: Vec<_> = series.iter().filter_map(|one| Some((one, one.spread(figure)?))).collect();
+        let most = spreads.iter().map(|(_, spread)| spread.highest).fold(f64::MIN_POSITIVE, f64::max);
+        let _ = writeln!(body, r#"<text x="8" y="{}" font-weight="bold">{figure}</text>"#, top + 18);
+        for (line, (one, spread)) in spreads.iter().enumerate() {
+            let y = top + 26 + 20 * line;
+            let [low, middle, high] =
+                [spread.lowest, spread.median, spread.highest].map(|value| 120.0 + 420.0 * value / most);
+            let fill = if one.name.starts_with("qnet") { "#2a6fb0" } else { "#9a9a9a" };
+            let _ = writeln!(
+                body,
+                concat!(
+                    r##"<text x="112" y="{base}" text-anchor="end">{name}</text>"##,
+                    r##"<rect x="120" y="{y}" width="{width:.1}" height="14" fill="{fill}"/>"##,
+                    r##"<path d="M{low:.1} {centre}H{high:.1}" stroke="#222" stroke-width="2"/>"##,
+                    r##"<text x="{end:.1}" y="{base}">{spread}</text>"##
+                ),
+                base = y + 12,
+                name = one.name,
+                y = y,
+                width = middle - 120.0,
+                fill = fill,
+                low = low,
+                centre = y + 7,
+                high = high,
+                end = high + 6.0,
+                spread = spread,
+            );
+        }
+    }
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 {}\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{body}</svg>\n",
+        PLOTTED.len() * height
+    )
+}
+
 /// The table. The first series is what the others are compared with.
 #[must_use]
 pub fn table(series: &[Series]) -> String {

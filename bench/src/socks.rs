@@ -19,10 +19,7 @@ const HALF_LOGIN: usize = 255;
 /// # Errors
 /// The plugin is not there, or refuses, or answers something that is not SOCKS5.
 pub fn connect(plugin: SocketAddr, bridge: &Method) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(plugin)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = patient(TcpStream::connect(plugin)?)?;
     stream.write_all(&[5, 1, 2])?;
     expect(&mut stream, [5, 2], "does not take a login")?;
     stream.write_all(&login(&bridge.args)?)?;
@@ -37,6 +34,17 @@ pub fn connect(plugin: SocketAddr, bridge: &Method) -> Result<TcpStream> {
     let [version, status, _, kind, ..] = answer;
     ensure!(version == 5 && kind == 1, "the plugin answers no SOCKS5: {answer:?}");
     ensure!(status == 0, "the plugin could not connect: SOCKS status {status}");
+    Ok(stream)
+}
+
+/// Nothing is held back to be sent together, and nothing waited for without end.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn patient(stream: TcpStream) -> Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
 }
 

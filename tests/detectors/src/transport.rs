@@ -167,7 +167,7 @@ impl Transport {
             }
             Kind::QnetWebsocket => bail!("it stands behind a site, not before one"),
             Kind::Obfs4 => {
-                let program = qnet_bench::measure::find("obfs4proxy");
+                let program = qnet_bench::peers::find("obfs4proxy");
                 let kind = plugin::Kind {
                     name: "obfs4",
                     transport: "obfs4",

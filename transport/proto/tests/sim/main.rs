@@ -4,6 +4,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "patterns and small numbers")]
 
 mod attacks;
+mod counted;
 mod decoy;
 mod hellos;
 mod honest;

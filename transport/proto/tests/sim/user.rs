@@ -4,6 +4,8 @@ use qnet_proto::carrier::Event;
 use qnet_proto::mux::{Read, StreamError, StreamId};
 use qnet_proto::session::{SharedSession, lock};
 
+use crate::counted::in_core;
+
 /// One stream: how many bytes go each way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -109,7 +111,7 @@ impl Open {
             let n = (self.to_write - self.written).min(10_000);
             let bytes: Vec<u8> =
                 (self.written..self.written + n).map(|at| byte_at(self.id.get(), client, at)).collect();
-            let taken = mux.write(self.id, &bytes).unwrap_or(0);
+            let taken = in_core(|| mux.write(self.id, &bytes)).unwrap_or(0);
             self.written += taken;
             moved |= taken > 0;
         }
@@ -120,7 +122,7 @@ impl Open {
         }
         let mut buffer = [0; 7_000];
         while !self.ended && self.error.is_none() {
-            match mux.read(self.id, &mut buffer) {
+            match in_core(|| mux.read(self.id, &mut buffer)) {
                 Ok(Read::Data(n)) => {
                     for (at, byte) in buffer[..n].iter().enumerate() {
                         assert_eq!(*byte, byte_at(self.id.get(), !client, self.read + at), "a wrong byte");

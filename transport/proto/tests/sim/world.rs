@@ -17,6 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
+use crate::counted::in_core;
 use crate::decoy::Decoy;
 use crate::hellos::{self, DOWN_RECORDS, UP_RECORDS};
 pub(crate) use crate::options::Options;
@@ -116,7 +117,7 @@ impl World {
         seed[..8].copy_from_slice(&options.seed.to_be_bytes());
         let mut bridge_seed = seed;
         bridge_seed[31] = 1;
-        let bridge = Bridge::new(Arc::clone(&config), bridge_seed);
+        let bridge = in_core(|| Bridge::new(Arc::clone(&config), bridge_seed));
         let mut world = Self {
             now,
             begun: now,
@@ -325,12 +326,12 @@ impl World {
         if let ClientEnd::Core(client) = &mut self.client
             && client.deadline().is_some_and(|at| at <= now)
         {
-            client.on_timer(now);
+            in_core(|| client.on_timer(now));
         }
         if let Some(bridge) = &mut self.bridge
             && bridge.deadline().is_some_and(|at| at <= now)
         {
-            bridge.on_timer(now);
+            in_core(|| bridge.on_timer(now));
         }
         self.decoy.on_timer(now);
         self.settle();
@@ -453,7 +454,7 @@ impl World {
             },
             token: hello.token,
         };
-        self.client = ClientEnd::Core(Box::new(Client::new(start, self.now)));
+        self.client = ClientEnd::Core(Box::new(in_core(|| Client::new(start, self.now))));
     }
 
     /// Moves what cores and decoy have to say onto the wires, and lets the users act, until nothing changes.
@@ -483,7 +484,7 @@ impl World {
         let now = self.now;
         let mut moved = self.client_user.act(self.sessions[0].as_ref(), &self.client_events);
         if moved {
-            client.flush(now);
+            in_core(|| client.flush(now));
         }
         while let Some(event) = client.poll_event() {
             self.client_events.push(event);
@@ -502,13 +503,13 @@ impl World {
         self.sessions[1] = bridge.session().cloned().or(self.sessions[1].take());
         let mut moved = self.bridge_user.act(self.sessions[1].as_ref(), &self.bridge_events);
         if moved {
-            bridge.flush(now);
+            in_core(|| bridge.flush(now));
         }
         moved |= self.write(&mut *bridge, Side::Peer, Down);
         moved |= self.write(&mut *bridge, Side::Decoy, ToDecoy);
         while let Some(event) = bridge.poll_event() {
             if event == Event::Hello {
-                bridge.judge(self.options.allowed);
+                in_core(|| bridge.judge(self.options.allowed));
             }
             self.bridge_events.push(event);
             moved = true;
@@ -529,7 +530,7 @@ impl World {
             let n = n.min(1 + self.rng.next_u32() as usize % WINDOW);
             let bytes = core.pending(side)[..n].to_vec();
             self.send(link, &bytes);
-            core.wrote(side, n, now);
+            in_core(|| core.wrote(side, n, now));
             moved = true;
         }
         if let Some(how) = core.shutdown(side) {
@@ -612,7 +613,7 @@ fn feed(core: Option<&mut (impl Carrier + ?Sized)>, side: Side, mut bytes: &[u8]
         assert!(!space.is_empty(), "no room to read into");
         let n = space.len().min(bytes.len());
         space[..n].copy_from_slice(&bytes[..n]);
-        core.filled(side, n, now);
+        in_core(|| core.filled(side, n, now));
         bytes = &bytes[n..];
     }
 }

@@ -190,7 +190,7 @@ impl Visitor {
         let mut programs = vec![PathBuf::from("/usr/lib/chromium/chromium")];
         match means.kind {
             Kind::Qnet | Kind::QnetWebsocket => hash_sources(Path::new(TRANSPORT), &mut hasher)?,
-            Kind::Obfs4 => programs.extend(qnet_bench::measure::find("obfs4proxy")),
+            Kind::Obfs4 => programs.extend(qnet_bench::peers::find("obfs4proxy")),
             _ => {}
         }
         for program in programs {
