@@ -229,6 +229,8 @@ impl Capture {
         let load = match self.load {
             Load::Page => "a page",
             Load::Tour => "several pages and a form",
+            Load::Proxied => "a page by its proxy",
+            Load::ProxiedTour => "several pages and a form by its proxy",
             Load::Talk => "a page's websocket",
             Load::Tor => "Tor's link",
             Load::RealTor => "a real Tor",

@@ -23,6 +23,7 @@ use qnet_tests::support::talk::TalkServer;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use crate::programs::{Programs, Proxy};
 use crate::tunnel::Tunnel;
 
 /// A port that the kernel chooses.
@@ -126,6 +127,7 @@ enum Running {
     Plugins { line: String, _server: Plugin, _client: Plugin, _state: TempDir },
     Tunnel { _tunnel: Tunnel },
     Talk { _server: TalkServer },
+    Proxy { _proxy: Box<Proxy> },
 }
 
 impl Transport {
@@ -212,6 +214,18 @@ impl Transport {
         Self::plugins(&kind, profile, (target, site.bridge), Some(site.address), delay)
     }
 
+    /// QNet as a user without Tor has it: `qnet proxy` here and an operator's `qnet-bridge run` before `decoy`. [`Self::entry`] is the proxy's
+    /// own address, for SOCKS5. Returns when it says that it is connected, which has made its first connection.
+    ///
+    /// # Errors
+    /// A program does not start.
+    pub fn proxy(decoy: &Decoy, profile: Option<&str>, programs: &Programs, delay: Duration) -> Result<Self> {
+        let bridge = programs.bridge(decoy)?;
+        let link = Link::watched(bridge.address(), delay)?;
+        let (server, proxy) = (bridge.address(), programs.proxy(decoy, bridge, link.address(), profile)?);
+        Ok(Self { entry: proxy.address(), server, link, running: Running::Proxy { _proxy: Box::new(proxy) } })
+    }
+
     /// No transport: a browser's way to a site that answers what its pages say.
     ///
     /// # Errors
@@ -259,7 +273,7 @@ impl Transport {
     pub fn line(&self) -> Option<&str> {
         match &self.running {
             Running::Plugins { line, .. } => Some(line),
-            Running::Nothing | Running::Tunnel { .. } | Running::Talk { .. } => None,
+            Running::Nothing | Running::Tunnel { .. } | Running::Talk { .. } | Running::Proxy { .. } => None,
         }
     }
 

@@ -110,7 +110,7 @@ fn before(server: Server, probes: &[Probe], field: &Field) -> Result<Vec<Verdict
     let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
     let decoy = suitable(server, limits)?;
     let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let start = |kind| Transport::start(kind, &decoy, &field.qnet_pt, sink, Duration::ZERO);
+    let start = |kind| Transport::start(kind, &decoy, &field.programs.qnet_pt, sink, Duration::ZERO);
     let place = Place {
         decoy: decoy.address(),
         qnet: start(Kind::Qnet)?,
@@ -135,7 +135,7 @@ fn before(server: Server, probes: &[Probe], field: &Field) -> Result<Vec<Verdict
 fn with_usual_limits(server: Server, field: &Field) -> Result<Vec<Verdict>> {
     let decoy = suitable(server, Options { idle: USUAL_IDLE, head: USUAL_HEAD, ..Options::default() })?;
     let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let qnet = Transport::start(Kind::Qnet, &decoy, &field.qnet_pt, sink, Duration::ZERO)?;
+    let qnet = Transport::start(Kind::Qnet, &decoy, &field.programs.qnet_pt, sink, Duration::ZERO)?;
     let wire = Link::start(decoy.address(), Duration::ZERO)?;
     let late = Link::start(decoy.address(), Duration::ZERO)?;
     late.set_rules(vec![Rule::new(Way::Down, Which::AtEnd, Act::Delay(LATE_END))]);

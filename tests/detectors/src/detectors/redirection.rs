@@ -91,7 +91,7 @@ fn before(server: Server, round_trip: u64, field: &Field) -> Result<Vec<Verdict>
     for (kind, role) in [(Kind::Qnet, Role::Subject), (Kind::Obfs4, Role::Positive)] {
         let decoy = suitable(server, Options::default())?;
         let sink = TcpListener::bind("127.0.0.1:0")?;
-        let transport = Transport::start(kind, &decoy, &field.qnet_pt, sink.local_addr()?, delay)?;
+        let transport = Transport::start(kind, &decoy, &field.programs.qnet_pt, sink.local_addr()?, delay)?;
         let before = when_quiet(&decoy)?;
         transport.link().set_target(decoy.address());
         let load = TcpStream::connect(transport.entry())?;
@@ -117,7 +117,7 @@ fn behind(server: front::Server, round_trip: u64, field: &Field) -> Result<Vec<V
     let sink = TcpListener::bind("127.0.0.1:0")?;
     let mut verdicts = Vec::new();
     for (place, led) in [("a talking server", &talking), ("nobody", &nobody)] {
-        let transport = Transport::behind(&bridge, None, &field.qnet_pt, sink.local_addr()?, delay)?;
+        let transport = Transport::behind(&bridge, None, &field.programs.qnet_pt, sink.local_addr()?, delay)?;
         let before = site.access_log()?.len();
         transport.link().set_target(led.address());
         let load = TcpStream::connect(transport.entry())?;

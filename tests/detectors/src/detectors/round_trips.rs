@@ -131,7 +131,7 @@ impl Detector for RoundTrips {
 fn before(server: Server, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
     let decoy = suitable(server, Options::default())?;
     let sink = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let qnet = Transport::start(Kind::Qnet, &decoy, &field.qnet_pt, sink, Duration::ZERO)?;
+    let qnet = Transport::start(Kind::Qnet, &decoy, &field.programs.qnet_pt, sink, Duration::ZERO)?;
     let forwarder = Link::start(decoy.address(), Duration::ZERO)?;
     let farther = Link::start(decoy.address(), FARTHER)?;
     Scene {
@@ -154,7 +154,7 @@ fn behind(server: front::Server, field: &Field) -> Result<(Vec<Verdict>, Vec<Plo
     let [bridge, talking, again] = TalkingSite::several(server, [TalkingSite::PATH; 3])?;
     let sink = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let _running = (
-        Transport::behind(&bridge, None, &field.qnet_pt, sink, Duration::ZERO)?,
+        Transport::behind(&bridge, None, &field.programs.qnet_pt, sink, Duration::ZERO)?,
         [talking.talk()?, again.talk()?],
     );
     let farther = Link::start(talking.address(), FARTHER)?;

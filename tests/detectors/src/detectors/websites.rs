@@ -63,7 +63,7 @@ impl Detector for Websites {
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
         let (pages, rounds) = field.plan.closed_world;
         ensure!(rounds >= 5, "five folds need five visits of each page");
-        let mut visitor = Visitor::start(pages, &field.qnet_pt, Path::new(KEPT))?;
+        let mut visitor = Visitor::start(pages, &field.programs.qnet_pt, Path::new(KEPT))?;
         let all = means(&field.plan.profiles);
         let mut verdicts = Vec::new();
         let mut direct: Option<Cost> = None;

@@ -63,7 +63,7 @@ impl Stage {
         })?;
         let talks = vec![talking.talk()?, more.talk()?, other.talk()?];
         let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let qnet = Transport::behind(&bridge, None, &field.qnet_pt, sink, Duration::ZERO)?;
+        let qnet = Transport::behind(&bridge, None, &field.programs.qnet_pt, sink, Duration::ZERO)?;
         let (talking, pathless) = ([talking, more], [pathless, again]);
         Ok(Self { talking, bridge, nobody, pathless, other, _running: (talks, qnet) })
     }
