@@ -49,6 +49,9 @@ pub enum Role {
     Beside,
     /// What should have been judged and could not be, which is a failure.
     Unjudged,
+    /// A transport that has not what the rule looks at: there is nothing to judge, and that is said.
+    #[serde(rename = "not applicable")]
+    Inapplicable,
 }
 
 /// A figure behind a verdict.
@@ -122,13 +125,19 @@ impl Verdict {
         Self { what, role: Role::Unjudged, flagged: false, figures: Vec::new(), note }
     }
 
+    /// That the rule does not apply to it, and why.
+    #[must_use]
+    pub fn inapplicable(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { role: Role::Inapplicable, ..Self::none(what, why) }
+    }
+
     /// Whether it is as it must be.
     #[must_use]
     pub fn holds(&self) -> bool {
         match self.role {
             Role::Positive => self.flagged,
             Role::Negative | Role::Subject => !self.flagged,
-            Role::Beside => true,
+            Role::Beside | Role::Inapplicable => true,
             Role::Unjudged => false,
         }
     }

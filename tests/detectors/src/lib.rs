@@ -16,6 +16,7 @@ pub mod capture;
 pub mod detector;
 pub mod detectors;
 pub mod load;
+mod obfs4;
 pub mod programs;
 pub mod report;
 pub mod stage;

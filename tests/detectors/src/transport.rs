@@ -23,6 +23,7 @@ use qnet_tests::support::talk::TalkServer;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use crate::obfs4;
 use crate::programs::{Programs, Proxy};
 use crate::tunnel::Tunnel;
 
@@ -168,18 +169,7 @@ impl Transport {
                 Self::plugins(&kind, profile, (target, LOOPBACK), None, delay)
             }
             Kind::QnetWebsocket => bail!("it stands behind a site, not before one"),
-            Kind::Obfs4 => {
-                let program = qnet_bench::measure::find("obfs4proxy");
-                let kind = plugin::Kind {
-                    name: "obfs4",
-                    transport: "obfs4",
-                    client_args: Vec::new(),
-                    program: program.context("obfs4proxy is not there: is the package installed?")?,
-                    server_options: String::new(),
-                    environment: Vec::new(),
-                };
-                Self::plugins(&kind, None, (target, LOOPBACK), None, delay)
-            }
+            Kind::Obfs4 => Self::plugins(&obfs4::kind()?, None, (target, LOOPBACK), None, delay),
             Kind::Tunnel => {
                 let tunnel = Tunnel::start(decoy.certificates(), target)?;
                 let link = Link::watched(tunnel.server(), delay)?;

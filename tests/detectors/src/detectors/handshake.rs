@@ -74,10 +74,18 @@ impl Detector for AfterHandshake {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
-        let pages =
-            || field.captures.iter().filter(|capture| matches!(capture.load, Load::Page | Load::Talk));
+        let pages = || {
+            field
+                .captures
+                .iter()
+                .filter(|capture| matches!(capture.load, Load::Page | Load::Proxied | Load::Talk))
+        };
         let mut verdicts = vec![cuts_control()];
-        for capture in pages().filter(|capture| capture.transport != Kind::Obfs4) {
+        for capture in pages() {
+            if capture.transport == Kind::Obfs4 {
+                verdicts.push(without_tls(capture));
+                continue;
+            }
             let direct = pages().find(|plain| {
                 plain.transport == Kind::Plain
                     && plain.server == capture.server
@@ -89,6 +97,20 @@ impl Detector for AfterHandshake {
             });
         }
         Ok(verdicts)
+    }
+}
+
+/// What is said of a transport that is no TLS, once it was seen to be none.
+fn without_tls(capture: &Capture) -> Verdict {
+    let records: usize = capture.connections.iter().map(|one| one.records.len()).sum();
+    match (capture.connections.is_empty(), records) {
+        (false, 0) => {
+            Verdict::inapplicable(capture.title(), "no TLS: no records after a handshake to look at")
+        }
+        (true, _) => Verdict::none(capture.title(), "no connection was used"),
+        (false, _) => {
+            Verdict::none(capture.title(), format!("{records} TLS records, where none were expected"))
+        }
     }
 }
 
@@ -318,6 +340,27 @@ mod tests {
         assert!(!judged(&ours[..4], &theirs[..8], &full), "the plan has more");
         let strange = [Seen { content: 9_000, ..talks(1, &[150]).remove(0) }];
         assert!(said(Kind::Qnet, &strange, &theirs, &full).flagged, "one is enough to be strange");
+    }
+
+    #[test]
+    fn what_is_no_tls_is_said_to_be_none_only_where_it_was_seen() {
+        let capture = |connections| Capture {
+            transport: Kind::Obfs4,
+            profile: None,
+            server: "Nginx".into(),
+            load: Load::Page,
+            round_trip_ms: 20,
+            connections,
+        };
+        let record = Record { at: 0.0, way: Way::Up, kind: 22, length: 517, offset: 0 };
+        let connection = |records| {
+            let (packets, events, first) = (Vec::new(), Vec::new(), Vec::new());
+            Connection { packets, records, events, first, first_packet: 0 }
+        };
+        let role = |connections| without_tls(&capture(connections)).role;
+        assert_eq!(role(vec![connection(Vec::new())]), Role::Inapplicable);
+        assert_eq!(role(vec![connection(vec![record])]), Role::Unjudged);
+        assert_eq!(role(Vec::new()), Role::Unjudged);
     }
 
     #[test]

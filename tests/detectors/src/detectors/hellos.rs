@@ -16,6 +16,7 @@ use qnet_tests::support::visitor::Visitor;
 use qnet_transport::tls::Purpose;
 
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
+use crate::obfs4;
 use crate::stage::Field;
 use crate::stats::chi_squared;
 
@@ -23,6 +24,9 @@ const SOURCE: &str = "FoxIO, JA4 and JA4S; Shuster et al., Akamai, Passive Finge
 
 /// All distributions together; each gets its part of it (Bonferroni).
 const CHANCE: f64 = 1e-3;
+
+/// First messages taken of obfs4's client.
+const OBFS4S: usize = 8;
 
 /// The detector.
 #[derive(Debug)]
@@ -75,6 +79,7 @@ impl Detector for Hellos {
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
         let mut verdicts = part("hellos", hellos(field.plan.hellos));
+        verdicts.extend(part("hello: obfs4", obfs4s()));
         for server in &field.plan.servers {
             verdicts.extend(part(format!("JA4S, {server:?}"), answers::verdicts(*server)));
         }
@@ -90,6 +95,28 @@ impl Detector for Hellos {
         }
         Ok(verdicts)
     }
+}
+
+/// What obfs4's client says first, which is no hello: flagged by the very fact. Nothing else that is compared here is there at all.
+fn obfs4s() -> Result<Vec<Verdict>> {
+    let visits = obfs4::Server::start()?.visits(OBFS4S)?;
+    let said: Vec<&[u8]> = visits.iter().map(|trace| trace.up.raw()).collect();
+    let hellos = said.iter().filter(|said| Hello::parse(said).is_some()).count();
+    let first = said.first().and_then(|said| said.get(..5)).context("it said nothing")?;
+    let mut verdicts = vec![Verdict {
+        what: "hello: obfs4".into(),
+        role: Role::Beside,
+        flagged: hellos < said.len(),
+        figures: vec![
+            Figure::new("first messages", said.len() as f64),
+            Figure::new("that are hellos", hellos as f64),
+        ],
+        note: format!("the first bytes of one are {first:02x?}, where a TLS record's are [16, 03, 01, ..]"),
+    }];
+    let none = "no TLS: what is compared is not there";
+    let rest = ["JA4S", "HTTP/2", "visit", "visit's websocket"];
+    verdicts.extend(rest.map(|what| Verdict::inapplicable(format!("{what}: obfs4"), none)));
+    Ok(verdicts)
 }
 
 /// Hellos of a visit, and of a websocket that is opened without a ticket, against Chromium's.
