@@ -73,6 +73,8 @@ pub struct Record {
 /// One TCP connection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Connection {
+    /// In which of the capture's plays of its load it was made, from 0: what one visit makes is not independent.
+    pub visit: usize,
     /// Packets of both directions, by time.
     pub packets: Vec<Packet>,
     /// Records of both directions, by time; none where it is not TLS.
@@ -149,7 +151,7 @@ impl Connection {
         let first = trace.up.raw().iter().take(FIRST_BYTES).copied().collect();
         let first_packet =
             packets.iter().find(|packet| packet.way == Way::Up).map_or(0, |packet| packet.bytes);
-        Self { packets, records, events, first, first_packet }
+        Self { visit: 0, packets, records, events, first, first_packet }
     }
 
     /// The records of one direction that carry application data by their outer type.

@@ -98,8 +98,8 @@ impl Plan {
             ],
             round_trips: vec![20, 100, 300],
             tries: 3,
-            // As many as detector 4 takes for both its controls.
-            pages: 7,
+            // More than the 7 that detector 4 takes for both its controls: a visit may leave a connection unused.
+            pages: 10,
             links: 2,
             hellos: 1_000,
             visits: 100,
@@ -331,7 +331,7 @@ impl Scene<'_> {
     fn play(&self, capture: &Capture, programs: &Programs, times: u64) -> Result<Vec<Connection>> {
         let delay = Duration::from_millis(capture.round_trip_ms / 2);
         let mut connections = Vec::new();
-        for number in 0..times {
+        for (visit, number) in (0..times).enumerate() {
             let traces = if let (Load::RealTor, Before::Decoy(decoy)) = (capture.load, self.before) {
                 let tors = self.tors.context("no network of tors was planned")?;
                 tors.play(capture, decoy, programs, delay)?
@@ -342,7 +342,8 @@ impl Scene<'_> {
             };
             // A browser opens connections ahead that it may never use.
             let used = traces.iter().filter(|trace| trace.up.total() > 0);
-            connections.extend(used.map(|trace| Connection::from_trace(trace, delay)));
+            connections
+                .extend(used.map(|trace| Connection { visit, ..Connection::from_trace(trace, delay) }));
         }
         Ok(connections)
     }

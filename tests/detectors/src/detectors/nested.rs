@@ -382,7 +382,14 @@ fn made_up(packets: &[(Way, usize)]) -> Connection {
         Packet { at: number as f64 / 100.0, way: *way, bytes: *bytes, offset: *offset - bytes }
     };
     let packets: Vec<Packet> = packets.iter().enumerate().map(packet).collect();
-    Connection { packets, records: Vec::new(), events: Vec::new(), first: Vec::new(), first_packet: 0 }
+    Connection {
+        visit: 0,
+        packets,
+        records: Vec::new(),
+        events: Vec::new(),
+        first: Vec::new(),
+        first_packet: 0,
+    }
 }
 
 /// What the shaper keeps clear of. The module is its own affair, so that its source is taken as it is.
