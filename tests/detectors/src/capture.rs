@@ -14,6 +14,9 @@ use crate::transport::Kind;
 /// The longest payload of a TCP segment with timestamps on Ethernet, bytes (1,500 - 20 - 20 - 12).
 pub const SEGMENT: usize = 1_448;
 
+/// The protocol's name where a hello offers it (RFC 7301, section 3.1).
+pub(crate) const H2_OFFERED: &[u8] = b"\x02h2";
+
 /// Bytes kept of what the client sends first: more than any rule looks at.
 const FIRST_BYTES: usize = 4_096;
 

@@ -1,10 +1,10 @@
 //! 4. Lengths after the handshake: a server's own tickets and SETTINGS, which an imitation gets wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
-use crate::capture::{Capture, Connection, Record, Way};
+use crate::capture::{Capture, Connection, H2_OFFERED, Record, Way};
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, usual_role};
 use crate::load::Load;
 use crate::stage::{DIRECT, Field, Plan};
@@ -22,8 +22,9 @@ const REQUEST: usize = 50;
 /// A frame without payload (RFC 9113, section 4.1), bytes: an acknowledgement of SETTINGS may go before an answer or after it.
 const EMPTY_FRAME: usize = 9;
 
-/// The protocol's name where a hello offers it (RFC 7301, section 3.1).
-const H2_OFFERED: &[u8] = b"\x02h2";
+/// By so much an answer's head may be longer at one second than at another, bytes: its date's digits have 5 bits or 6 in HPACK's Huffman code (RFC 7541, appendix B),
+/// six of which may differ.
+const DATE: usize = 1;
 
 /// A record's content type and tag (RFC 8446, section 5.2), bytes: they count again when a record is cut in two.
 const PROTECTION: usize = 17;
@@ -47,7 +48,7 @@ impl Detector for AfterHandshake {
             source: SOURCE,
             rule: "What the server sends under protection up to the client's Finished, record by record, and what it sends from then until \
                    the client asks for more after the first long answer, as bytes of content, must be among what the decoy was seen to \
-                   send to Chromium directly; an empty frame more or less counts as equal. How that is cut into records before the \
+                   send to Chromium directly; an empty frame more or less counts as equal, and so does the byte that an answer's date takes more at some seconds. How that is cut into records before the \
                    long answer is compared as a distribution, by a permutation test over whole visits, whose connections are not independent of \
                    each other, where there are as many as it takes: the quick choice has too few. A connection is compared with those alone whose hello offers h2 as its own does, or as its own \
                    does not. Of a connection whose hello does not offer h2, a websocket's, \
@@ -136,11 +137,12 @@ fn compare(what: String, transport: Kind, ours: &[Seen], theirs: &[Seen], plan: 
     };
     let (flights, contents) =
         (strange(|seen| Part::Flight(seen.flight.clone())), strange(|seen| Part::Content(seen.content)));
+    let [our_cuts, their_cuts] = both_cuts(ours, theirs);
     let p = if itself {
         // The negative control: one half of the direct visits against the other.
-        cut_alike(&half(&cuts(theirs), 0), &half(&cuts(theirs), 1))
+        cut_alike(&half(&their_cuts, 0), &half(&their_cuts, 1))
     } else {
-        cut_alike(&cuts(ours), &cuts(theirs))
+        cut_alike(&our_cuts, &their_cuts)
     };
     let flagged = flights + contents > 0 || p.is_some_and(|p| p < CHANCE);
     let shown = |seen: &[Seen]| seen.first().map_or_else(String::new, |one| format!("{:?}", one.after));
@@ -187,10 +189,23 @@ fn enough(plan: &Plan, itself: bool) -> bool {
 /// How each visit's connections are cut: those with h2, and those without. What a server says first on the one is nothing like the other.
 type Cuts = Vec<Cluster<bool, Vec<usize>>>;
 
-fn cuts(seen: &[Seen]) -> Cuts {
+/// Those of two samples, where lengths that differ by what a date may take count as the lesser of them: when a visit is made tells nothing.
+fn both_cuts(ours: &[Seen], theirs: &[Seen]) -> [Cuts; 2] {
+    let all: BTreeSet<usize> = ours.iter().chain(theirs).flat_map(|one| &one.after).copied().collect();
+    [ours, theirs].map(|seen| {
+        cuts(seen, |length| {
+            Some(length.saturating_sub(DATE)).filter(|less| all.contains(less)).unwrap_or(length)
+        })
+    })
+}
+
+fn cuts(seen: &[Seen], counts_as: impl Fn(usize) -> usize) -> Cuts {
     let mut visits: BTreeMap<usize, Cluster<bool, Vec<usize>>> = BTreeMap::new();
     for one in seen {
-        visits.entry(one.visit).or_default().push((one.h2, one.after.clone()));
+        visits
+            .entry(one.visit)
+            .or_default()
+            .push((one.h2, one.after.iter().map(|length| counts_as(*length)).collect()));
     }
     visits.into_values().collect()
 }
@@ -238,7 +253,9 @@ impl Part {
     fn like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Flight(one), Self::Flight(other)) => one == other,
-            (Self::Content(one), Self::Content(other)) => [0, EMPTY_FRAME].contains(&one.abs_diff(*other)),
+            (Self::Content(one), Self::Content(other)) => {
+                [0, EMPTY_FRAME].iter().any(|more| one.abs_diff(*other).abs_diff(*more) <= DATE)
+            }
             _ => false,
         }
     }
@@ -364,6 +381,28 @@ mod tests {
         assert!(!judged(&ours[..4], &theirs[..8], &full), "the plan has more");
         let strange = [Seen { content: 9_000, ..talks(1, &[150]).remove(0) }];
         assert!(said(Kind::Qnet, &strange, &theirs, &full).flagged, "one is enough to be strange");
+    }
+
+    /// nginx's answers at 03:38:29 and at 03:38:36: found as a difference between a client and another that came seven seconds later.
+    #[test]
+    fn the_second_at_which_an_answer_is_given_is_no_difference() {
+        let plan = Plan::full();
+        let at = |visits: usize, head: usize| -> Vec<Seen> {
+            let seen = |visit| Seen {
+                visit,
+                h2: true,
+                flight: vec![58],
+                after: vec![266, 266, head],
+                content: 900 + head,
+            };
+            (0..visits).map(seen).collect()
+        };
+        let later = said(Kind::Qnet, &at(10, 182), &at(20, 181), &plan);
+        assert!(later.role == Role::Subject && later.holds(), "{later:?}");
+        assert!(said(Kind::Qnet, &at(10, 183), &at(20, 181), &plan).flagged);
+        let content = |one, other| Part::Content(one).like(&Part::Content(other));
+        assert!(content(900, 901) && content(910, 900) && content(900, 908) && !content(900, 902));
+        assert!(!content(900, 907) && !content(911, 900));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use qnet_tests::support::front;
 use qnet_tests::support::link::{Link, Trace};
 use qnet_tests::support::visitor::Visitor;
 
+use crate::capture::H2_OFFERED;
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
 use crate::load;
 use crate::stage::{Field, suitable};
@@ -23,9 +24,6 @@ const WATCHED: Duration = Duration::from_secs(8);
 /// What no page of a site leads to, and for how long it is asked for.
 const NOTHING: &str = "/nothing-here";
 const STAY: Duration = Duration::from_secs(3);
-
-/// The protocol's name where a hello offers it (RFC 7301, section 3.1).
-const H2_OFFERED: &[u8] = b"\x02h2";
 
 /// The decoy's log is quiet when nothing is added to it for so long; and how often that is tried.
 const QUIET: Duration = Duration::from_secs(2);
