@@ -165,13 +165,26 @@ impl Judgement {
     }
 }
 
-/// Samples that are drawn beside each other as empirical distribution functions.
+/// What can be drawn.
 #[derive(Clone, Debug, Serialize)]
-pub struct Plot {
-    /// What was measured, with its unit.
-    pub title: String,
-    /// Whose, and the values.
-    pub samples: Vec<(String, Vec<f64>)>,
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum Plot {
+    /// Samples that are drawn beside each other as empirical distribution functions.
+    Distributions {
+        /// What was measured, with its unit.
+        title: String,
+        /// Whose, and the values.
+        samples: Vec<(String, Vec<f64>)>,
+    },
+    /// Points, each with a name.
+    Points {
+        /// What is set against what.
+        title: String,
+        /// What is measured to the right and upwards, with units.
+        axes: [&'static str; 2],
+        /// Whose, and where.
+        points: Vec<(String, [f64; 2])>,
+    },
 }
 
 /// Something that a censor would run.

@@ -15,7 +15,7 @@ use qnet_tests::support::hello::constants;
 use qnet_tests::support::visitor::Visitor;
 use qnet_transport::tls::Purpose;
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
+use crate::detector::{About, Detector, Figure, Plot, Role, Threshold, Verdict, part};
 use crate::obfs4;
 use crate::stage::Field;
 use crate::stats::chi_squared;
@@ -44,7 +44,8 @@ impl Detector for Hellos {
                    order of pseudo-header fields, read by a server that ends TLS, must be Chromium's, and so must be how the first request is framed; \
                    whether streams change their priority, which is a matter of times, is compared by how often they do. \
                    The lengths of the records that a client sends while it visits the decoy, up to the knock, are compared as distributions with those \
-                   of Chromium's visits, which says that it is the browser that QNet imitates. Of the websocket cover the hellos of both connections, or of the one \
+                   of Chromium's visits, which says that it is the browser that QNet imitates; those of a visit that opens a websocket over a connection of its own, up to \
+                   the request for it, likewise (where websockets ride in HTTP/2, what a page says there cannot be told from its requests). Of the websocket cover the hellos of both connections, or of the one \
                    where websockets ride in HTTP/2, HTTP/2 as above, and the request that opens the websocket must be those of Chromium, whose page opens one.",
             thresholds: vec![
                 Threshold { what: "fields", value: "flagged if one differs".into(), source: SOURCE },
@@ -78,6 +79,11 @@ impl Detector for Hellos {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
+        Ok(self.examine_and_plot(field)?.0)
+    }
+
+    fn examine_and_plot(&self, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
+        let mut plots = Vec::new();
         let mut verdicts = part("hellos", hellos(field.plan.hellos));
         verdicts.extend(part("hello: obfs4", obfs4s()));
         for server in &field.plan.servers {
@@ -89,11 +95,17 @@ impl Detector for Hellos {
         }
         for server in &field.plan.servers {
             for round_trip in &field.plan.round_trips {
-                let found = visits::verdicts(*server, *round_trip, field.plan.visits);
+                let found = visits::verdicts(*server, *round_trip, field.plan.visits, &mut plots);
                 verdicts.extend(part(format!("visit, {server:?}, {round_trip} ms"), found));
             }
         }
-        Ok(verdicts)
+        for server in field.plan.fronts.iter().copied().filter(|server| *server != front::Server::Haproxy) {
+            for round_trip in &field.plan.round_trips {
+                let found = visits::websocket_verdicts(server, *round_trip, field.plan.visits, &mut plots);
+                verdicts.extend(part(format!("websocket's visit, {server:?}, {round_trip} ms"), found));
+            }
+        }
+        Ok((verdicts, plots))
     }
 }
 

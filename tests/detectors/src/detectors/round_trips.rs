@@ -247,7 +247,10 @@ impl Scene<'_> {
         let plots = samples.into_iter().map(|(asked, all)| {
             let names = std::iter::once(model.0).chain(judged.iter().map(|(what, _, _)| *what));
             let samples = names.map(str::to_owned).zip(all).collect();
-            Plot { title: format!("{}, {server}: milliseconds to the answer", asked.name()), samples }
+            Plot::Distributions {
+                title: format!("{}, {server}: milliseconds to the answer", asked.name()),
+                samples,
+            }
         });
         Ok((verdicts, plots.collect()))
     }
