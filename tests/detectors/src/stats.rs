@@ -197,6 +197,23 @@ mod tests {
         assert!(permutation(&visits(60), &shorter) < 0.001);
     }
 
+    /// Two more records for a change of priorities, which some visits have: what tells is how often, not that one has them or lacks them.
+    #[test]
+    fn a_variant_that_is_as_frequent_is_no_difference_and_a_habit_is() {
+        let visits = |of: usize, percent: usize| -> Vec<Vec<usize>> {
+            let visit = |number| {
+                let changes = number * 100 < of * percent;
+                if changes { vec![53, 87, 488, 31, 31, 63] } else { vec![53, 87, 488, 63] }
+            };
+            (0..of).map(visit).collect()
+        };
+        assert!(permutation(&visits(10, 60), &visits(10, 60)) > 0.9);
+        assert!(permutation(&visits(100, 57), &visits(100, 62)) > 0.1);
+        assert!(permutation(&visits(10, 100), &visits(10, 60)) > 0.05, "ten visits are too few for that");
+        assert!(permutation(&visits(100, 98), &visits(100, 62)) < 0.001, "a hundred are not");
+        assert!(permutation(&visits(10, 100), &visits(10, 0)) < 0.001);
+    }
+
     #[test]
     fn kinds_may_differ_from_each_other_and_not_within() {
         let visits = |count: usize, page: &'static str, talk: &'static str| -> Vec<Cluster<bool, &str>> {
