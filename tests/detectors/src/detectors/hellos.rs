@@ -44,7 +44,7 @@ impl Detector for Hellos {
                    order of pseudo-header fields, read by a server that ends TLS, must be Chromium's, and so must be how the first request is framed; \
                    whether streams change their priority, which is a matter of times, is compared by how often they do. \
                    The lengths of the records that a client sends while it visits the decoy, up to the knock, are compared as distributions with those \
-                   of Chromium's visits, which says that it is the browser that QNet imitates; those of a visit that opens a websocket over a connection of its own, up to \
+                   of Chromium's visits, which says that it is the browser that QNet imitates, and so are those of the TCP segments that these records go in; those of a visit that opens a websocket over a connection of its own, up to \
                    the request for it, likewise (where websockets ride in HTTP/2, what a page says there cannot be told from its requests). Of the websocket cover the hellos of both connections, or of the one \
                    where websockets ride in HTTP/2, HTTP/2 as above, and the request that opens the websocket must be those of Chromium, whose page opens one.",
             thresholds: vec![
@@ -60,7 +60,7 @@ impl Detector for Hellos {
                     source: "set here before it was first used",
                 },
                 Threshold {
-                    what: "lengths of a visit's records (a permutation test over visits)",
+                    what: "lengths of a visit's records, and of its segments (permutation tests over visits)",
                     value: format!("flagged below p {}", visits::CHANCE),
                     source: "set here before the first measurement",
                 },

@@ -8,8 +8,9 @@ use anyhow::Result;
 use qnet_proto::chrome::{CHROME_156, Profile};
 use qnet_tests::support::decoy::{NAME, Options, Server};
 use qnet_tests::support::devtools::Browser;
+use qnet_tests::support::flow::HEADER;
 use qnet_tests::support::front::{self, Front};
-use qnet_tests::support::link::{Link, Trace};
+use qnet_tests::support::link::Link;
 use qnet_tests::support::process::{free_address, wait_for};
 use qnet_tests::support::site;
 use qnet_tests::support::talk::TalkServer;
@@ -21,7 +22,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::capture::H2_OFFERED;
+use crate::capture::{Connection, H2_OFFERED, Record, Way};
 use crate::detector::{Figure, Plot, Role, Verdict};
 use crate::stage::suitable;
 use crate::stats::permutation;
@@ -42,8 +43,22 @@ const OPENING: usize = 2;
 /// Where the site that is visited for its websocket has it.
 const PATH: &str = "/a7Ge93kd";
 
-/// The lengths of the protected records that a client sent, in order, and on which of a visit's connections: a page's, or a websocket's own.
+/// Lengths, in order, and on which of a visit's connections: a page's, or a websocket's own.
 type Visit = Vec<(Of, usize)>;
+
+/// What a client sent from its ChangeCipherSpec on.
+struct Sent {
+    /// Protected records.
+    records: Visit,
+    /// TCP segments' payloads: a record by itself, or several together.
+    segments: Visit,
+}
+
+/// What is compared of what was sent.
+type Part = fn(&Sent) -> &Visit;
+
+/// The parts, and what they are called after "visit".
+const PARTS: [(&str, Part); 2] = [("", |sent| &sent.records), ("'s segments", |sent| &sent.segments)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Of {
@@ -60,10 +75,9 @@ pub(super) fn verdicts(
 ) -> Result<Vec<Verdict>> {
     let delay = Duration::from_millis(round_trip / 2);
     let decoy = suitable(server, Options::default())?;
-    let link = Link::start(decoy.address(), delay)?;
+    let link = Link::watched(decoy.address(), delay)?;
     let line = |address, key| format!("qnet {address} key={key} sni={NAME}");
-    let place =
-        Place { name: format!("visit: {{}}, {server:?}, {round_trip} ms"), link, delay, visited: page };
+    let place = Place { name: ("visit", format!("{server:?}, {round_trip} ms")), link, delay, visited: page };
     place.verdicts(visits, plots, |seed| qnet(decoy.address(), &decoy.certificates().ca, seed, delay, &line))
 }
 
@@ -81,21 +95,21 @@ pub(super) fn websocket_verdicts(
     let front =
         Front::start(server, front::Options { page: Some(silent), ..front::Options::new(PATH, talks) })?;
     let _talks = TalkServer::start(talks)?;
-    let link = Link::start(front.address(), delay)?;
+    let link = Link::watched(front.address(), delay)?;
     let line = |address, key| format!("qnet {address} key={key} url=https://{NAME}{PATH}");
-    let name = format!("websocket's visit: {{}}, {server:?}, {round_trip} ms");
+    let name = ("websocket's visit", format!("{server:?}, {round_trip} ms"));
     let place = Place { name, link, delay, visited: page_and_websocket };
     place.verdicts(visits, plots, |seed| qnet(front.address(), &front.certificates().ca, seed, delay, &line))
 }
 
 /// Where clients go.
 struct Place {
-    /// What verdicts are called, with braces for who was there.
-    name: String,
+    /// What verdicts are called: before who was there, and after.
+    name: (&'static str, String),
     link: Link,
     delay: Duration,
     /// What of its connections is compared.
-    visited: fn(&[Trace]) -> Option<Visit>,
+    visited: fn(&[Connection]) -> Option<Sent>,
 }
 
 impl Place {
@@ -109,53 +123,39 @@ impl Place {
         let agent = agent(&CHROME_156);
         // A site's requests name its port unless it is the usual one.
         let mut browser = Browser::start(&format!("MAP {NAME}:443 {}", self.link.address()))?;
-        let mut chromiums = |agent: Option<&Value>| -> Result<Vec<Visit>> {
+        let mut chromiums = |agent: Option<&Value>| -> Result<Vec<Sent>> {
             (0..visits).map(|_| self.chromium(&mut browser, agent)).collect()
         };
         let model = chromiums(Some(&agent))?;
         let again = chromiums(Some(&agent))?;
         let headless = chromiums(None)?;
         let ours = |seed| self.silence(&qnet(seed)?.link, 0);
-        let ours: Vec<Visit> = (0..visits as u64).map(ours).collect::<Result<_>>()?;
-        let all = [("the model", &model), ("Chromium again", &again), ("QNet", &ours)];
-        let lengths =
-            |visits: &Vec<Visit>| visits.iter().flatten().map(|(_, length)| *length as f64).collect();
-        plots.push(Plot::Distributions {
-            title: self.name.replace("{}", "lengths of records, bytes"),
-            samples: all.map(|(who, visits)| (who.to_owned(), lengths(visits))).into(),
-        });
-        Ok(vec![
-            self.judge("Chromium with its own user agent", Role::Positive, &headless, &model),
-            self.judge("Chromium again", Role::Negative, &again, &model),
-            self.judge("QNet", Role::Subject, &ours, &model),
-        ])
-    }
-
-    fn judge(&self, what: &str, role: Role, visits: &[Visit], model: &[Visit]) -> Verdict {
-        let p = permutation(visits, model);
-        let each = |visits: &[Visit], sum: fn(&Visit) -> usize| {
-            visits.iter().map(sum).sum::<usize>() as f64 / visits.len().max(1) as f64
-        };
-        let bytes = |visit: &Visit| visit.iter().map(|(_, length)| length).sum();
-        let shown =
-            |visits: &[Visit]| commonest(visits).iter().map(|(_, length)| *length).collect::<Vec<_>>();
-        Verdict {
-            what: self.name.replace("{}", what),
-            role,
-            flagged: p < CHANCE,
-            figures: vec![
-                Figure::new("p", p),
-                Figure::new("visits each", visits.len() as f64),
-                Figure::new("records", each(visits, Vec::len)),
-                Figure::new("the model's", each(model, Vec::len)),
-                Figure::new("bytes", each(visits, bytes)),
-                Figure::new("the model's bytes", each(model, bytes)),
-            ],
-            note: format!("such as {:?}, the model {:?}", shown(visits), shown(model)),
+        let ours: Vec<Sent> = (0..visits as u64).map(ours).collect::<Result<_>>()?;
+        let judged = [
+            ("Chromium with its own user agent", Role::Positive, &headless),
+            ("Chromium again", Role::Negative, &again),
+            ("QNet", Role::Subject, &ours),
+        ];
+        let (before, after) = &self.name;
+        let mut verdicts = Vec::new();
+        for (part, of) in PARTS {
+            let of = |sent: &[Sent]| sent.iter().map(|one| of(one).clone()).collect::<Vec<Visit>>();
+            let model = of(&model);
+            let drawn = judged.iter().map(|(who, _, sent)| (*who, of(sent)));
+            let drawn = drawn.chain([("the model", model.clone())]);
+            let bytes = |visits: Vec<Visit>| visits.concat().iter().map(|(_, bytes)| *bytes as f64).collect();
+            plots.push(Plot::Distributions {
+                title: format!("{before}{part}, {after}: lengths, bytes"),
+                samples: drawn.map(|(who, visits)| (who.to_owned(), bytes(visits))).collect(),
+            });
+            verdicts.extend(judged.iter().map(|(who, role, sent)| {
+                judge(format!("{before}{part}: {who}, {after}"), *role, &of(sent), &model)
+            }));
         }
+        Ok(verdicts)
     }
 
-    fn chromium(&self, browser: &mut Browser, agent: Option<&Value>) -> Result<Visit> {
+    fn chromium(&self, browser: &mut Browser, agent: Option<&Value>) -> Result<Sent> {
         let before = self.link.traces().len();
         let page = browser.open_as(agent, &format!("https://{NAME}/"), PATIENCE)?;
         let visit = self.silence(&self.link, before);
@@ -164,46 +164,82 @@ impl Place {
     }
 
     /// What the client of the connections after so many sent, once it was there and silent for long enough.
-    fn silence(&self, link: &Link, before: usize) -> Result<Visit> {
+    fn silence(&self, link: &Link, before: usize) -> Result<Sent> {
         let silent = SILENT + 2 * self.delay;
         let (mut since, mut known) = (Instant::now(), 0);
         wait_for("a visit, and then silence", PATIENCE, || {
-            let traces = link.traces();
-            let traces = traces.get(before..).unwrap_or_default();
-            let now: usize = traces.iter().map(|trace| trace.up.total()).sum();
+            let now: usize = link.traces().iter().skip(before).map(|trace| trace.up.total()).sum();
             if now != known {
                 (known, since) = (now, Instant::now());
             }
-            Ok((self.visited)(traces).filter(|_| since.elapsed() > silent))
+            if known == 0 || since.elapsed() <= silent {
+                return Ok(None);
+            }
+            let traces = link.watched_traces()?;
+            let seen = traces.iter().skip(before).map(|trace| Connection::from_trace(trace, self.delay));
+            Ok((self.visited)(&seen.collect::<Vec<_>>()))
         })
     }
 }
 
+fn judge(what: String, role: Role, visits: &[Visit], model: &[Visit]) -> Verdict {
+    let p = permutation(visits, model);
+    let each = |visits: &[Visit], sum: fn(&Visit) -> usize| {
+        visits.iter().map(sum).sum::<usize>() as f64 / visits.len().max(1) as f64
+    };
+    let bytes = |visit: &Visit| visit.iter().map(|(_, length)| length).sum();
+    let shown = |visits: &[Visit]| commonest(visits).iter().map(|(_, length)| *length).collect::<Vec<_>>();
+    Verdict {
+        what,
+        role,
+        flagged: p < CHANCE,
+        figures: vec![
+            Figure::new("p", p),
+            Figure::new("visits each", visits.len() as f64),
+            Figure::new("of each", each(visits, Vec::len)),
+            Figure::new("the model's", each(model, Vec::len)),
+            Figure::new("bytes", each(visits, bytes)),
+            Figure::new("the model's bytes", each(model, bytes)),
+        ],
+        note: format!("such as {:?}, the model {:?}", shown(visits), shown(model)),
+    }
+}
+
 /// The busiest connection's, which is the page's.
-fn page(traces: &[Trace]) -> Option<Visit> {
-    let trace = traces.iter().max_by_key(|trace| trace.up.total())?;
-    let visit: Visit = lengths(trace).map(|length| (Of::Page, length)).collect();
-    (!visit.is_empty()).then_some(visit)
+fn page(connections: &[Connection]) -> Option<Sent> {
+    let page = connections.iter().max_by_key(|one| said(one))?;
+    Some(sent(Of::Page, page, usize::MAX)).filter(|sent| !sent.records.is_empty())
 }
 
 /// The page's, and the beginning of the websocket's own. A browser opens connections ahead that it may never use.
-fn page_and_websocket(traces: &[Trace]) -> Option<Visit> {
-    let (pages, websockets): (Vec<&Trace>, Vec<&Trace>) = traces.iter().partition(|trace| offers_h2(trace));
-    let page = pages.into_iter().max_by_key(|trace| trace.up.total())?;
-    let websocket = websockets.into_iter().max_by_key(|trace| trace.up.total())?;
-    let opening: Visit = lengths(websocket).take(OPENING).map(|length| (Of::Websocket, length)).collect();
-    (opening.len() == OPENING)
-        .then(|| lengths(page).map(|length| (Of::Page, length)).chain(opening).collect())
+fn page_and_websocket(connections: &[Connection]) -> Option<Sent> {
+    let offers_h2 = |one: &&Connection| one.first.windows(H2_OFFERED.len()).any(|offer| offer == H2_OFFERED);
+    let (pages, websockets): (Vec<_>, Vec<_>) = connections.iter().partition(offers_h2);
+    let page = pages.into_iter().max_by_key(|one| said(one))?;
+    let websocket = websockets.into_iter().max_by_key(|one| said(one))?;
+    let (page, websocket) = (sent(Of::Page, page, usize::MAX), sent(Of::Websocket, websocket, OPENING));
+    (websocket.records.len() == OPENING).then(|| Sent {
+        records: [page.records, websocket.records].concat(),
+        segments: [page.segments, websocket.segments].concat(),
+    })
 }
 
-fn offers_h2(trace: &Trace) -> bool {
-    let hello = trace.up.records().first().map(|record| trace.up.record_bytes(record));
-    hello.is_some_and(|hello| hello.windows(H2_OFFERED.len()).any(|offer| offer == H2_OFFERED))
+/// How much its client said, bytes.
+fn said(connection: &Connection) -> usize {
+    connection.packets.iter().filter(|packet| packet.way == Way::Up).map(|packet| packet.bytes).sum()
 }
 
-/// Of the protected records that a client sent.
-fn lengths(trace: &Trace) -> impl Iterator<Item = usize> {
-    trace.up.records().iter().filter(|record| record.kind == 23).map(|record| record.length)
+/// The first so many records, and the segments in which they went: with Finished goes the ChangeCipherSpec.
+fn sent(of: Of, connection: &Connection, most: usize) -> Sent {
+    let records: Vec<&Record> = connection.data(Way::Up).take(most).collect();
+    let end = records.last().map_or(0, |last| last.offset + HEADER + last.length);
+    let begin = connection.change_cipher(Way::Up).unwrap_or(0);
+    let packets = connection.packets.iter().filter(|packet| packet.way == Way::Up);
+    let segments = packets.filter(|packet| (begin..end).contains(&packet.offset));
+    Sent {
+        records: records.iter().map(|record| (of, record.length)).collect(),
+        segments: segments.map(|packet| (of, packet.bytes)).collect(),
+    }
 }
 
 /// The visit that occurs most often, the first of several.
@@ -228,7 +264,7 @@ fn qnet(
     delay: Duration,
     line: &dyn Fn(SocketAddr, BridgeKey) -> String,
 ) -> Result<Led> {
-    let link = Link::start(site, delay)?;
+    let link = Link::watched(site, delay)?;
     let key = IdentityKey::generate(&mut ChaCha20Rng::seed_from_u64(seed)).public();
     let line: BridgeLine = line(link.address(), key).parse()?;
     let runtime = runtime()?;
@@ -261,4 +297,53 @@ fn agent(profile: &Profile) -> Value {
             "architecture": "x86", "model": "", "mobile": false,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::Packet;
+
+    /// A client's connection of these segments, a hello before them, and records of these lengths in them.
+    fn connection(segments: &[usize], lengths: &[usize]) -> Connection {
+        let packet = |bytes, offset| Packet { at: 0.0, way: Way::Up, bytes, offset };
+        let (mut packets, mut at) = (vec![packet(1_700, 0)], 1_700);
+        for bytes in segments {
+            packets.push(packet(*bytes, at));
+            at += bytes;
+        }
+        let (mut records, mut at) = (Vec::new(), 1_700);
+        for (kind, length) in [(20, 1)].into_iter().chain(lengths.iter().map(|length| (23, *length))) {
+            records.push(Record { at: 0.0, way: Way::Up, kind, length, offset: at });
+            at += HEADER + length;
+        }
+        let (events, first) = (Vec::new(), Vec::new());
+        Connection { visit: 0, packets, records, events, first, first_packet: 1_700 }
+    }
+
+    /// Chromium's first two frames go by themselves, each in a segment.
+    #[test]
+    fn segments_tell_what_records_do_not() {
+        let lengths = [53, 87, 488];
+        let [apart, together] = [[64, 92, 493].as_slice(), &[64, 585]]
+            .map(|segments| page(&[connection(segments, &lengths)]).unwrap());
+        assert_eq!(apart.records, together.records);
+        assert_eq!(apart.segments, [64, 92, 493].map(|bytes| (Of::Page, bytes)));
+        assert_eq!(together.segments, [64, 585].map(|bytes| (Of::Page, bytes)));
+        let visits = |sent: &Sent| vec![sent.segments.clone(); 10];
+        let judged = |one: &Sent| judge("QNet".into(), Role::Subject, &visits(one), &visits(&apart)).flagged;
+        assert!(!judged(&apart) && judged(&together));
+    }
+
+    #[test]
+    fn of_a_websocket_its_opening_counts() {
+        let mut page = connection(&[64, 92, 493], &[53, 87, 488]);
+        page.first = b"..\x02h2..".to_vec();
+        let websocket = connection(&[64, 530, 192], &[53, 525, 187]);
+        let sent = page_and_websocket(&[page.clone(), websocket]).unwrap();
+        assert_eq!(sent.records[3..], [(Of::Websocket, 53), (Of::Websocket, 525)]);
+        assert_eq!(sent.segments[3..], [(Of::Websocket, 64), (Of::Websocket, 530)]);
+        assert!(page_and_websocket(&[page.clone(), connection(&[64], &[53])]).is_none(), "not opened yet");
+        assert!(page_and_websocket(&[page]).is_none());
+    }
 }
