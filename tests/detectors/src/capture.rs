@@ -14,6 +14,9 @@ use crate::transport::Kind;
 /// The longest payload of a TCP segment with timestamps on Ethernet, bytes (1,500 - 20 - 20 - 12).
 pub const SEGMENT: usize = 1_448;
 
+/// The protocol's name where a hello offers it (RFC 7301, section 3.1).
+pub(crate) const H2_OFFERED: &[u8] = b"\x02h2";
+
 /// Bytes kept of what the client sends first: more than any rule looks at.
 const FIRST_BYTES: usize = 4_096;
 
@@ -73,6 +76,8 @@ pub struct Record {
 /// One TCP connection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Connection {
+    /// In which of the capture's plays of its load it was made, from 0: what one visit makes is not independent.
+    pub visit: usize,
     /// Packets of both directions, by time.
     pub packets: Vec<Packet>,
     /// Records of both directions, by time; none where it is not TLS.
@@ -149,7 +154,7 @@ impl Connection {
         let first = trace.up.raw().iter().take(FIRST_BYTES).copied().collect();
         let first_packet =
             packets.iter().find(|packet| packet.way == Way::Up).map_or(0, |packet| packet.bytes);
-        Self { packets, records, events, first, first_packet }
+        Self { visit: 0, packets, records, events, first, first_packet }
     }
 
     /// The records of one direction that carry application data by their outer type.
@@ -229,6 +234,8 @@ impl Capture {
         let load = match self.load {
             Load::Page => "a page",
             Load::Tour => "several pages and a form",
+            Load::Proxied => "a page by its proxy",
+            Load::ProxiedTour => "several pages and a form by its proxy",
             Load::Talk => "a page's websocket",
             Load::Tor => "Tor's link",
             Load::RealTor => "a real Tor",

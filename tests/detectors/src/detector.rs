@@ -49,6 +49,9 @@ pub enum Role {
     Beside,
     /// What should have been judged and could not be, which is a failure.
     Unjudged,
+    /// A transport that has not what the rule looks at: there is nothing to judge, and that is said.
+    #[serde(rename = "not applicable")]
+    Inapplicable,
 }
 
 /// A figure behind a verdict.
@@ -122,13 +125,19 @@ impl Verdict {
         Self { what, role: Role::Unjudged, flagged: false, figures: Vec::new(), note }
     }
 
+    /// That the rule does not apply to it, and why.
+    #[must_use]
+    pub fn inapplicable(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { role: Role::Inapplicable, ..Self::none(what, why) }
+    }
+
     /// Whether it is as it must be.
     #[must_use]
     pub fn holds(&self) -> bool {
         match self.role {
             Role::Positive => self.flagged,
             Role::Negative | Role::Subject => !self.flagged,
-            Role::Beside => true,
+            Role::Beside | Role::Inapplicable => true,
             Role::Unjudged => false,
         }
     }
@@ -156,13 +165,26 @@ impl Judgement {
     }
 }
 
-/// Samples that are drawn beside each other as empirical distribution functions.
+/// What can be drawn.
 #[derive(Clone, Debug, Serialize)]
-pub struct Plot {
-    /// What was measured, with its unit.
-    pub title: String,
-    /// Whose, and the values.
-    pub samples: Vec<(String, Vec<f64>)>,
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum Plot {
+    /// Samples that are drawn beside each other as empirical distribution functions.
+    Distributions {
+        /// What was measured, with its unit.
+        title: String,
+        /// Whose, and the values.
+        samples: Vec<(String, Vec<f64>)>,
+    },
+    /// Points, each with a name.
+    Points {
+        /// What is set against what.
+        title: String,
+        /// What is measured to the right and upwards, with units.
+        axes: [&'static str; 2],
+        /// Whose, and where.
+        points: Vec<(String, [f64; 2])>,
+    },
 }
 
 /// Something that a censor would run.

@@ -16,6 +16,8 @@ pub mod capture;
 pub mod detector;
 pub mod detectors;
 pub mod load;
+mod obfs4;
+pub mod programs;
 pub mod report;
 pub mod stage;
 pub mod stats;

@@ -1,4 +1,4 @@
-//! What is carried: a page by Chromium over HTTPS, or Tor's link.
+//! What is carried: a page by Chromium over HTTPS, by a connection of its own or by a proxy, or Tor's link.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -41,6 +41,10 @@ pub enum Load {
     Page,
     /// It visits several pages, a form of 20 kB between them.
     Tour,
+    /// It loads that page by the program `qnet proxy`, which an operator's `qnet-bridge run` connects to it.
+    Proxied,
+    /// It visits the several pages so.
+    ProxiedTour,
     /// Without any transport: it loads a page that talks over a websocket of its site.
     Talk,
     /// A stand-in for Tor's link: TLS with cells of 514 bytes in it, as tor sends them while it builds a circuit, asks and
@@ -70,9 +74,36 @@ pub fn visit(
     log: impl Fn() -> Result<String>,
     done: impl Fn(&str) -> usize,
 ) -> Result<()> {
+    visit_with(name, entry, path, &[], log, done)
+}
+
+/// The same where the browser is told to use a SOCKS5 proxy, which looks for the site's name.
+///
+/// # Errors
+/// As for [`visit`].
+pub fn visit_by(
+    proxy: SocketAddr,
+    name: &str,
+    site: SocketAddr,
+    path: &str,
+    log: impl Fn() -> Result<String>,
+    done: impl Fn(&str) -> usize,
+) -> Result<()> {
+    visit_with(name, site, path, &[&format!("--proxy-server=socks5://{proxy}")], log, done)
+}
+
+fn visit_with(
+    name: &str,
+    entry: SocketAddr,
+    path: &str,
+    flags: &[&str],
+    log: impl Fn() -> Result<String>,
+    done: impl Fn(&str) -> usize,
+) -> Result<()> {
     let seen = || done(&log().unwrap_or_default());
     let before = seen();
-    let _browser = Browser::open_page(name, entry.port(), path, &["--ignore-certificate-errors"])?;
+    let flags = [&["--ignore-certificate-errors"], flags].concat();
+    let _browser = Browser::open_page(name, entry.port(), path, &flags)?;
     wait_for("the page", PAGE_LIMIT, || Ok((seen() > before).then_some(())))?;
     thread::sleep(AFTERWARDS);
     Ok(())

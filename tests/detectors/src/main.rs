@@ -10,6 +10,7 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 use qnet_detectors::detectors;
+use qnet_detectors::programs::Programs;
 use qnet_detectors::report::Report;
 use qnet_detectors::stage::{Field, Plan};
 use qnet_tests::support::decoy::Server;
@@ -141,8 +142,7 @@ fn help() -> String {
 /// Whether all is well.
 fn run(options: &Options) -> Result<bool> {
     // Cargo puts all programs of a build into one folder.
-    let program = env::current_exe()?.with_file_name("qnet-pt");
-    ensure!(program.is_file(), "{} is not there; ./dev detect builds it", program.display());
+    let programs = Programs::in_folder(env::current_exe()?.parent().context("a program has a folder")?)?;
     let mut plan = if options.full { Plan::full() } else { Plan::quick() };
     if !options.servers.is_empty() {
         plan.servers.clone_from(&options.servers);
@@ -163,9 +163,9 @@ fn run(options: &Options) -> Result<bool> {
         let _ = writeln!(io::stderr(), "detect: {:7.1} s: {what}", begun.elapsed().as_secs_f64());
     };
     let field = if chosen.iter().any(|one| one.needs_captures()) {
-        Field::capture(plan, program, |what| tell(&format!("capturing {what}")))?
+        Field::capture(plan, programs, |what| tell(&format!("capturing {what}")))?
     } else {
-        Field::without_captures(plan, program)
+        Field::without_captures(plan, programs)
     };
     let report = Report::of(&chosen, &field, |what| tell(what));
     tell("all judged");

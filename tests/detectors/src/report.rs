@@ -60,7 +60,7 @@ impl Outcome {
                 Role::Positive => "did not flag its positive control",
                 Role::Negative => "flags its negative control",
                 Role::Subject if self.about.gate => "flags",
-                Role::Subject | Role::Beside => continue,
+                Role::Subject | Role::Beside | Role::Inapplicable => continue,
                 Role::Unjudged => {
                     found.push(format!("{name}: could not judge {}: {}", verdict.what, verdict.note));
                     continue;
@@ -216,6 +216,7 @@ fn role(role: Role) -> &'static str {
         Role::Subject => "QNet",
         Role::Beside => "beside",
         Role::Unjudged => "unjudged",
+        Role::Inapplicable => "beside",
     }
 }
 
@@ -223,6 +224,7 @@ fn role(role: Role) -> &'static str {
 fn said(verdict: &Verdict) -> &'static str {
     match (verdict.role, verdict.flagged) {
         (Role::Unjudged, _) => "none",
+        (Role::Inapplicable, _) => "not applicable",
         (_, true) => "flagged",
         (_, false) => "passes",
     }
@@ -305,6 +307,26 @@ mod tests {
         let report =
             Report { outcomes: vec![outcome], refused: Vec::new(), missing: Vec::new(), retried: Vec::new() };
         assert!(report.table().contains("!! QNet, Nginx"), "{}", report.table());
+    }
+
+    #[test]
+    fn what_a_rule_does_not_apply_to_is_said_everywhere_and_no_failure() {
+        let mut outcome = outcome(true, &WELL);
+        outcome.verdicts.push(Verdict::inapplicable("obfs4, a page", "no TLS: nothing to look at"));
+        let report =
+            Report { outcomes: vec![outcome], refused: Vec::new(), missing: Vec::new(), retried: Vec::new() };
+        assert_eq!(report.failures(), Vec::<String>::new());
+        let line = report.table().lines().find(|line| line.contains("obfs4")).unwrap().to_owned();
+        assert!(line.contains("not applicable") && line.contains("no TLS"), "{line}");
+        let folder = tempfile::tempdir().unwrap();
+        report.write(folder.path(), &[]).unwrap();
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
+        assert_eq!(json["outcomes"][0]["verdicts"][4]["role"], "not applicable");
+        assert_eq!(json["outcomes"][0]["verdicts"][4]["note"], "no TLS: nothing to look at");
+        let html = read("report.html");
+        assert!(html.contains("<td>obfs4, a page<td>beside<td>not applicable<td>"), "{html}");
+        assert!(html.contains("no TLS: nothing to look at"));
     }
 
     #[test]

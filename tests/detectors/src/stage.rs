@@ -1,13 +1,12 @@
 //! Makes the captures.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
 use qnet_tests::support::decoy::{Decoy, NAME, Options, Server};
 use qnet_tests::support::front;
-use qnet_tests::support::isolate::ethernet;
+use qnet_tests::support::isolate::{ethernet, hosts};
 use qnet_tests::support::link::{Link, Trace};
 use qnet_tests::support::local_http::{FileServer, download};
 use qnet_tests::support::pt::Pt;
@@ -17,6 +16,7 @@ use qnet_transport::Shape;
 
 use crate::capture::{Capture, Connection};
 use crate::load::{self, Load};
+use crate::programs::Programs;
 use crate::transport::{Kind, TalkingSite, Transport};
 
 /// The name of the site that is read through a transport: not the decoy's.
@@ -98,8 +98,8 @@ impl Plan {
             ],
             round_trips: vec![20, 100, 300],
             tries: 3,
-            // As many as detector 4 takes for both its controls.
-            pages: 7,
+            // More than the 7 that detector 4 takes for both its controls: a visit may leave a connection unused.
+            pages: 10,
             links: 2,
             hellos: 1_000,
             visits: 100,
@@ -136,8 +136,8 @@ pub struct Field {
     pub missing: Vec<(String, String)>,
     /// What was tried again, and why: one for each try that failed before the last.
     pub retried: Vec<(String, String)>,
-    /// The program that is judged.
-    pub qnet_pt: PathBuf,
+    /// The programs that are judged.
+    pub programs: Programs,
     /// What was captured, and what detectors that go out themselves should do.
     pub plan: Plan,
 }
@@ -145,22 +145,24 @@ pub struct Field {
 impl Field {
     /// For detectors that all go out themselves.
     #[must_use]
-    pub fn without_captures(plan: Plan, qnet_pt: PathBuf) -> Self {
+    pub fn without_captures(plan: Plan, programs: Programs) -> Self {
         let (captures, refused, missing, retried) = Default::default();
-        Self { captures, refused, missing, retried, qnet_pt, plan }
+        Self { captures, refused, missing, retried, programs, plan }
     }
 
-    /// Captures everything in `plan`, telling `tell` what it is at. Transports without a decoy of their own are captured once for
-    /// each path, not once for each server. What cannot be captured in a few tries is noted as missing, and each try that failed
+    /// Captures everything in `plan`, telling `tell` what it is at. Transports without a decoy of their own, and `qnet proxy`, are
+    /// captured once for each path, not once for each server. What cannot be captured in a few tries is noted as missing, and each try that failed
     /// before the last is noted too.
     ///
     /// # Errors
     /// What all captures need does not start.
-    pub fn capture(plan: Plan, qnet_pt: PathBuf, mut tell: impl FnMut(&str)) -> Result<Self> {
+    pub fn capture(plan: Plan, programs: Programs, mut tell: impl FnMut(&str)) -> Result<Self> {
         ethernet()?;
+        // The bridge of `qnet proxy` looks for names as the system does.
+        hosts(&[INNER])?;
         let site = decoy(Server::Nginx, INNER)?;
         let relay = load::relay(site.certificates())?;
-        let mut field = Self::without_captures(plan, qnet_pt);
+        let mut field = Self::without_captures(plan, programs);
         let tors = field.plan.real_tor.then(Tors::start);
         let tors = tors.and_then(|tors| field.or_missing("what a network of real tors carries", tors));
         for (number, server) in field.plan.servers.clone().into_iter().enumerate() {
@@ -171,7 +173,7 @@ impl Field {
             let scene = Scene { before: Before::Decoy(&decoy), site: &site, relay, tors: tors.as_ref() };
             let mut shows = SHOWS.to_vec();
             shows.retain(|(kind, load)| {
-                (number == 0 || !matches!(kind, Kind::Obfs4 | Kind::Tunnel))
+                (number == 0 || !is_elsewhere(*kind, *load))
                     && (scene.tors.is_some() || *load != Load::RealTor)
             });
             field.play(&scene, &format!("{server:?}"), &shows, &mut tell);
@@ -204,12 +206,12 @@ impl Field {
                 let times = match load {
                     // Direct visits are what the others are compared with.
                     Load::Page | Load::Talk if transport == Kind::Plain => DIRECT * self.plan.pages,
-                    Load::Page | Load::Talk => self.plan.pages,
-                    Load::Tour => self.plan.pages.div_ceil(2),
+                    Load::Page | Load::Proxied | Load::Talk => self.plan.pages,
+                    Load::Tour | Load::ProxiedTour => self.plan.pages.div_ceil(2),
                     Load::Tor => self.plan.links,
                     Load::RealTor => 1,
                 };
-                let tried = tried(self.plan.tries, || scene.play(&capture, &self.qnet_pt, times));
+                let tried = tried(self.plan.tries, || scene.play(&capture, &self.programs, times));
                 self.note(capture, tried);
             }
         }
@@ -255,13 +257,15 @@ fn tried<T>(tries: usize, mut attempt: impl FnMut() -> Result<T>) -> Tried<T> {
 }
 
 /// What is shown with a decoy. Only QNet has all loads: the others are there to be compared with it.
-const SHOWS: [(Kind, Load); 12] = [
+const SHOWS: [(Kind, Load); 14] = [
     (Kind::Plain, Load::Page),
     (Kind::Plain, Load::Tour),
     (Kind::Plain, Load::Tor),
     (Kind::Qnet, Load::Page),
     (Kind::Qnet, Load::Tour),
     (Kind::Qnet, Load::Tor),
+    (Kind::Qnet, Load::Proxied),
+    (Kind::Qnet, Load::ProxiedTour),
     (Kind::Qnet, Load::RealTor),
     (Kind::Obfs4, Load::Page),
     (Kind::Obfs4, Load::Tor),
@@ -269,6 +273,11 @@ const SHOWS: [(Kind, Load); 12] = [
     (Kind::Tunnel, Load::Page),
     (Kind::Tunnel, Load::Tor),
 ];
+
+/// What is shown before one decoy alone: what has none of its own, and `qnet proxy`, whose visits are those of every other load.
+fn is_elsewhere(kind: Kind, load: Load) -> bool {
+    matches!(kind, Kind::Obfs4 | Kind::Tunnel) || matches!(load, Load::Proxied | Load::ProxiedTour)
+}
 
 /// What is shown with a site in front.
 const BEHIND: [(Kind, Load); 4] = [
@@ -319,26 +328,27 @@ struct Scene<'a> {
 impl Scene<'_> {
     /// Plays the load so many times and gives the connections it took. Each time both programs are new, so that no session and
     /// no ticket is left from the time before.
-    fn play(&self, capture: &Capture, qnet_pt: &Path, times: u64) -> Result<Vec<Connection>> {
+    fn play(&self, capture: &Capture, programs: &Programs, times: u64) -> Result<Vec<Connection>> {
         let delay = Duration::from_millis(capture.round_trip_ms / 2);
         let mut connections = Vec::new();
-        for number in 0..times {
+        for (visit, number) in (0..times).enumerate() {
             let traces = if let (Load::RealTor, Before::Decoy(decoy)) = (capture.load, self.before) {
                 let tors = self.tors.context("no network of tors was planned")?;
-                tors.play(capture, decoy, qnet_pt, delay)?
+                tors.play(capture, decoy, programs, delay)?
             } else {
-                let transport = self.transport(capture, qnet_pt, delay)?;
+                let transport = self.transport(capture, programs, delay)?;
                 self.carry(capture, transport.entry(), number)?;
                 transport.link().watched_traces()?
             };
             // A browser opens connections ahead that it may never use.
             let used = traces.iter().filter(|trace| trace.up.total() > 0);
-            connections.extend(used.map(|trace| Connection::from_trace(trace, delay)));
+            connections
+                .extend(used.map(|trace| Connection { visit, ..Connection::from_trace(trace, delay) }));
         }
         Ok(connections)
     }
 
-    fn transport(&self, capture: &Capture, qnet_pt: &Path, delay: Duration) -> Result<Transport> {
+    fn transport(&self, capture: &Capture, programs: &Programs, delay: Duration) -> Result<Transport> {
         let target = match (capture.load, capture.transport, self.before) {
             (Load::Tor, _, _) => self.relay,
             (_, Kind::Plain, Before::Decoy(decoy)) => decoy.address(),
@@ -346,11 +356,14 @@ impl Scene<'_> {
         };
         let profile = capture.profile.as_deref();
         match self.before {
+            Before::Decoy(decoy) if matches!(capture.load, Load::Proxied | Load::ProxiedTour) => {
+                Transport::proxy(decoy, profile, programs, delay)
+            }
             Before::Decoy(decoy) => {
-                Transport::start_with(capture.transport, profile, decoy, qnet_pt, target, delay)
+                Transport::start_with(capture.transport, profile, decoy, &programs.qnet_pt, target, delay)
             }
             Before::Site(site) if capture.transport == Kind::Plain => Transport::talking(site, delay),
-            Before::Site(site) => Transport::behind(site, profile, qnet_pt, target, delay),
+            Before::Site(site) => Transport::behind(site, profile, &programs.qnet_pt, target, delay),
         }
     }
 
@@ -363,6 +376,12 @@ impl Scene<'_> {
         match (capture.load, self.before) {
             (Load::Page, _) => load::page(visited, entry),
             (Load::Tour, _) => load::visit(visited.name(), entry, site::TOUR, log, load::visit_over),
+            (Load::Proxied, _) => {
+                load::visit_by(entry, INNER, self.site.address(), "/", log, load::page_loaded)
+            }
+            (Load::ProxiedTour, _) => {
+                load::visit_by(entry, INNER, self.site.address(), site::TOUR, log, load::visit_over)
+            }
             (Load::Talk, Before::Site(site)) => {
                 load::visit(NAME, entry, "/", || site.front.access_log(), load::visit_over)
             }
@@ -385,9 +404,15 @@ impl Tors {
     }
 
     /// A bridge and a client of their own, from the client's first byte to the download's last.
-    fn play(&self, capture: &Capture, decoy: &Decoy, qnet_pt: &Path, delay: Duration) -> Result<Vec<Trace>> {
+    fn play(
+        &self,
+        capture: &Capture,
+        decoy: &Decoy,
+        programs: &Programs,
+        delay: Duration,
+    ) -> Result<Vec<Trace>> {
         let pt = match capture.transport {
-            Kind::Qnet => Pt::qnet_by(qnet_pt.to_owned(), decoy),
+            Kind::Qnet => Pt::qnet_by(programs.qnet_pt.clone(), decoy),
             Kind::Obfs4 => Pt::obfs4(),
             other => bail!("{other:?} is not run by tor here"),
         };
@@ -409,7 +434,7 @@ mod tests {
 
     /// What is noted of a capture whose tries fail with these words, the one after them being well.
     fn noted(tries: usize, words: &[&'static str]) -> Field {
-        let mut field = Field::without_captures(Plan { tries, ..Plan::quick() }, PathBuf::new());
+        let mut field = Field::without_captures(Plan { tries, ..Plan::quick() }, Programs::default());
         let mut words = words.iter();
         let tried = tried(field.plan.tries, || words.next().map_or(Ok(Vec::new()), |why| Err(anyhow!(*why))));
         let capture = Capture {
@@ -455,7 +480,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_noted() {
-        let mut field = Field::without_captures(Plan::quick(), PathBuf::new());
+        let mut field = Field::without_captures(Plan::quick(), Programs::default());
         assert_eq!(field.or_missing("a decoy", Ok(1)), Some(1));
         assert_eq!(field.or_missing::<u8>("a decoy", Err(anyhow!("no nginx").context("start"))), None);
         assert_eq!(field.missing, [("a decoy".to_owned(), "start: no nginx".to_owned())]);

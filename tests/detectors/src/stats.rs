@@ -71,70 +71,75 @@ pub fn chi_squared<T: Ord + Clone>(one: &[T], other: &[T]) -> Result<f64> {
 /// how often a member has it on average, in standard deviations over all members. A member may have categories many times, and what it has
 /// need not be independent of each other.
 #[must_use]
-pub fn permutation<T: Ord + Clone>(one: &[Vec<T>], other: &[Vec<T>]) -> f64 {
-    stratified(&[(one, other)])
+pub fn permutation<T: Ord>(one: &[Vec<T>], other: &[Vec<T>]) -> f64 {
+    let often = |category: &T| {
+        let count = |member: &Vec<T>| Some(member.iter().filter(|one| *one == category).count() as f64);
+        one.iter().chain(other).map(count).collect()
+    };
+    let categories: BTreeSet<&T> = one.iter().chain(other).flatten().collect();
+    divided(categories.into_iter().map(often), one.len(), other.len())
 }
 
-/// Two samples: their members, and the categories that each has.
-pub type Pair<'a, T> = (&'a [Vec<T>], &'a [Vec<T>]);
+/// A member that showed things of several kinds, each with its category: such as a visit, whose connections are not independent of each other.
+pub type Cluster<K, T> = Vec<(K, T)>;
 
-/// What [`permutation`] gives, for pairs of samples, each pair of a kind of its own: members change places within their pair alone, so that kinds may differ
-/// from each other. What counts is the pair that is furthest apart, in standard errors.
+/// What [`permutation`] gives for clusters, which change places as wholes. What counts of a cluster is which part of its things of a kind has a category: how many
+/// it has is nothing that tells, and one without any of a kind says nothing of it.
 #[must_use]
-pub fn stratified<T: Ord + Clone>(pairs: &[Pair<'_, T>]) -> f64 {
-    let mut strata: Vec<Stratum> = pairs.iter().map(|(one, other)| Stratum::new(one, other)).collect();
-    let apart = |strata: &[Stratum]| strata.iter().map(Stratum::apart).fold(0.0, f64::max);
-    let found = apart(&strata);
+pub fn clustered<K: Ord, T: Ord>(one: &[Cluster<K, T>], other: &[Cluster<K, T>]) -> f64 {
+    let part = |(kind, category): &(K, T)| {
+        let of = |cluster: &Cluster<K, T>| {
+            let all = cluster.iter().filter(|(its, _)| its == kind);
+            let with = all.clone().filter(|(_, its)| its == category).count() as f64;
+            let all = all.count() as f64;
+            (all > 0.0).then_some(with / all)
+        };
+        one.iter().chain(other).map(of).collect()
+    };
+    let categories: BTreeSet<&(K, T)> = one.iter().chain(other).flatten().collect();
+    divided(categories.into_iter().map(part), one.len(), other.len())
+}
+
+/// How often a random division into `one` and `other` members is as far apart as the one that is given. Of each category, what all members have of it, in order;
+/// nothing where it cannot be said of a member.
+fn divided(categories: impl Iterator<Item = Vec<Option<f64>>>, one: usize, other: usize) -> f64 {
+    let scaled: Vec<Vec<Option<f64>>> = categories.filter_map(|often| in_deviations(&often)).collect();
+    let mut order: Vec<usize> = (0..one + other).collect();
+    let apart = |order: &[usize]| scaled.iter().map(|often| apart(often, order, one)).fold(0.0, f64::max);
+    let found = apart(&order);
     let mut rng = ChaCha20Rng::seed_from_u64(0);
     let mut as_far = 0;
     for _ in 0..PERMUTATIONS {
-        strata.iter_mut().for_each(|stratum| stratum.shuffle(&mut rng));
+        for left in (1..order.len()).rev() {
+            order.swap(left, rng.next_u32() as usize % (left + 1));
+        }
         // What differs by rounding alone is as far apart.
-        as_far += u32::from(apart(&strata) >= found - 1e-9);
+        as_far += u32::from(apart(&order) >= found - 1e-9);
     }
     f64::from(as_far + 1) / f64::from(PERMUTATIONS + 1)
 }
 
-/// Two samples, and a division of all their members into two such.
-struct Stratum {
-    /// By category, how often each member has it, in units of that category's standard deviation.
-    scaled: Vec<Vec<f64>>,
-    /// The members' places; the first so many are the one sample.
-    order: Vec<usize>,
-    one: usize,
+/// In units of the standard deviation; nothing where all are equal.
+fn in_deviations(often: &[Option<f64>]) -> Option<Vec<Option<f64>>> {
+    let size = often.iter().flatten().count() as f64;
+    let mean = often.iter().flatten().sum::<f64>() / size;
+    let deviation = (often.iter().flatten().map(|one| (one - mean).powi(2)).sum::<f64>() / size).sqrt();
+    (deviation > 0.0).then(|| often.iter().map(|one| one.map(|one| one / deviation)).collect())
 }
 
-impl Stratum {
-    fn new<T: Ord>(one: &[Vec<T>], other: &[Vec<T>]) -> Self {
-        let members = || one.iter().chain(other);
-        let size = one.len() + other.len();
-        let scaled = |category: &T| {
-            let often: Vec<f64> =
-                members().map(|member| member.iter().filter(|one| *one == category).count() as f64).collect();
-            let mean = often.iter().sum::<f64>() / size as f64;
-            let deviation = (often.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / size as f64).sqrt();
-            (deviation > 0.0).then(|| often.iter().map(|one| one / deviation).collect())
-        };
-        let categories: BTreeSet<&T> = members().flatten().collect();
-        let scaled = categories.into_iter().filter_map(scaled).collect();
-        Self { scaled, order: (0..size).collect(), one: one.len() }
-    }
-
-    fn shuffle(&mut self, rng: &mut ChaCha20Rng) {
-        for left in (1..self.order.len()).rev() {
-            self.order.swap(left, rng.next_u32() as usize % (left + 1));
+/// How far apart the first `one` members in this order and the rest are, in standard errors of the difference of their means; not at all where either says nothing.
+fn apart(often: &[Option<f64>], order: &[usize], one: usize) -> f64 {
+    let (these, those) = order.split_at(one);
+    let mean = |part: &[usize]| {
+        let said = part.iter().filter_map(|place| often.get(*place).copied().flatten());
+        let (sum, count) = said.fold((0.0, 0.0), |(sum, count), one| (sum + one, count + 1.0));
+        (count > 0.0).then_some((sum / count, count))
+    };
+    match (mean(these), mean(those)) {
+        (Some((one, of)), Some((other, of_those))) => {
+            (one - other).abs() / f64::sqrt(1.0 / of + 1.0 / of_those)
         }
-    }
-
-    /// How far apart the two are, in standard errors of the difference of their means.
-    fn apart(&self) -> f64 {
-        let (these, those) = self.order.split_at(self.one);
-        let mean = |category: &[f64], part: &[usize]| {
-            part.iter().filter_map(|place| category.get(*place)).sum::<f64>() / part.len() as f64
-        };
-        let difference = |category: &Vec<f64>| (mean(category, these) - mean(category, those)).abs();
-        let error = (1.0 / these.len() as f64 + 1.0 / those.len() as f64).sqrt();
-        self.scaled.iter().map(difference).fold(0.0, f64::max) / error
+        _ => 0.0,
     }
 }
 
@@ -192,17 +197,53 @@ mod tests {
         assert!(permutation(&visits(60), &shorter) < 0.001);
     }
 
+    /// Two more records for a change of priorities, which some visits have: what tells is how often, not that one has them or lacks them.
+    #[test]
+    fn a_variant_that_is_as_frequent_is_no_difference_and_a_habit_is() {
+        let visits = |of: usize, percent: usize| -> Vec<Vec<usize>> {
+            let visit = |number| {
+                let changes = number * 100 < of * percent;
+                if changes { vec![53, 87, 488, 31, 31, 63] } else { vec![53, 87, 488, 63] }
+            };
+            (0..of).map(visit).collect()
+        };
+        assert!(permutation(&visits(10, 60), &visits(10, 60)) > 0.9);
+        assert!(permutation(&visits(100, 57), &visits(100, 62)) > 0.1);
+        assert!(permutation(&visits(10, 100), &visits(10, 60)) > 0.05, "ten visits are too few for that");
+        assert!(permutation(&visits(100, 98), &visits(100, 62)) < 0.001, "a hundred are not");
+        assert!(permutation(&visits(10, 100), &visits(10, 0)) < 0.001);
+    }
+
     #[test]
     fn kinds_may_differ_from_each_other_and_not_within() {
-        let pages = |count: usize| vec![vec!["page"]; count];
-        let talks = |count: usize, what: &'static str| vec![vec![what]; count];
-        // All of one kind here and of another there: no difference within a kind.
-        let (page, talk) = (pages(7), talks(7, "talk"));
-        assert!(stratified(&[(&page, &page), (&talk, &talk)]) > 0.9);
-        assert!(permutation(&page, &talk) < 0.001, "and together they differ");
-        // One kind that differs is found beside one that does not.
-        let other = talks(7, "another");
-        assert!(stratified(&[(&page, &page), (&talk, &other)]) < 0.001);
+        let visits = |count: usize, page: &'static str, talk: &'static str| -> Vec<Cluster<bool, &str>> {
+            vec![vec![(true, page), (false, talk)]; count]
+        };
+        let model = visits(14, "joined", "apart");
+        assert!(clustered(&visits(7, "joined", "apart"), &model) > 0.9);
+        assert!(clustered(&visits(7, "joined", "joined"), &model) < 0.001, "one kind differs");
+        assert!(clustered(&visits(7, "apart", "apart"), &model) < 0.001, "the other does");
+    }
+
+    #[test]
+    fn what_one_visit_shows_many_times_counts_once() {
+        // Each visit shows one of two things, in four connections: half of the visits here the one, of those there every fourth.
+        let visits = |count: usize, every: usize, connections: usize| -> Vec<Cluster<bool, bool>> {
+            (0..count).map(|number| vec![(true, number % every == 0); connections]).collect()
+        };
+        let as_visits = clustered(&visits(10, 2, 4), &visits(20, 4, 4));
+        let single: Vec<_> = visits(40, 2, 1);
+        let as_if_independent = clustered(&single, &visits(80, 4, 1));
+        assert!(as_visits > 0.1 && as_if_independent < 0.02, "{as_visits} {as_if_independent}");
+    }
+
+    #[test]
+    fn how_many_connections_a_visit_makes_is_no_difference() {
+        let visits = |count: usize, connections: usize| vec![vec![(true, "joined"); connections]; count];
+        assert!(clustered(&visits(7, 1), &visits(14, 3)) > 0.9);
+        // Nor is one that lacks a kind.
+        let with: Vec<Cluster<bool, &str>> = vec![vec![(true, "joined"), (false, "apart")]; 14];
+        assert!(clustered(&visits(7, 1), &with) > 0.9);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use qnet_tests::support::talk::TalkServer;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use crate::programs::{Programs, Proxy};
 use crate::tunnel::Tunnel;
 
 /// A port that the kernel chooses.
@@ -126,6 +127,7 @@ enum Running {
     Plugins { line: String, _server: Plugin, _client: Plugin, _state: TempDir },
     Tunnel { _tunnel: Tunnel },
     Talk { _server: TalkServer },
+    Proxy { _proxy: Box<Proxy> },
 }
 
 impl Transport {
@@ -166,18 +168,7 @@ impl Transport {
                 Self::plugins(&kind, profile, (target, LOOPBACK), None, delay)
             }
             Kind::QnetWebsocket => bail!("it stands behind a site, not before one"),
-            Kind::Obfs4 => {
-                let program = qnet_bench::peers::find("obfs4proxy");
-                let kind = plugin::Kind {
-                    name: "obfs4",
-                    transport: "obfs4",
-                    client_args: Vec::new(),
-                    program: program.context("obfs4proxy is not there: is the package installed?")?,
-                    server_options: String::new(),
-                    environment: Vec::new(),
-                };
-                Self::plugins(&kind, None, (target, LOOPBACK), None, delay)
-            }
+            Kind::Obfs4 => Self::plugins(&plugin::Kind::obfs4()?, None, (target, LOOPBACK), None, delay),
             Kind::Tunnel => {
                 let tunnel = Tunnel::start(decoy.certificates(), target)?;
                 let link = Link::watched(tunnel.server(), delay)?;
@@ -210,6 +201,18 @@ impl Transport {
             environment: vec![("SSL_CERT_FILE".into(), site.front.certificates().ca.clone())],
         };
         Self::plugins(&kind, profile, (target, site.bridge), Some(site.address), delay)
+    }
+
+    /// QNet as a user without Tor has it: `qnet proxy` here and an operator's `qnet-bridge run` before `decoy`. [`Self::entry`] is the proxy's
+    /// own address, for SOCKS5. Returns when it says that it is connected, which has made its first connection.
+    ///
+    /// # Errors
+    /// A program does not start.
+    pub fn proxy(decoy: &Decoy, profile: Option<&str>, programs: &Programs, delay: Duration) -> Result<Self> {
+        let bridge = programs.bridge(decoy)?;
+        let link = Link::watched(bridge.address(), delay)?;
+        let (server, proxy) = (bridge.address(), programs.proxy(decoy, bridge, link.address(), profile)?);
+        Ok(Self { entry: proxy.address(), server, link, running: Running::Proxy { _proxy: Box::new(proxy) } })
     }
 
     /// No transport: a browser's way to a site that answers what its pages say.
@@ -259,7 +262,7 @@ impl Transport {
     pub fn line(&self) -> Option<&str> {
         match &self.running {
             Running::Plugins { line, .. } => Some(line),
-            Running::Nothing | Running::Tunnel { .. } | Running::Talk { .. } => None,
+            Running::Nothing | Running::Tunnel { .. } | Running::Talk { .. } | Running::Proxy { .. } => None,
         }
     }
 

@@ -209,8 +209,14 @@ mod tests {
                 scattered(count).map(move |length| Record { at: 0.0, way, kind: 23, length, offset: 0 })
             });
             let (packets, events, first) = (Vec::new(), Vec::new(), Vec::new());
-            let connections =
-                vec![Connection { packets, records: records.collect(), events, first, first_packet: 0 }];
+            let connections = vec![Connection {
+                visit: 0,
+                packets,
+                records: records.collect(),
+                events,
+                first,
+                first_packet: 0,
+            }];
             let server = "Nginx".to_owned();
             let capture = Capture { transport, profile: None, server, load, round_trip_ms: 20, connections };
             judge(&capture)

@@ -1,12 +1,14 @@
 //! 4. Lengths after the handshake: a server's own tickets and SETTINGS, which an imitation gets wrong.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::Result;
 
-use crate::capture::{Capture, Connection, Record, Way};
+use crate::capture::{Capture, Connection, H2_OFFERED, Record, Way};
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, usual_role};
 use crate::load::Load;
 use crate::stage::{DIRECT, Field, Plan};
-use crate::stats::{least_permutation, stratified};
+use crate::stats::{Cluster, clustered, least_permutation};
 use crate::transport::Kind;
 
 const SOURCE: &str = "ban6cat6/aparecium, which tells ShadowTLS and REALITY from the site they imitate by the messages after the handshake";
@@ -20,8 +22,9 @@ const REQUEST: usize = 50;
 /// A frame without payload (RFC 9113, section 4.1), bytes: an acknowledgement of SETTINGS may go before an answer or after it.
 const EMPTY_FRAME: usize = 9;
 
-/// The protocol's name where a hello offers it (RFC 7301, section 3.1).
-const H2_OFFERED: &[u8] = b"\x02h2";
+/// By so much an answer's head may be longer at one second than at another, bytes: its date's digits have 5 bits or 6 in HPACK's Huffman code (RFC 7541, appendix B),
+/// six of which may differ.
+const DATE: usize = 1;
 
 /// A record's content type and tag (RFC 8446, section 5.2), bytes: they count again when a record is cut in two.
 const PROTECTION: usize = 17;
@@ -29,7 +32,7 @@ const PROTECTION: usize = 17;
 /// Below this the two ways of cutting are not one server's.
 const CHANCE: f64 = 1e-3;
 
-/// Connections of the control for the cuts, by the transport and directly: what the full choice has of each at least.
+/// Visits of the control for the cuts, by the transport and directly: fewer than the full choice has.
 const MADE_UP: [usize; 2] = [6, 12];
 
 /// The detector.
@@ -45,9 +48,9 @@ impl Detector for AfterHandshake {
             source: SOURCE,
             rule: "What the server sends under protection up to the client's Finished, record by record, and what it sends from then until \
                    the client asks for more after the first long answer, as bytes of content, must be among what the decoy was seen to \
-                   send to Chromium directly; an empty frame more or less counts as equal. How that is cut into records before the \
-                   long answer is compared as a distribution, by a permutation test, where there are as many connections as it takes: the \
-                   quick choice has too few. A connection is compared with those alone whose hello offers h2 as its own does, or as its own \
+                   send to Chromium directly; an empty frame more or less counts as equal, and so does the byte that an answer's date takes more at some seconds. How that is cut into records before the \
+                   long answer is compared as a distribution, by a permutation test over whole visits, whose connections are not independent of \
+                   each other, where there are as many as it takes: the quick choice has too few. A connection is compared with those alone whose hello offers h2 as its own does, or as its own \
                    does not. Of a connection whose hello does not offer h2, a websocket's, \
                    the server's first turn is looked at.",
             thresholds: vec![
@@ -62,7 +65,7 @@ impl Detector for AfterHandshake {
                     source: SOURCE,
                 },
                 Threshold {
-                    what: "how they are cut (a permutation test over connections)",
+                    what: "how they are cut (a permutation test over visits)",
                     value: format!(
                         "flagged below p {CHANCE}; not compared where the samples are so small that p cannot be"
                     ),
@@ -74,10 +77,18 @@ impl Detector for AfterHandshake {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
-        let pages =
-            || field.captures.iter().filter(|capture| matches!(capture.load, Load::Page | Load::Talk));
+        let pages = || {
+            field
+                .captures
+                .iter()
+                .filter(|capture| matches!(capture.load, Load::Page | Load::Proxied | Load::Talk))
+        };
         let mut verdicts = vec![cuts_control()];
-        for capture in pages().filter(|capture| capture.transport != Kind::Obfs4) {
+        for capture in pages() {
+            if capture.transport == Kind::Obfs4 {
+                verdicts.push(without_tls(capture));
+                continue;
+            }
             let direct = pages().find(|plain| {
                 plain.transport == Kind::Plain
                     && plain.server == capture.server
@@ -89,6 +100,20 @@ impl Detector for AfterHandshake {
             });
         }
         Ok(verdicts)
+    }
+}
+
+/// What is said of a transport that is no TLS, once it was seen to be none.
+fn without_tls(capture: &Capture) -> Verdict {
+    let records: usize = capture.connections.iter().map(|one| one.records.len()).sum();
+    match (capture.connections.is_empty(), records) {
+        (false, 0) => {
+            Verdict::inapplicable(capture.title(), "no TLS: no records after a handshake to look at")
+        }
+        (true, _) => Verdict::none(capture.title(), "no connection was used"),
+        (false, _) => {
+            Verdict::none(capture.title(), format!("{records} TLS records, where none were expected"))
+        }
     }
 }
 
@@ -112,11 +137,12 @@ fn compare(what: String, transport: Kind, ours: &[Seen], theirs: &[Seen], plan: 
     };
     let (flights, contents) =
         (strange(|seen| Part::Flight(seen.flight.clone())), strange(|seen| Part::Content(seen.content)));
+    let [our_cuts, their_cuts] = both_cuts(ours, theirs);
     let p = if itself {
         // The negative control: one half of the direct visits against the other.
-        cut_alike(&half(&cuts(theirs), 0), &half(&cuts(theirs), 1))
+        cut_alike(&half(&their_cuts, 0), &half(&their_cuts, 1))
     } else {
-        cut_alike(&cuts(ours), &cuts(theirs))
+        cut_alike(&our_cuts, &their_cuts)
     };
     let flagged = flights + contents > 0 || p.is_some_and(|p| p < CHANCE);
     let shown = |seen: &[Seen]| seen.first().map_or_else(String::new, |one| format!("{:?}", one.after));
@@ -160,31 +186,46 @@ fn enough(plan: &Plan, itself: bool) -> bool {
     least_permutation(one, other) < CHANCE
 }
 
-/// How connections are cut: those without h2, and those with it. What a server says first on the one is nothing like the other.
-type Cuts = [Vec<Vec<usize>>; 2];
+/// How each visit's connections are cut: those with h2, and those without. What a server says first on the one is nothing like the other.
+type Cuts = Vec<Cluster<bool, Vec<usize>>>;
 
-fn cuts(seen: &[Seen]) -> Cuts {
-    [false, true].map(|h2| seen.iter().filter(|one| one.h2 == h2).map(|one| one.after.clone()).collect())
+/// Those of two samples, where lengths that differ by what a date may take count as the lesser of them: when a visit is made tells nothing.
+fn both_cuts(ours: &[Seen], theirs: &[Seen]) -> [Cuts; 2] {
+    let all: BTreeSet<usize> = ours.iter().chain(theirs).flat_map(|one| &one.after).copied().collect();
+    [ours, theirs].map(|seen| {
+        cuts(seen, |length| {
+            Some(length.saturating_sub(DATE)).filter(|less| all.contains(less)).unwrap_or(length)
+        })
+    })
 }
 
-/// Every other connection of each kind.
+fn cuts(seen: &[Seen], counts_as: impl Fn(usize) -> usize) -> Cuts {
+    let mut visits: BTreeMap<usize, Cluster<bool, Vec<usize>>> = BTreeMap::new();
+    for one in seen {
+        visits
+            .entry(one.visit)
+            .or_default()
+            .push((one.h2, one.after.iter().map(|length| counts_as(*length)).collect()));
+    }
+    visits.into_values().collect()
+}
+
+/// Every other visit.
 fn half(cuts: &Cuts, first: usize) -> Cuts {
-    cuts.clone().map(|kind| kind.into_iter().skip(first).step_by(2).collect())
+    cuts.iter().skip(first).step_by(2).cloned().collect()
 }
 
-/// The chance that these connections and those are cut by one server; `None` where there are none, or of a kind so few that it could
-/// never be below [`CHANCE`].
+/// The chance that these visits' connections and those are cut by one server; `None` where either has none, or of a kind that either has so few visits that it
+/// could never be below [`CHANCE`].
 fn cut_alike(ours: &Cuts, theirs: &Cuts) -> Option<f64> {
-    let whole = |cuts: &[Vec<usize>]| cuts.iter().map(|cut| vec![cut.clone()]).collect::<Vec<_>>();
-    let kinds: Vec<_> = ours
-        .iter()
-        .zip(theirs)
-        .map(|(ours, theirs)| (whole(ours), whole(theirs)))
-        .filter(|(ours, theirs)| !ours.is_empty() || !theirs.is_empty())
-        .collect();
-    let enough = kinds.iter().all(|(ours, theirs)| least_permutation(ours.len(), theirs.len()) < CHANCE);
-    let kinds: Vec<_> = kinds.iter().map(|(ours, theirs)| (&ours[..], &theirs[..])).collect();
-    (enough && !kinds.is_empty()).then(|| stratified(&kinds))
+    let visits =
+        |cuts: &Cuts, h2: bool| cuts.iter().filter(|cut| cut.iter().any(|(kind, _)| *kind == h2)).count();
+    let enough = |h2: bool| match (visits(ours, h2), visits(theirs, h2)) {
+        (0, 0) => true,
+        (ours, theirs) => least_permutation(ours, theirs) < CHANCE,
+    };
+    let any = !ours.is_empty() && !theirs.is_empty();
+    (any && enough(true) && enough(false)).then(|| clustered(ours, theirs))
 }
 
 /// The cuts' own positive control: two tickets in one record where the decoy mostly sends one in each, the bytes being the same.
@@ -192,8 +233,8 @@ fn cuts_control() -> Verdict {
     let [one, other] = MADE_UP;
     let apart =
         |number: usize| if number.is_multiple_of(4) { vec![274, 274 + 62] } else { vec![274, 274, 62] };
-    let theirs: Vec<_> = (0..other).map(apart).collect();
-    let p = cut_alike(&[Vec::new(), vec![vec![274 + 274 - PROTECTION, 62]; one]], &[Vec::new(), theirs]);
+    let theirs: Cuts = (0..other).map(|number| vec![(true, apart(number))]).collect();
+    let p = cut_alike(&vec![vec![(true, vec![274 + 274 - PROTECTION, 62])]; one], &theirs);
     Verdict {
         what: "tickets in one record, made up".into(),
         role: Role::Positive,
@@ -212,7 +253,9 @@ impl Part {
     fn like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Flight(one), Self::Flight(other)) => one == other,
-            (Self::Content(one), Self::Content(other)) => [0, EMPTY_FRAME].contains(&one.abs_diff(*other)),
+            (Self::Content(one), Self::Content(other)) => {
+                [0, EMPTY_FRAME].iter().any(|more| one.abs_diff(*other).abs_diff(*more) <= DATE)
+            }
             _ => false,
         }
     }
@@ -220,6 +263,8 @@ impl Part {
 
 /// What a server sent until the client asked for more.
 struct Seen {
+    /// In which visit.
+    visit: usize,
     /// Whether the client's hello offers h2: a websocket's own does not.
     h2: bool,
     /// Lengths of protected records until the client's Finished.
@@ -243,6 +288,7 @@ fn seen(connection: &Connection) -> Option<Seen> {
     let content = down.iter().filter(turn).map(|record| record.length.saturating_sub(PROTECTION)).sum();
     let after = if h2 { down.get(..answer)? } else { &down };
     Some(Seen {
+        visit: connection.visit,
         h2,
         flight: flight.map(|record| record.length).collect(),
         after: after.iter().filter(turn).map(|record| record.length).collect(),
@@ -254,16 +300,23 @@ fn seen(connection: &Connection) -> Option<Seen> {
 mod tests {
     use super::*;
 
-    /// So many connections with h2 that are cut so.
+    /// So many visits of one connection with h2 that is cut so.
     fn some(cut: &[usize], count: usize) -> Cuts {
-        [Vec::new(), vec![cut.to_vec(); count]]
+        vec![vec![(true, cut.to_vec())]; count]
     }
 
     /// What visits use one after the other: a page's connection with h2, and its websocket's without.
     fn talks(visits: usize, websocket: &[usize]) -> Vec<Seen> {
-        let page = || Seen { h2: true, flight: vec![58, 800], after: vec![274, 274, 62], content: 5_000 };
-        let socket = || Seen { h2: false, flight: vec![41], after: websocket.to_vec(), content: 300 };
-        (0..visits).flat_map(|_| [page(), socket()]).collect()
+        let page = |visit| Seen {
+            visit,
+            h2: true,
+            flight: vec![58, 800],
+            after: vec![274, 274, 62],
+            content: 5_000,
+        };
+        let socket =
+            |visit| Seen { visit, h2: false, flight: vec![41], after: websocket.to_vec(), content: 300 };
+        (0..visits).flat_map(|visit| [page(visit), socket(visit)]).collect()
     }
 
     fn said(transport: Kind, ours: &[Seen], theirs: &[Seen], plan: &Plan) -> Verdict {
@@ -277,12 +330,22 @@ mod tests {
         assert!(cut_alike(&some(joined, 6), &some(apart, 12)).unwrap() < CHANCE);
         assert!(cut_alike(&some(apart, 6), &some(apart, 12)).unwrap() > 0.9);
         // A server that does now this, now that.
-        let both = |count: usize| {
-            [Vec::new(), [vec![joined.to_vec(); count], vec![apart.to_vec(); 2 * count]].concat()]
-        };
+        let both = |count: usize| [some(joined, count), some(apart, 2 * count)].concat();
         assert!(cut_alike(&both(3), &both(6)).unwrap() > 0.9);
         assert!(cut_alike(&some(joined, 7), &both(5)).unwrap() > CHANCE, "a third does");
         assert!(cuts_control().holds());
+    }
+
+    #[test]
+    fn an_unused_connection_leaves_enough_to_compare() {
+        let plan = Plan::full();
+        let direct = usize::try_from(DIRECT * plan.pages).unwrap();
+        let mut theirs = talks(direct, &[150, 120]);
+        // Of every third visit the websocket, and one page.
+        theirs.retain(|one| one.h2 || one.visit % 3 != 0);
+        theirs.remove(0);
+        let itself = said(Kind::Plain, &theirs, &theirs, &plan);
+        assert!(itself.role == Role::Negative && itself.holds(), "{itself:?}");
     }
 
     #[test]
@@ -320,12 +383,55 @@ mod tests {
         assert!(said(Kind::Qnet, &strange, &theirs, &full).flagged, "one is enough to be strange");
     }
 
+    /// nginx's answers at 03:38:29 and at 03:38:36: found as a difference between a client and another that came seven seconds later.
+    #[test]
+    fn the_second_at_which_an_answer_is_given_is_no_difference() {
+        let plan = Plan::full();
+        let at = |visits: usize, head: usize| -> Vec<Seen> {
+            let seen = |visit| Seen {
+                visit,
+                h2: true,
+                flight: vec![58],
+                after: vec![266, 266, head],
+                content: 900 + head,
+            };
+            (0..visits).map(seen).collect()
+        };
+        let later = said(Kind::Qnet, &at(10, 182), &at(20, 181), &plan);
+        assert!(later.role == Role::Subject && later.holds(), "{later:?}");
+        assert!(said(Kind::Qnet, &at(10, 183), &at(20, 181), &plan).flagged);
+        let content = |one, other| Part::Content(one).like(&Part::Content(other));
+        assert!(content(900, 901) && content(910, 900) && content(900, 908) && !content(900, 902));
+        assert!(!content(900, 907) && !content(911, 900));
+    }
+
+    #[test]
+    fn what_is_no_tls_is_said_to_be_none_only_where_it_was_seen() {
+        let capture = |connections| Capture {
+            transport: Kind::Obfs4,
+            profile: None,
+            server: "Nginx".into(),
+            load: Load::Page,
+            round_trip_ms: 20,
+            connections,
+        };
+        let record = Record { at: 0.0, way: Way::Up, kind: 22, length: 517, offset: 0 };
+        let connection = |records| {
+            let (packets, events, first) = (Vec::new(), Vec::new(), Vec::new());
+            Connection { visit: 0, packets, records, events, first, first_packet: 0 }
+        };
+        let role = |connections| without_tls(&capture(connections)).role;
+        assert_eq!(role(vec![connection(Vec::new())]), Role::Inapplicable);
+        assert_eq!(role(vec![connection(vec![record])]), Role::Unjudged);
+        assert_eq!(role(Vec::new()), Role::Unjudged);
+    }
+
     #[test]
     fn the_full_choice_has_enough_for_both_controls() {
         let plan = Plan::full();
         let pages = usize::try_from(plan.pages).unwrap();
         let direct = usize::try_from(DIRECT).unwrap() * pages;
-        assert!(pages >= MADE_UP[0] && direct >= MADE_UP[1]);
+        assert!(pages > MADE_UP[0] && direct > MADE_UP[1]);
         assert!(enough(&plan, true) && enough(&plan, false) && !enough(&Plan::quick(), true));
     }
 }

@@ -15,7 +15,8 @@ use qnet_tests::support::hello::constants;
 use qnet_tests::support::visitor::Visitor;
 use qnet_transport::tls::Purpose;
 
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
+use crate::detector::{About, Detector, Figure, Plot, Role, Threshold, Verdict, part};
+use crate::obfs4;
 use crate::stage::Field;
 use crate::stats::chi_squared;
 
@@ -23,6 +24,9 @@ const SOURCE: &str = "FoxIO, JA4 and JA4S; Shuster et al., Akamai, Passive Finge
 
 /// All distributions together; each gets its part of it (Bonferroni).
 const CHANCE: f64 = 1e-3;
+
+/// First messages taken of obfs4's client.
+const OBFS4S: usize = 8;
 
 /// The detector.
 #[derive(Debug)]
@@ -40,7 +44,8 @@ impl Detector for Hellos {
                    order of pseudo-header fields, read by a server that ends TLS, must be Chromium's, and so must be how the first request is framed; \
                    whether streams change their priority, which is a matter of times, is compared by how often they do. \
                    The lengths of the records that a client sends while it visits the decoy, up to the knock, are compared as distributions with those \
-                   of Chromium's visits, which says that it is the browser that QNet imitates. Of the websocket cover the hellos of both connections, or of the one \
+                   of Chromium's visits, which says that it is the browser that QNet imitates, and so are those of the TCP segments that these records go in; those of a visit that opens a websocket over a connection of its own, up to \
+                   the request for it, likewise (where websockets ride in HTTP/2, what a page says there cannot be told from its requests). Of the websocket cover the hellos of both connections, or of the one \
                    where websockets ride in HTTP/2, HTTP/2 as above, and the request that opens the websocket must be those of Chromium, whose page opens one.",
             thresholds: vec![
                 Threshold { what: "fields", value: "flagged if one differs".into(), source: SOURCE },
@@ -55,7 +60,7 @@ impl Detector for Hellos {
                     source: "set here before it was first used",
                 },
                 Threshold {
-                    what: "lengths of a visit's records (a permutation test over visits)",
+                    what: "lengths of a visit's records, and of its segments (permutation tests over visits)",
                     value: format!("flagged below p {}", visits::CHANCE),
                     source: "set here before the first measurement",
                 },
@@ -74,7 +79,13 @@ impl Detector for Hellos {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
+        Ok(self.examine_and_plot(field)?.0)
+    }
+
+    fn examine_and_plot(&self, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
+        let mut plots = Vec::new();
         let mut verdicts = part("hellos", hellos(field.plan.hellos));
+        verdicts.extend(part("hello: obfs4", obfs4s()));
         for server in &field.plan.servers {
             verdicts.extend(part(format!("JA4S, {server:?}"), answers::verdicts(*server)));
         }
@@ -84,12 +95,40 @@ impl Detector for Hellos {
         }
         for server in &field.plan.servers {
             for round_trip in &field.plan.round_trips {
-                let found = visits::verdicts(*server, *round_trip, field.plan.visits);
+                let found = visits::verdicts(*server, *round_trip, field.plan.visits, &mut plots);
                 verdicts.extend(part(format!("visit, {server:?}, {round_trip} ms"), found));
             }
         }
-        Ok(verdicts)
+        for server in field.plan.fronts.iter().copied().filter(|server| *server != front::Server::Haproxy) {
+            for round_trip in &field.plan.round_trips {
+                let found = visits::websocket_verdicts(server, *round_trip, field.plan.visits, &mut plots);
+                verdicts.extend(part(format!("websocket's visit, {server:?}, {round_trip} ms"), found));
+            }
+        }
+        Ok((verdicts, plots))
     }
+}
+
+/// What obfs4's client says first, which is no hello: flagged by the very fact. Nothing else that is compared here is there at all.
+fn obfs4s() -> Result<Vec<Verdict>> {
+    let visits = obfs4::Server::start()?.visits(OBFS4S)?;
+    let said: Vec<&[u8]> = visits.iter().map(|trace| trace.up.raw()).collect();
+    let hellos = said.iter().filter(|said| Hello::parse(said).is_some()).count();
+    let first = said.first().and_then(|said| said.get(..5)).context("it said nothing")?;
+    let mut verdicts = vec![Verdict {
+        what: "hello: obfs4".into(),
+        role: Role::Beside,
+        flagged: hellos < said.len(),
+        figures: vec![
+            Figure::new("first messages", said.len() as f64),
+            Figure::new("that are hellos", hellos as f64),
+        ],
+        note: format!("the first bytes of one are {first:02x?}, where a TLS record's are [16, 03, 01, ..]"),
+    }];
+    let none = "no TLS: what is compared is not there";
+    let rest = ["JA4S", "HTTP/2", "visit", "visit's websocket"];
+    verdicts.extend(rest.map(|what| Verdict::inapplicable(format!("{what}: obfs4"), none)));
+    Ok(verdicts)
 }
 
 /// Hellos of a visit, and of a websocket that is opened without a ticket, against Chromium's.

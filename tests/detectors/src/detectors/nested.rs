@@ -1,12 +1,15 @@
 //! 7. TLS inside TLS: the bursts of an inner handshake show through the outer one.
 
+mod models;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use anyhow::Result;
 use statrs::distribution::{DiscreteCDF, Hypergeometric};
 
-use crate::capture::{Burst, Capture, Connection, Packet, Way, bursts};
+use self::models::{MODELS, Model, distance};
+use crate::capture::{Capture, Connection, Packet, Way, bursts};
 use crate::detector::{About, Detector, Judgement, Role, Threshold, Verdict, usual_role};
 use crate::load::Load;
 use crate::stage::Field;
@@ -28,82 +31,13 @@ const FIRST_PACKETS: usize = 25;
 /// Chance that matches after the first packets are as frequent as in ordinary browsing.
 const CHANCE: f64 = 1e-3;
 
-/// The same for connections that match in the first packets, where ordinary ones do as well: about one of a hundred direct visits
-/// did here.
+/// The same for connections that match in the first packets: for QNet's captures one by one, all together (each gets its part of it, Bonferroni), and again for
+/// those that pool a server's.
 const EARLY_CHANCE: f64 = 0.05;
 
-/// A ClientHello fills no more packets than this.
-const HELLO_PACKETS: usize = 3;
-
-/// The smallest ClientHello of the TLS 1.3 model, bytes.
-const HELLO_13: usize = 517;
-
-/// A model of the first four bursts of a handshake: the mean of their bytes, and the inverse of their covariance, of which
-/// the upper triangle is written, row by row. The figures are nDPI's, to six digits.
-struct Model {
-    name: &'static str,
-    mean: [f64; 4],
-    inverse: [f64; 10],
-    distance: f64,
-    least: usize,
-}
-
-const MODELS: [Model; 3] = [
-    Model {
-        name: "Chrome",
-        mean: [1_850.43, 4_903.08, 785.253, 1_051.22],
-        inverse: [
-            6.72374e-6,
-            -2.32110e-8,
-            6.67140e-8,
-            1.25263e-8,
-            5.64669e-7,
-            4.58964e-8,
-            6.41255e-9,
-            6.04058e-7,
-            -9.15074e-10,
-            1.01185e-7,
-        ],
-        distance: 3.0,
-        least: 0,
-    },
-    Model {
-        name: "TLS 1.3",
-        mean: [640.657, 4_649.30, 448.408, 1_094.20],
-        inverse: [
-            3.08030e-5,
-            1.16179e-7,
-            1.05357e-7,
-            3.88629e-8,
-            6.93179e-7,
-            2.77413e-8,
-            -3.63723e-9,
-            1.02610e-6,
-            -1.08770e-8,
-            8.63308e-8,
-        ],
-        distance: 3.0,
-        least: HELLO_13,
-    },
-    Model {
-        name: "TLS 1.2",
-        mean: [212.884, 4_514.71, 107.771, 307.580],
-        inverse: [
-            2.92421e-4,
-            4.43678e-7,
-            -5.69966e-5,
-            -2.18125e-6,
-            5.98955e-7,
-            -3.59798e-7,
-            5.71638e-7,
-            7.68938e-4,
-            2.22278e-5,
-            5.72770e-5,
-        ],
-        distance: 3.5,
-        least: 0,
-    },
-];
+/// Connections of ordinary browsing that matched in the first packets before, of so many: about one of a hundred of Chromium's direct visits did here. They are
+/// counted with a run's own negative controls, which are too few to show it: were they taken to match never, one match by chance would be a finding.
+const ORDINARY: [u64; 2] = [1, 100];
 
 /// Trojan's first request, with a ClientHello in it, and the answers to it, bytes.
 const TROJAN_UP: std::ops::RangeInclusive<usize> = 650..=1_000;
@@ -123,9 +57,10 @@ impl Detector for Nested {
             what: model.name,
             value: format!(
                 "flagged below Mahalanobis distance {} from {:?} bytes up, down, up, down, in the first {FIRST_PACKETS} packets after \
-                 the handshake of one connection; where ordinary browsing (all negative controls together) has such \
-                 connections, if they are more frequent here with p below {EARLY_CHANCE} (Fisher's exact test)",
-                model.distance, model.mean
+                 the handshake of one connection, if such connections are more frequent here than in ordinary browsing, which is all negative controls \
+                 together and {} of {} connections before them, with p below {EARLY_CHANCE} for all of QNet's captures together (Fisher's exact test, Bonferroni); \
+                 likewise for all captures of a server's",
+                model.distance, model.mean, ORDINARY[0], ORDINARY[1]
             ),
             source: NDPI,
         };
@@ -168,29 +103,38 @@ impl Detector for Nested {
             .filter_map(|capture| Some((capture, role(capture)?, Judged::of(capture))))
             .collect();
         let mut verdicts = vec![trojan_control()];
+        let ours = judged.iter().filter(|(_, role, _)| *role == Role::Subject).count();
         verdicts.extend(judged.iter().map(|(capture, role, one)| {
-            // Later matches of a control are compared with the others'.
-            let later = ordinary(&judged, |of| !std::ptr::eq(of, *capture), |one| one.later);
-            let early = ordinary(&judged, |_| true, |one| one.early);
-            one.verdict(capture.title(), *role, early, later)
+            // A control is compared with the others.
+            let others = Ordinary::of(&judged, |of| !std::ptr::eq(of, *capture), ours);
+            one.verdict(capture.title(), *role, &others)
         }));
-        let [early, later] =
-            [ordinary(&judged, |_| true, |one| one.early), ordinary(&judged, |_| true, |one| one.later)];
-        let pooled = pooled(&judged).into_iter();
-        verdicts.extend(pooled.map(|(what, all)| all.verdict(what, Role::Subject, early, later)));
+        let pooled = pooled(&judged);
+        let subjects = pooled.values().filter(|(role, _)| *role == Role::Subject).count();
+        verdicts.extend(pooled.into_iter().map(|(what, (role, all))| {
+            // The control has to be flagged by the stricter bound of the two.
+            let tests = if role == Role::Positive { ours.max(subjects) } else { subjects };
+            all.verdict(what, role, &Ordinary::of(&judged, |_| true, tests))
+        }));
         Ok(verdicts)
     }
 }
 
-/// What the rules found in all of QNet's captures before (or behind) one server together: a small rate shows in many connections only.
-fn pooled(judged: &[(&Capture, Role, Judged)]) -> BTreeMap<String, Judged> {
-    let mut pooled: BTreeMap<String, Judged> = BTreeMap::new();
-    for (capture, _, one) in judged.iter().filter(|(_, role, _)| *role == Role::Subject) {
+/// What the rules found in all of QNet's captures before (or behind) one server together: a small rate shows in many connections only. The tunnel's
+/// are the positive control together: one by one they are few connections, some of which a browser opens ahead and leaves unused.
+fn pooled(judged: &[(&Capture, Role, Judged)]) -> BTreeMap<String, (Role, Judged)> {
+    let mut pooled: BTreeMap<String, (Role, Judged)> = BTreeMap::new();
+    for (capture, role, one) in judged {
+        let role = match (role, capture.transport) {
+            (Role::Subject, _) => Role::Subject,
+            (_, Kind::Tunnel) => Role::Positive,
+            _ => continue,
+        };
         let profile = capture.profile.iter().map(|name| format!(" {name}")).collect::<String>();
         let what = format!("{:?}{profile}, all captures, {}", capture.transport, capture.server);
         match pooled.entry(what) {
-            Entry::Vacant(entry) => drop(entry.insert(one.clone())),
-            Entry::Occupied(mut entry) => entry.get_mut().add(one),
+            Entry::Vacant(entry) => drop(entry.insert((role, one.clone()))),
+            Entry::Occupied(mut entry) => entry.get_mut().1.add(one),
         }
     }
     pooled
@@ -199,7 +143,9 @@ fn pooled(judged: &[(&Capture, Role, Judged)]) -> BTreeMap<String, Judged> {
 fn role(capture: &Capture) -> Option<Role> {
     match (usual_role(capture.transport, Kind::Tunnel), capture.load) {
         // Tor's handshake is not a browser's: no model is made for it.
-        (Role::Positive | Role::Negative, Load::Tor) => Some(Role::Beside),
+        (Role::Negative, Load::Tor) => Some(Role::Beside),
+        // All of the control's together are the control.
+        (Role::Positive, _) => Some(Role::Beside),
         (role, _) => Some(role),
     }
 }
@@ -213,14 +159,31 @@ fn trojan_control() -> Verdict {
     Verdict { what, role: Role::Positive, flagged, figures: Vec::new(), note: String::new() }
 }
 
-/// What all negative controls that are wanted come to.
-fn ordinary(
-    judged: &[(&Capture, Role, Judged)],
-    wanted: impl Fn(&Capture) -> bool,
-    figures: impl Fn(&Judged) -> [u64; 2],
-) -> [u64; 2] {
-    let controls = judged.iter().filter(|(capture, role, _)| *role == Role::Negative && wanted(capture));
-    controls.map(|(_, _, one)| figures(one)).fold([0; 2], |sum, one| [sum[0] + one[0], sum[1] + one[1]])
+/// Ordinary browsing, and how far beyond it is too far.
+struct Ordinary {
+    /// Connections that match in the first packets, of so many.
+    early: [u64; 2],
+    /// Matches after the first packets, of so many windows.
+    later: [u64; 2],
+    /// Below this chance the first are more frequent than in ordinary browsing.
+    bound: f64,
+}
+
+impl Ordinary {
+    /// What all negative controls that are wanted come to, for one of so many tests.
+    fn of(judged: &[(&Capture, Role, Judged)], wanted: impl Fn(&Capture) -> bool, tests: usize) -> Self {
+        let controls = judged.iter().filter(|(capture, role, _)| *role == Role::Negative && wanted(capture));
+        let none = Self { early: ORDINARY, later: [0; 2], bound: EARLY_CHANCE / tests.max(1) as f64 };
+        controls.fold(none, |sum, (_, _, one)| Self {
+            early: added(sum.early, one.early),
+            later: added(sum.later, one.later),
+            ..sum
+        })
+    }
+}
+
+fn added(one: [u64; 2], other: [u64; 2]) -> [u64; 2] {
+    [one[0] + other[0], one[1] + other[1]]
 }
 
 /// What the rules found in one capture, or in several.
@@ -271,17 +234,15 @@ impl Judged {
                 *nearest = nearest.min(*other);
             }
         }
-        for (sum, one) in [(&mut self.early, other.early), (&mut self.later, other.later)] {
-            *sum = [sum[0] + one[0], sum[1] + one[1]];
-        }
+        (self.early, self.later) = (added(self.early, other.early), added(self.later, other.later));
         self.trojans += other.trojans;
         self.long = [self.long[0] + other.long[0], self.long[1] + other.long[1]];
     }
 
-    fn verdict(&self, what: String, role: Role, early: [u64; 2], later: [u64; 2]) -> Verdict {
-        let (p_early, p) = (more_frequent(self.early, early), more_frequent(self.later, later));
-        let early = self.early[0] > 0 && (early[0] == 0 || p_early < EARLY_CHANCE);
-        let flagged = early || self.trojans + self.long[0] > 0 || p < CHANCE;
+    fn verdict(&self, what: String, role: Role, ordinary: &Ordinary) -> Verdict {
+        let p_early = more_frequent(self.early, ordinary.early);
+        let p = more_frequent(self.later, ordinary.later);
+        let flagged = p_early < ordinary.bound || self.trojans + self.long[0] > 0 || p < CHANCE;
         let mut judgement = Judgement { flagged, ..Judgement::default() };
         for (model, [early, whole]) in MODELS.iter().zip(&self.nearest) {
             for (words, nearest) in [("", early), (" at all", whole)] {
@@ -294,6 +255,7 @@ impl Judged {
             .figure("connections that match in the first 25 packets", self.early[0] as f64)
             .figure("of connections", self.early[1] as f64)
             .figure("p against ordinary browsing", p_early)
+            .figure("bound of that", ordinary.bound)
             .figure("Trojan's lengths", self.trojans as f64)
             .figure("long packets in the first 25", self.long[0] as f64)
             .figure("long packets at all", self.long[1] as f64)
@@ -335,23 +297,6 @@ fn distances(model: &Model, connection: &Connection, limit: usize) -> Vec<f64> {
     bursts.windows(4).filter_map(|window| distance(model, window)).collect()
 }
 
-fn distance(model: &Model, window: &[Burst]) -> Option<f64> {
-    let [hello, ..] = window else { return None };
-    if hello.way == Way::Down || hello.packets > HELLO_PACKETS || hello.bytes < model.least {
-        return None;
-    }
-    let off: Vec<f64> =
-        window.iter().zip(model.mean).map(|(burst, mean)| burst.bytes as f64 - mean).collect();
-    let (mut sum, mut entries) = (0.0, model.inverse.iter());
-    for (row, one) in off.iter().enumerate() {
-        for (column, other) in off.iter().enumerate().skip(row) {
-            let weight = if row == column { 1.0 } else { 2.0 };
-            sum += weight * one * other * entries.next()?;
-        }
-    }
-    Some(sum.max(0.0).sqrt())
-}
-
 /// The client's bytes from its ChangeCipherSpec, that included, until the server speaks, and the server's from then until the
 /// client speaks again.
 fn trojan(connection: &Connection) -> bool {
@@ -382,7 +327,14 @@ fn made_up(packets: &[(Way, usize)]) -> Connection {
         Packet { at: number as f64 / 100.0, way: *way, bytes: *bytes, offset: *offset - bytes }
     };
     let packets: Vec<Packet> = packets.iter().enumerate().map(packet).collect();
-    Connection { packets, records: Vec::new(), events: Vec::new(), first: Vec::new(), first_packet: 0 }
+    Connection {
+        visit: 0,
+        packets,
+        records: Vec::new(),
+        events: Vec::new(),
+        first: Vec::new(),
+        first_packet: 0,
+    }
 }
 
 /// What the shaper keeps clear of. The module is its own affair, so that its source is taken as it is.
@@ -396,6 +348,7 @@ mod tests {
     use rand_chacha::rand_core::{Rng, SeedableRng};
 
     use super::*;
+    use crate::capture::Burst;
 
     /// The distance by a model of ours, whatever the hello's length.
     fn far(model: &Model, bytes: [usize; 4]) -> f64 {
@@ -498,13 +451,62 @@ mod tests {
         let one =
             Judged { nearest: vec![[3.5, 2.9]], early: [1, 10], trojans: 0, long: [0, 2], later: [0, 9] };
         let judged: Vec<_> = captures.iter().map(|capture| (capture, Role::Subject, one.clone())).collect();
-        let flags = |one: &Judged| one.verdict(String::new(), Role::Subject, [2, 200], [0, 9]).flagged;
+        let ordinary = Ordinary { early: [2, 200], later: [0, 9], bound: EARLY_CHANCE };
+        let flags = |one: &Judged| one.verdict(String::new(), Role::Subject, &ordinary).flagged;
         assert!(!flags(&one));
         let pooled = pooled(&judged);
         assert_eq!(pooled.len(), 2);
-        let nginx = &pooled["Qnet, all captures, Nginx"];
-        assert!(flags(nginx));
+        let (role, nginx) = &pooled["Qnet, all captures, Nginx"];
+        assert!(*role == Role::Subject && flags(nginx));
         assert_eq!((nginx.early, nginx.later, nginx.long), ([6, 60], [0, 54], [0, 12]));
+    }
+
+    /// The quick choice: a dozen of QNet's connections in nine captures, two dozen ordinary ones.
+    #[test]
+    fn one_match_by_chance_is_none_and_what_recurs_is_one() {
+        let flags = |early, tests: usize| {
+            let one = Judged { nearest: vec![[2.9; 2]; 3], early, trojans: 0, long: [0; 2], later: [0, 9] };
+            let early = added(ORDINARY, [0, 22]);
+            let ordinary = Ordinary { early, later: [0, 9], bound: EARLY_CHANCE / tests as f64 };
+            one.verdict(String::new(), Role::Subject, &ordinary).flagged
+        };
+        // One by one, and of one transport all together.
+        assert!(!flags([1, 5], 9) && !flags([1, 1], 9) && !flags([1, 12], 2));
+        assert!(flags([2, 5], 9) && flags([2, 2], 9) && flags([2, 12], 2));
+    }
+
+    /// Of the tunnel's page one connection in four matched over paths of 100 and 300 ms, and Tor's link each time.
+    #[test]
+    fn controls_are_judged_by_the_bound_that_is_qnets() {
+        let capture = |transport, number| Capture {
+            transport,
+            profile: None,
+            server: "Nginx".into(),
+            load: Load::Page,
+            round_trip_ms: number,
+            connections: Vec::new(),
+        };
+        let kinds = [Kind::Plain, Kind::Tunnel, Kind::Tunnel, Kind::Qnet, Kind::QnetWebsocket];
+        let captures: Vec<Capture> =
+            kinds.into_iter().zip(0..).map(|(kind, number)| capture(kind, number)).collect();
+        let early = [[0, 22], [1, 4], [1, 1], [0, 2], [0, 10]];
+        let judged: Vec<_> = captures
+            .iter()
+            .zip(early)
+            .map(|(capture, early)| {
+                let one =
+                    Judged { nearest: vec![[2.9; 2]; 3], early, trojans: 0, long: [0; 2], later: [0; 2] };
+                (capture, role(capture).unwrap(), one)
+            })
+            .collect();
+        let ordinary = Ordinary::of(&judged, |_| true, 9);
+        assert_eq!(ordinary.early, [1, 122]);
+        assert!((ordinary.bound - EARLY_CHANCE / 9.0).abs() < 1e-9);
+        let pooled = pooled(&judged);
+        let (role, tunnel) = &pooled["Tunnel, all captures, Nginx"];
+        assert_eq!((*role, tunnel.early), (Role::Positive, [2, 5]));
+        assert!(tunnel.verdict(String::new(), *role, &ordinary).holds());
+        assert!(judged[0].2.verdict(String::new(), judged[0].1, &ordinary).holds());
     }
 
     #[test]

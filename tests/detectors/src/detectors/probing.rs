@@ -14,7 +14,7 @@ use qnet_tests::support::probe::{Probe, Step, Tolerance, catalogue, differences}
 use qnet_tests::support::visitor::Visitor;
 
 use self::times::Compared;
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
+use crate::detector::{About, Detector, Figure, Plot, Role, Threshold, Verdict, part};
 use crate::stage::{Field, suitable};
 use crate::transport::{Kind, Transport};
 
@@ -92,25 +92,29 @@ impl Detector for Probing {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
+        Ok(self.examine_and_plot(field)?.0)
+    }
+
+    fn examine_and_plot(&self, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
         let probes = probes(field.plan.all_probes)?;
-        let mut verdicts = Vec::new();
+        let (mut verdicts, mut plots) = (Vec::new(), Vec::new());
         for server in &field.plan.servers {
-            verdicts.extend(part(format!("{server:?}"), before(*server, &probes, field)));
+            verdicts.extend(part(format!("{server:?}"), before(*server, &probes, field, &mut plots)));
         }
         for server in &field.plan.fronts {
-            let found = websocket::verdicts(*server, &probes, field);
+            let found = websocket::verdicts(*server, &probes, field, &mut plots);
             verdicts.extend(part(format!("behind {server:?}"), found));
         }
-        Ok(verdicts)
+        Ok((verdicts, plots))
     }
 }
 
 /// Before one decoy, over each path; without a path first: there times show most.
-fn before(server: Server, probes: &[Probe], field: &Field) -> Result<Vec<Verdict>> {
+fn before(server: Server, probes: &[Probe], field: &Field, plots: &mut Vec<Plot>) -> Result<Vec<Verdict>> {
     let limits = Options { idle: DECOY_LIMIT, head: DECOY_LIMIT, ..Options::default() };
     let decoy = suitable(server, limits)?;
     let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let start = |kind| Transport::start(kind, &decoy, &field.qnet_pt, sink, Duration::ZERO);
+    let start = |kind| Transport::start(kind, &decoy, &field.programs.qnet_pt, sink, Duration::ZERO);
     let place = Place {
         decoy: decoy.address(),
         qnet: start(Kind::Qnet)?,
@@ -121,7 +125,7 @@ fn before(server: Server, probes: &[Probe], field: &Field) -> Result<Vec<Verdict
     let paths = std::iter::once(0).chain(field.plan.round_trips.iter().copied());
     let over = |round_trip| {
         let path = format!("{server:?}, {round_trip} ms");
-        let found = place.verdicts(&path, Duration::from_millis(round_trip / 2));
+        let found = place.verdicts(&path, Duration::from_millis(round_trip / 2), plots);
         part(path, found)
     };
     let mut verdicts: Vec<Verdict> = paths.flat_map(over).collect();
@@ -135,7 +139,7 @@ fn before(server: Server, probes: &[Probe], field: &Field) -> Result<Vec<Verdict
 fn with_usual_limits(server: Server, field: &Field) -> Result<Vec<Verdict>> {
     let decoy = suitable(server, Options { idle: USUAL_IDLE, head: USUAL_HEAD, ..Options::default() })?;
     let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let qnet = Transport::start(Kind::Qnet, &decoy, &field.qnet_pt, sink, Duration::ZERO)?;
+    let qnet = Transport::start(Kind::Qnet, &decoy, &field.programs.qnet_pt, sink, Duration::ZERO)?;
     let wire = Link::start(decoy.address(), Duration::ZERO)?;
     let late = Link::start(decoy.address(), Duration::ZERO)?;
     late.set_rules(vec![Rule::new(Way::Down, Which::AtEnd, Act::Delay(LATE_END))]);
@@ -177,7 +181,7 @@ struct Place<'a> {
 
 impl Place<'_> {
     /// Everything reached over a path with this delay each way.
-    fn verdicts(&self, path: &str, delay: Duration) -> Result<Vec<Verdict>> {
+    fn verdicts(&self, path: &str, delay: Duration, plots: &mut Vec<Plot>) -> Result<Vec<Verdict>> {
         let away = |address| Link::start(address, delay);
         let (qnet, obfs4) = (away(self.qnet.server())?, away(self.obfs4.server())?);
         let (decoy, wire) = (away(self.decoy)?, away(self.decoy)?);
@@ -201,7 +205,7 @@ impl Place<'_> {
             decoy: decoy.address(),
             again: ("a plain wire", wire.address()),
         };
-        verdicts.extend(times::verdicts(path, &times::probes()?, &compared, self.rounds)?);
+        verdicts.extend(times::verdicts(path, &times::probes()?, &compared, self.rounds, plots)?);
         Ok(verdicts)
     }
 }

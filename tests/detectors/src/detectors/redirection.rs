@@ -10,6 +10,7 @@ use qnet_tests::support::front;
 use qnet_tests::support::link::{Link, Trace};
 use qnet_tests::support::visitor::Visitor;
 
+use crate::capture::H2_OFFERED;
 use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict, part};
 use crate::load;
 use crate::stage::{Field, suitable};
@@ -23,9 +24,6 @@ const WATCHED: Duration = Duration::from_secs(8);
 /// What no page of a site leads to, and for how long it is asked for.
 const NOTHING: &str = "/nothing-here";
 const STAY: Duration = Duration::from_secs(3);
-
-/// The protocol's name where a hello offers it (RFC 7301, section 3.1).
-const H2_OFFERED: &[u8] = b"\x02h2";
 
 /// The decoy's log is quiet when nothing is added to it for so long; and how often that is tried.
 const QUIET: Duration = Duration::from_secs(2);
@@ -91,7 +89,7 @@ fn before(server: Server, round_trip: u64, field: &Field) -> Result<Vec<Verdict>
     for (kind, role) in [(Kind::Qnet, Role::Subject), (Kind::Obfs4, Role::Positive)] {
         let decoy = suitable(server, Options::default())?;
         let sink = TcpListener::bind("127.0.0.1:0")?;
-        let transport = Transport::start(kind, &decoy, &field.qnet_pt, sink.local_addr()?, delay)?;
+        let transport = Transport::start(kind, &decoy, &field.programs.qnet_pt, sink.local_addr()?, delay)?;
         let before = when_quiet(&decoy)?;
         transport.link().set_target(decoy.address());
         let load = TcpStream::connect(transport.entry())?;
@@ -117,7 +115,7 @@ fn behind(server: front::Server, round_trip: u64, field: &Field) -> Result<Vec<V
     let sink = TcpListener::bind("127.0.0.1:0")?;
     let mut verdicts = Vec::new();
     for (place, led) in [("a talking server", &talking), ("nobody", &nobody)] {
-        let transport = Transport::behind(&bridge, None, &field.qnet_pt, sink.local_addr()?, delay)?;
+        let transport = Transport::behind(&bridge, None, &field.programs.qnet_pt, sink.local_addr()?, delay)?;
         let before = site.access_log()?.len();
         transport.link().set_target(led.address());
         let load = TcpStream::connect(transport.entry())?;

@@ -2,6 +2,7 @@
 
 mod ends;
 mod live;
+mod obfs4s;
 mod records;
 mod switched;
 
@@ -66,7 +67,8 @@ impl Detector for Replay {
                    are held so that they come around the decoy's idle close, finer the nearer to it; a client's records are withheld during a \
                    download for twice its idle limit and more (without a path: what counts is the decoy's own clock). In a tunnel, silent or with data in it, records are flipped, dropped, doubled, \
                    swapped and injected: what is shown must be what the decoy shows of records without sense after its page, and, on the way \
-                   down, what a visitor with Chrome's TLS stack shows whose download is treated so.",
+                   down, what a visitor with Chrome's TLS stack shows whose download is treated so. obfs4, which has no decoy, is asked whether it answers \
+                   what its client said before, or that with a bit flipped, rather than as many random bytes.",
             thresholds: thresholds(),
             gate: true,
         }
@@ -77,7 +79,12 @@ impl Detector for Replay {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
-        let mut verdicts = Vec::new();
+        let mut verdicts = part("obfs4, replays", obfs4s::verdicts());
+        let ended = "the web server's own TLS meets what is replayed and spoiled: the bridge sees none of it";
+        let fronts = field.plan.fronts.iter();
+        verdicts.extend(fronts.map(|front| {
+            Verdict::inapplicable(format!("QNet's websocket, replays, behind {front:?}"), ended)
+        }));
         for server in &field.plan.servers {
             let full = field.plan.all_probes;
             for round_trip in std::iter::once(0).chain(field.plan.round_trips.iter().copied()) {
@@ -103,6 +110,11 @@ fn thresholds() -> Vec<Threshold> {
         Threshold {
             what: "probes that tell bridge and decoy apart",
             value: "flagged at one".into(),
+            source: SOURCE,
+        },
+        Threshold {
+            what: "obfs4's answers",
+            value: "flagged if it answers what was replayed or spoiled, and never random bytes of the same length".into(),
             source: SOURCE,
         },
         Threshold {

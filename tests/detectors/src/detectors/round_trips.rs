@@ -8,8 +8,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use boring::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use qnet_tests::support::decoy::{NAME, Options, Server};
 use qnet_tests::support::front;
-use qnet_tests::support::link::Link;
+use qnet_tests::support::link::{Link, Trace};
 use qnet_tests::support::probe::web::opening;
+use qnet_tests::support::probe::{Probe, Step, play};
 use qnet_tests::support::tunnel::runtime;
 use qnet_tests::support::visitor::Visitor;
 use qnet_transport::client::{Dialer, DialerConfig};
@@ -18,7 +19,8 @@ use qnet_wire::bridge_line::BridgeLine;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::detector::{About, Detector, Figure, Plot, Role, Threshold, Verdict};
+use crate::detector::{About, Detector, Figure, Plot, Role, Threshold, Verdict, part};
+use crate::obfs4;
 use crate::stage::{Field, suitable};
 use crate::stats::{kolmogorov_smirnov, median};
 use crate::transport::{Kind, TalkingSite, Transport};
@@ -34,6 +36,12 @@ const FARTHER: Duration = Duration::from_millis(1);
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long obfs4 is listened to: its peers answer in milliseconds.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Handshakes of obfs4's own client.
+const OBFS4S: usize = 20;
 
 /// What a server answers at once and without any cryptography: no TLS record begins so.
 const GARBAGE: &[u8] = &[0xff; 64];
@@ -110,7 +118,7 @@ impl Detector for RoundTrips {
     }
 
     fn examine_and_plot(&self, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
-        let (mut verdicts, mut plots) = (Vec::new(), Vec::new());
+        let (mut verdicts, mut plots) = (part("obfs4", obfs4s()), Vec::new());
         let before = field.plan.servers.iter().map(|server| (before(*server, field), format!("{server:?}")));
         let behind =
             field.plan.fronts.iter().map(|server| (behind(*server, field), format!("behind {server:?}")));
@@ -127,11 +135,36 @@ impl Detector for RoundTrips {
     }
 }
 
+/// obfs4 is asked as well, and answers no stranger: there is no time to compare. How soon it answers its own clients is told beside that.
+fn obfs4s() -> Result<Vec<Verdict>> {
+    let server = obfs4::Server::start()?;
+    let visits = server.visits(OBFS4S)?;
+    let took = |trace: &Trace| Some((trace.down.first()?.saturating_sub(trace.up.first()?)).as_secs_f64());
+    let took: Vec<f64> = visits.iter().filter_map(took).map(|seconds| seconds * 1_000.0).collect();
+    let what = "obfs4";
+    for asked in [Asked::Hello, Asked::Garbage] {
+        let said = if matches!(asked, Asked::Hello) { Visitor::new(NAME).hello()? } else { GARBAGE.to_vec() };
+        let seen = play(&Probe::script(asked.name(), vec![Step::Send(said)]), server.address(), SILENCE)?;
+        if let Some(time) = seen.first_at.or(seen.ended_at) {
+            return Ok(vec![Verdict::none(what, format!("it answers {} after {time:?}", asked.name()))]);
+        }
+    }
+    let why = format!(
+        "it answered neither hellos nor garbage within {} s, and requests need TLS: there is no time to compare",
+        SILENCE.as_secs()
+    );
+    let figures = vec![
+        Figure::new("its own clients' handshakes", took.len() as f64),
+        Figure::new("answered after ms", median(&took)),
+    ];
+    Ok(vec![Verdict { figures, ..Verdict::inapplicable(what, why) }])
+}
+
 /// The bridge before one web server.
 fn before(server: Server, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
     let decoy = suitable(server, Options::default())?;
     let sink = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let qnet = Transport::start(Kind::Qnet, &decoy, &field.qnet_pt, sink, Duration::ZERO)?;
+    let qnet = Transport::start(Kind::Qnet, &decoy, &field.programs.qnet_pt, sink, Duration::ZERO)?;
     let forwarder = Link::start(decoy.address(), Duration::ZERO)?;
     let farther = Link::start(decoy.address(), FARTHER)?;
     Scene {
@@ -154,7 +187,7 @@ fn behind(server: front::Server, field: &Field) -> Result<(Vec<Verdict>, Vec<Plo
     let [bridge, talking, again] = TalkingSite::several(server, [TalkingSite::PATH; 3])?;
     let sink = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let _running = (
-        Transport::behind(&bridge, None, &field.qnet_pt, sink, Duration::ZERO)?,
+        Transport::behind(&bridge, None, &field.programs.qnet_pt, sink, Duration::ZERO)?,
         [talking.talk()?, again.talk()?],
     );
     let farther = Link::start(talking.address(), FARTHER)?;
@@ -214,7 +247,10 @@ impl Scene<'_> {
         let plots = samples.into_iter().map(|(asked, all)| {
             let names = std::iter::once(model.0).chain(judged.iter().map(|(what, _, _)| *what));
             let samples = names.map(str::to_owned).zip(all).collect();
-            Plot { title: format!("{}, {server}: milliseconds to the answer", asked.name()), samples }
+            Plot::Distributions {
+                title: format!("{}, {server}: milliseconds to the answer", asked.name()),
+                samples,
+            }
         });
         Ok((verdicts, plots.collect()))
     }

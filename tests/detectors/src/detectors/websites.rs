@@ -13,7 +13,7 @@ use qnet_transport::Shape;
 use serde::Deserialize;
 
 use self::visits::{Means, Visit, Visitor};
-use crate::detector::{About, Detector, Figure, Role, Threshold, Verdict};
+use crate::detector::{About, Detector, Figure, Plot, Role, Threshold, Verdict};
 use crate::stage::Field;
 use crate::transport::Kind;
 
@@ -61,11 +61,15 @@ impl Detector for Websites {
     }
 
     fn examine(&self, field: &Field) -> Result<Vec<Verdict>> {
+        Ok(self.examine_and_plot(field)?.0)
+    }
+
+    fn examine_and_plot(&self, field: &Field) -> Result<(Vec<Verdict>, Vec<Plot>)> {
         let (pages, rounds) = field.plan.closed_world;
         ensure!(rounds >= 5, "five folds need five visits of each page");
-        let mut visitor = Visitor::start(pages, &field.qnet_pt, Path::new(KEPT))?;
+        let mut visitor = Visitor::start(pages, &field.programs.qnet_pt, Path::new(KEPT))?;
         let all = means(&field.plan.profiles);
-        let mut verdicts = Vec::new();
+        let (mut verdicts, mut points) = (Vec::new(), Vec::new());
         let mut direct: Option<Cost> = None;
         let visited = visitor.visits(&all, rounds)?;
         for (means, visits) in all.iter().zip(visited) {
@@ -78,6 +82,7 @@ impl Detector for Websites {
             };
             let base = direct.get_or_insert(cost);
             let figures = [scores.figures(), cost.beside(base).to_vec(), sizes(pages, rounds)].concat();
+            points.push((means.name(), [cost.more_bytes(base), scores.best()]));
             let flagged = scores.best() >= BETTER / pages as f64;
             verdicts.push(Verdict { what: means.name(), role, flagged, figures, note: String::new() });
             if role == Role::Positive {
@@ -91,7 +96,9 @@ impl Detector for Websites {
                 });
             }
         }
-        Ok(verdicts)
+        let title = format!("which of {pages} pages it was, against what that costs");
+        let axes = ["bytes more than directly, %", "accuracy of the best classifier"];
+        Ok((verdicts, vec![Plot::Points { title, axes, points }]))
     }
 }
 
@@ -135,10 +142,15 @@ impl Cost {
         Self { bytes: mean(&bytes), seconds: mean(&seconds) }
     }
 
+    /// Percent.
+    fn more_bytes(&self, direct: &Self) -> f64 {
+        (self.bytes / direct.bytes - 1.0) * 100.0
+    }
+
     fn beside(&self, direct: &Self) -> [Figure; 4] {
         [
             Figure::new("kB a visit", self.bytes / 1_000.0),
-            Figure::new("bytes more, %", (self.bytes / direct.bytes - 1.0) * 100.0),
+            Figure::new("bytes more, %", self.more_bytes(direct)),
             Figure::new("seconds a page", self.seconds),
             Figure::new("seconds more", self.seconds - direct.seconds),
         ]

@@ -88,7 +88,7 @@ fn outcome(html: &mut String, outcome: &Outcome) {
     let rows: Vec<_> =
         outcome.verdicts.iter().map(|verdict| (verdict.what.as_str(), verdict.figures.as_slice())).collect();
     html.push_str(&plots::ranges(&rows));
-    outcome.plots.iter().for_each(|plot| html.push_str(&plots::distributions(plot)));
+    outcome.plots.iter().for_each(|plot| html.push_str(&plots::plot(plot)));
 }
 
 pub(super) fn escape(text: &str) -> String {

@@ -22,6 +22,9 @@ const LONGEST: usize = 16_640;
 /// Steps drawn of a distribution function.
 const STEPS: usize = 200;
 
+/// Room around points, for their numbers.
+const MARGIN: f64 = 24.0;
+
 /// A row of a bar chart.
 const ROW: f64 = 26.0;
 
@@ -96,14 +99,56 @@ fn histogram(capture: &Capture) -> String {
     svg
 }
 
+pub(super) fn plot(plot: &Plot) -> String {
+    match plot {
+        Plot::Distributions { title, samples } => distributions(title, samples),
+        Plot::Points { title, axes, points } => scattered(title, *axes, points),
+    }
+}
+
+/// Points with numbers, which a list below gives names. Both axes begin at 0 or below.
+fn scattered(title: &str, axes: [&str; 2], points: &[(String, [f64; 2])]) -> String {
+    let span = |axis: usize| {
+        let values = || points.iter().filter_map(move |(_, point)| point.get(axis).copied());
+        let (least, most) = (values().fold(0.0, f64::min), values().fold(0.0, f64::max));
+        (least, (most - least).max(1e-9))
+    };
+    let ([(left, wide), (low, high)], height) = ([span(0), span(1)], 2.0 * HEIGHT);
+    let mut svg = open(height).replace(" preserveAspectRatio=\"none\"", "");
+    let mut legend = String::new();
+    for (number, (name, [x, y])) in points.iter().enumerate() {
+        let (name, number) = (super::page::escape(name), number + 1);
+        let (right, down) = (
+            MARGIN + (x - left) / wide * (WIDTH - 2.0 * MARGIN),
+            height - MARGIN - (y - low) / high * (height - 2.0 * MARGIN),
+        );
+        let _ = write!(
+            svg,
+            "<circle class=\"up\" cx=\"{right:.1}\" cy=\"{down:.1}\" r=\"4\"><title>{name}: {x:.2}, {y:.2}</title></circle>\
+             <text x=\"{:.1}\" y=\"{:.1}\">{number}</text>",
+            right + 6.0,
+            down + 4.0
+        );
+        let _ = write!(legend, "{number} {name} ({x:.2}, {y:.2}); ");
+    }
+    svg.push_str("</svg>");
+    let [right, upwards] = axes;
+    let title = format!(
+        "{title}: to the right {right}, {left:.2} to {:.2}; upwards {upwards}, {low:.2} to {:.2}",
+        left + wide,
+        low + high
+    );
+    titled(&title, &(svg + "<small>" + legend.trim_end_matches("; ") + "</small>"))
+}
+
 /// Empirical distribution functions, from the 1st to the 99th percentile of all: a straggler would press the rest into a corner.
-pub(super) fn distributions(plot: &Plot) -> String {
+fn distributions(title: &str, samples: &[(String, Vec<f64>)]) -> String {
     let sort = |sample: &[f64]| {
         let mut sorted = sample.to_vec();
         sorted.sort_by(f64::total_cmp);
         sorted
     };
-    let all = sort(&plot.samples.iter().flat_map(|(_, sample)| sample.iter().copied()).collect::<Vec<_>>());
+    let all = sort(&samples.iter().flat_map(|(_, sample)| sample.iter().copied()).collect::<Vec<_>>());
     let (Some(least), Some(most)) =
         (all.get(all.len() / 100), all.get(all.len().saturating_sub(1) * 99 / 100))
     else {
@@ -112,7 +157,7 @@ pub(super) fn distributions(plot: &Plot) -> String {
     let scale = WIDTH / (most - least).max(1e-9);
     let mut svg = open(HEIGHT);
     let mut legend = String::new();
-    for (number, (name, sample)) in plot.samples.iter().enumerate() {
+    for (number, (name, sample)) in samples.iter().enumerate() {
         let sorted = sort(sample);
         let points: Vec<String> = (0..=STEPS)
             .filter_map(|step| {
@@ -126,7 +171,7 @@ pub(super) fn distributions(plot: &Plot) -> String {
         let _ = write!(legend, "<span class=\"c{number}\">&#9632;</span> {} ", super::page::escape(name));
     }
     svg.push_str("</svg>");
-    titled(&format!("{}, {least:.2} to {most:.2}", plot.title), &(svg + &legend))
+    titled(&format!("{title}, {least:.2} to {most:.2}"), &(svg + &legend))
 }
 
 /// Ranges from 0 to 1 as bars with the least and the greatest of each.
@@ -172,4 +217,33 @@ fn titled(title: &str, drawn: &str) -> String {
 
 fn open(height: f64) -> String {
     format!("<svg viewBox=\"0 0 {WIDTH} {height}\" preserveAspectRatio=\"none\">")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_are_where_they_belong_and_have_names() {
+        let points = vec![("plain <TLS>".to_owned(), [0.0, 0.5]), ("QNet".to_owned(), [40.0, 1.0])];
+        let axes = ["bytes more, %", "accuracy"];
+        let drawn = plot(&Plot::Points { title: "accuracy".into(), axes, points });
+        // Upwards from 0: the half of what is 1, and that at the top and right.
+        assert!(drawn.contains("cx=\"24.0\" cy=\"160.0\""), "{drawn}");
+        assert!(drawn.contains("cx=\"976.0\" cy=\"24.0\""), "{drawn}");
+        assert!(drawn.contains("1 plain &lt;TLS&gt; (0.00, 0.50); 2 QNet (40.00, 1.00)"), "{drawn}");
+        let none = Plot::Points { title: "accuracy".into(), axes, points: Vec::new() };
+        assert!(plot(&none).contains("</svg>"));
+    }
+
+    #[test]
+    fn a_distribution_of_nothing_is_not_drawn() {
+        let samples = |values: &[f64]| Plot::Distributions {
+            title: "lengths".into(),
+            samples: vec![("QNet".into(), values.to_vec())],
+        };
+        assert_eq!(plot(&samples(&[])), "");
+        let drawn = plot(&samples(&[26.0, 26.0, 488.0]));
+        assert!(drawn.contains("<polyline class=\"c0\"") && drawn.contains("QNet"), "{drawn}");
+    }
 }

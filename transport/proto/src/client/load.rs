@@ -91,10 +91,11 @@ impl Load {
     }
 
     /// Sends what the page load has to send. Silent between knock and proof.
-    pub(super) fn send(&mut self, out: &mut Vec<u8>, now: Instant) {
+    pub(super) fn send(&mut self, out: &mut Vec<u8>, now: Instant) -> Vec<usize> {
+        let mut cuts = Vec::new();
         while self.sent.is_none() || self.alone {
             match self.h2.poll(now) {
-                None => return,
+                None => return cuts,
                 Some(Output::Record(content)) => {
                     let start = out.len();
                     self.tls.sealer.seal(APPLICATION_DATA, &content, out);
@@ -103,7 +104,9 @@ impl Load {
                 }
                 Some(Output::Knock(content)) => self.knock(content, out),
             }
+            cuts.push(out.len());
         }
+        cuts
     }
 
     fn knock(&mut self, mut content: Vec<u8>, out: &mut Vec<u8>) {

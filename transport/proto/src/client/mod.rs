@@ -227,7 +227,10 @@ impl Client {
         let State::Load(load) = &mut self.state else { return };
         let record = &self.inbox.data()[..total];
         match load.record(outer, record, index, &mut self.scratch.0, self.outbox.tail(), now) {
-            Read::Nothing => load.send(self.outbox.tail(), now),
+            Read::Nothing => {
+                let cuts = load.send(self.outbox.tail(), now);
+                self.outbox.cut(cuts.into_iter());
+            }
             Read::Proof(proof) => self.proved(*proof, now),
             Read::Ends => {
                 let why = if load.knocked() { Ended::NoProof } else { Ended::DecoyEnded };
@@ -305,7 +308,8 @@ impl Client {
     fn send(&mut self, now: Instant) {
         match &mut self.state {
             State::Load(load) => {
-                load.send(self.outbox.tail(), now);
+                let cuts = load.send(self.outbox.tail(), now);
+                self.outbox.cut(cuts.into_iter());
                 if load.has_failed() {
                     self.alone(Ended::Load, now);
                 }

@@ -12,7 +12,7 @@ use qnet_tests::support::probe::{Observation, Probe, Step, play};
 use qnet_tests::support::visitor::Visitor;
 
 use super::WATCH;
-use crate::detector::{Figure, Role, Verdict};
+use crate::detector::{Figure, Plot, Role, Verdict};
 use crate::stats::{chi_squared, kolmogorov_smirnov, median};
 
 /// All tests of one server together; each gets its part of it (Bonferroni).
@@ -87,6 +87,7 @@ pub(super) fn verdicts(
     probes: &[Probe],
     compared: &Compared,
     rounds: usize,
+    plots: &mut Vec<Plot>,
 ) -> Result<Vec<Verdict>> {
     let Compared { what, qnet, decoy, again } = *compared;
     let far = Link::start(decoy, FARTHER)?;
@@ -99,6 +100,15 @@ pub(super) fn verdicts(
         std::iter::once(decoy).chain(judged.iter().map(|(_, _, address)| *address)).collect();
     let drawn = draw(probes, &addresses, rounds)?;
     let model = drawn.first().context("a model")?;
+    let names =
+        || std::iter::once("the decoy").chain(judged.iter().map(|(what, _, _)| *what)).map(str::to_owned);
+    plots.extend([("ends", false), ("first bytes", true)].map(|(what, first)| {
+        let times = |all: &Vec<Drawn>| {
+            all.iter().flat_map(|one| if first { &one.first } else { &one.ended }).copied().collect()
+        };
+        let title = format!("{what} of {} probes, {server}: milliseconds", probes.len());
+        Plot::Distributions { title, samples: names().zip(drawn.iter().map(times)).collect() }
+    }));
     judged
         .into_iter()
         .zip(drawn.iter().skip(1))

@@ -18,7 +18,7 @@ use qnet_tests::support::talk::TalkServer;
 
 use super::times::{self, Compared};
 use super::{Judged, WATCH, judge};
-use crate::detector::{Figure, Role, Verdict, part};
+use crate::detector::{Figure, Plot, Role, Verdict, part};
 use crate::stage::Field;
 use crate::transport::{TalkingSite, Transport};
 
@@ -63,7 +63,7 @@ impl Stage {
         })?;
         let talks = vec![talking.talk()?, more.talk()?, other.talk()?];
         let sink = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let qnet = Transport::behind(&bridge, None, &field.qnet_pt, sink, Duration::ZERO)?;
+        let qnet = Transport::behind(&bridge, None, &field.programs.qnet_pt, sink, Duration::ZERO)?;
         let (talking, pathless) = ([talking, more], [pathless, again]);
         Ok(Self { talking, bridge, nobody, pathless, other, _running: (talks, qnet) })
     }
@@ -113,12 +113,17 @@ impl Places {
 }
 
 /// `outside` is what is played without TLS, or to its handshake. Without a path first, as before decoys.
-pub(super) fn verdicts(server: front::Server, outside: &[Probe], field: &Field) -> Result<Vec<Verdict>> {
+pub(super) fn verdicts(
+    server: front::Server,
+    outside: &[Probe],
+    field: &Field,
+    plots: &mut Vec<Plot>,
+) -> Result<Vec<Verdict>> {
     let stage = Stage::set(server, field)?;
     let paths = std::iter::once(0).chain(field.plan.round_trips.iter().copied());
     let over = |round_trip| {
         let found = Places::over(&stage, server, round_trip)
-            .and_then(|places| over_a_path(&places, server, outside, field));
+            .and_then(|places| over_a_path(&places, server, outside, field, plots));
         part(format!("behind {server:?}, {round_trip} ms"), found)
     };
     Ok(paths.flat_map(over).collect())
@@ -129,6 +134,7 @@ fn over_a_path(
     server: front::Server,
     outside: &[Probe],
     field: &Field,
+    plots: &mut Vec<Plot>,
 ) -> Result<Vec<Verdict>> {
     let mut verdicts = strangers(places, outside)?;
     let known = of_the_path(NAME, TalkingSite::PATH);
@@ -143,7 +149,7 @@ fn over_a_path(
     };
     let name = format!("its path {}", places.title);
     let some: Vec<Probe> = known.into_iter().step_by(TIMED).collect();
-    verdicts.extend(times::verdicts(&name, &some, &compared, field.plan.rounds)?);
+    verdicts.extend(times::verdicts(&name, &some, &compared, field.plan.rounds, plots)?);
     Ok(verdicts)
 }
 
