@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use arti_client::config::TorClientConfigBuilder;
 use qnet_pt_ipc::args::Args;
-use qnet_pt_ipc::socks::{self, Progress, Reply, Request, Target};
+use qnet_pt_ipc::socks::{self, Reply, Request, Target};
 use qnet_transport::Stream;
 use qnet_transport::client::Dialer;
+use qnet_transport::negotiate;
 use qnet_transport::relay::relay;
 use qnet_wire::bridge_line::BridgeLine;
 use qnet_wire::error::chain;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -156,21 +157,8 @@ async fn dial(dialer: &Dialer, line: &BridgeLine) -> Result<Stream, Reply> {
 /// `None`: what came is no request, and what there was to say was said.
 async fn negotiate(tcp: &mut TcpStream) -> io::Result<Option<Request>> {
     let mut server = socks::Server::new();
-    let (mut buffer, mut out) = ([0; 1_024], Vec::new());
-    loop {
-        let count = tcp.read(&mut buffer).await?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let progress = server.on_bytes(buffer.get(..count).unwrap_or_default(), &mut out);
-        tcp.write_all(&out).await?;
-        out.clear();
-        match progress {
-            Progress::More => {}
-            Progress::Request(request) => return Ok(Some(request)),
-            Progress::Failed(_) => return Ok(None),
-        }
-    }
+    let outcome = negotiate::negotiate(tcp, |bytes, out| server.on_bytes(bytes, out).outcome()).await?;
+    Ok(outcome.ok())
 }
 
 /// The bridge that a request describes.
@@ -199,6 +187,7 @@ mod tests {
     use arti_client::TorClientConfig;
     use qnet_transport::client::DialerConfig;
     use qnet_transport::tls::Roots;
+    use tokio::io::AsyncReadExt as _;
 
     const LINE: &str = "Bridge qnet 127.0.0.1:1 0123456789ABCDEF0123456789ABCDEF01234567 key=AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE sni=www.example.com";
 

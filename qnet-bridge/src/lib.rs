@@ -64,7 +64,7 @@ struct Invocation {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Init(init::Init),
+    Init(Box<init::Init>),
     Run(Box<run::Run>),
     Check(check::Check),
     Line(line::Line),

@@ -20,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::numbers::{Numbers, Tally};
+use crate::numbers::{Number, Numbers, Tally};
 
 /// Connections at once: Prometheus has one, and somebody looks by hand.
 const MAX_CONNECTIONS: usize = 16;
@@ -128,9 +128,9 @@ impl Told {
             "connections_total",
             "counter",
             "Connections accepted, visitors' included.",
-            &[("", numbers.connections)],
+            &[("", numbers[Number::Connections])],
         );
-        put("sessions", "gauge", "Clients' sessions.", &[("", numbers.sessions)]);
+        put("sessions", "gauge", "Clients' sessions.", &[("", numbers[Number::Sessions])]);
         put(
             "decoy_up",
             "gauge",
@@ -141,17 +141,22 @@ impl Told {
             "decoy_failures_total",
             "counter",
             "Connections for which it was not reached.",
-            &[("", numbers.decoy_failures)],
+            &[("", numbers[Number::DecoyFailures])],
         );
-        put("streams", "gauge", "Clients' streams.", &[("", numbers.streams)]);
+        put("streams", "gauge", "Clients' streams.", &[("", numbers[Number::Streams])]);
         let outcomes = [
-            ("{outcome=\"connected\"}", numbers.connected),
-            ("{outcome=\"refused\"}", numbers.refused),
-            ("{outcome=\"failed\"}", numbers.failed),
-            ("{outcome=\"limited\"}", numbers.limited),
+            ("{outcome=\"connected\"}", numbers[Number::Connected]),
+            ("{outcome=\"refused\"}", numbers[Number::Refused]),
+            ("{outcome=\"failed\"}", numbers[Number::Failed]),
+            ("{outcome=\"limited\"}", numbers[Number::Limited]),
         ];
         put("streams_total", "counter", "Clients' streams by what became of them.", &outcomes);
-        put("bytes_total", "counter", "Bytes of clients' streams, both directions.", &[("", numbers.bytes)]);
+        put(
+            "bytes_total",
+            "counter",
+            "Bytes of clients' streams, both directions.",
+            &[("", numbers[Number::Bytes])],
+        );
         shaping(&mut put, &numbers);
         text
     }
@@ -175,24 +180,27 @@ fn shaping(put: &mut impl FnMut(&str, &str, &str, &[Sample]), numbers: &Numbers)
         "shaping_records_total",
         "counter",
         "Records to clients, and those of padding alone.",
-        &[("{kind=\"data\"}", numbers.records), ("{kind=\"padding\"}", numbers.padding_records)],
+        &[
+            ("{kind=\"data\"}", numbers[Number::Records]),
+            ("{kind=\"padding\"}", numbers[Number::PaddingRecords]),
+        ],
     );
     let bytes = [
-        ("{kind=\"data\"}", numbers.carried),
-        ("{kind=\"padding\"}", numbers.padding),
-        ("{kind=\"cover\"}", numbers.cover),
+        ("{kind=\"data\"}", numbers[Number::Carried]),
+        ("{kind=\"padding\"}", numbers[Number::Padding]),
+        ("{kind=\"cover\"}", numbers[Number::Cover]),
     ];
     put("shaping_bytes_total", "counter", "Bytes of records to clients by what they are.", &bytes);
     put(
         "shaping_held_seconds_total",
         "counter",
         "How long data was held for the shape, in all.",
-        &[("", numbers.held_ms / 1_000)],
+        &[("", numbers[Number::HeldMs] / 1_000)],
     );
     let departures = [
-        ("{of=\"schedule\"}", numbers.off_schedule),
-        ("{of=\"budget\"}", numbers.over_budget),
-        ("{of=\"timer\"}", numbers.late),
+        ("{of=\"schedule\"}", numbers[Number::OffSchedule]),
+        ("{of=\"budget\"}", numbers[Number::OverBudget]),
+        ("{of=\"timer\"}", numbers[Number::Late]),
     ];
     put(
         "shaping_departures_total",

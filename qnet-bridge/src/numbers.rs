@@ -5,6 +5,7 @@
 //! there as long as the process is.
 
 use std::{
+    ops::Index,
     os::unix::net::UnixStream,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -25,111 +26,94 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(200);
 const FIRST_LIMIT: Duration = Duration::from_secs(3);
 /// What the first byte says. Another version's numbers are not understood.
 const VERSION: u8 = 1;
-/// How many numbers there are.
-const COUNT: usize = 18;
-/// Bytes of all of them: the version, and each as a u64.
+/// Bytes of all numbers: the version, and each as a u64.
 pub(crate) const LENGTH: usize = 1 + COUNT * 8;
+
+/// What there is a number of, in the order in which processes tell each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Number {
+    /// Connections accepted.
+    Connections,
+    /// Those for which the decoy was not reached.
+    DecoyFailures,
+    /// Streams that were connected.
+    Connected,
+    /// Streams that the policy refused.
+    Refused,
+    /// Streams whose target was not reached.
+    Failed,
+    /// Streams beyond the limits.
+    Limited,
+    /// Bytes of streams, both directions.
+    Bytes,
+    /// Records to clients with data.
+    Records,
+    /// Their bytes without what was added.
+    Carried,
+    /// Records to clients of padding alone.
+    PaddingRecords,
+    /// Bytes that were added.
+    Padding,
+    /// Bytes of cover while nobody spoke.
+    Cover,
+    /// How long data was held for the shape, milliseconds.
+    HeldMs,
+    /// Sends that left the schedule.
+    OffSchedule,
+    /// Padding that was left out.
+    OverBudget,
+    /// Slots that were reached late.
+    Late,
+    /// Sessions at the moment.
+    Sessions,
+    /// Streams at the moment.
+    Streams,
+}
+
+/// How many there are: streams are the last.
+const COUNT: usize = Number::Streams as usize + 1;
 
 /// What was counted, and what is there at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Numbers {
-    /// Connections accepted.
-    pub(crate) connections: u64,
-    /// Those for which the decoy was not reached.
-    pub(crate) decoy_failures: u64,
-    /// Streams that were connected.
-    pub(crate) connected: u64,
-    /// Streams that the policy refused.
-    pub(crate) refused: u64,
-    /// Streams whose target was not reached.
-    pub(crate) failed: u64,
-    /// Streams beyond the limits.
-    pub(crate) limited: u64,
-    /// Bytes of streams, both directions.
-    pub(crate) bytes: u64,
-    /// Records to clients with data.
-    pub(crate) records: u64,
-    /// Their bytes without what was added.
-    pub(crate) carried: u64,
-    /// Records to clients of padding alone.
-    pub(crate) padding_records: u64,
-    /// Bytes that were added.
-    pub(crate) padding: u64,
-    /// Bytes of cover while nobody spoke.
-    pub(crate) cover: u64,
-    /// How long data was held for the shape, milliseconds.
-    pub(crate) held_ms: u64,
-    /// Sends that left the schedule.
-    pub(crate) off_schedule: u64,
-    /// Padding that was left out.
-    pub(crate) over_budget: u64,
-    /// Slots that were reached late.
-    pub(crate) late: u64,
-    /// Sessions at the moment.
-    pub(crate) sessions: u64,
-    /// Streams at the moment.
-    pub(crate) streams: u64,
+pub(crate) struct Numbers([u64; COUNT]);
+
+impl Index<Number> for Numbers {
+    type Output = u64;
+
+    fn index(&self, number: Number) -> &u64 {
+        &self.0[number as usize]
+    }
+}
+
+impl From<[(Number, u64); COUNT]> for Numbers {
+    fn from(values: [(Number, u64); COUNT]) -> Self {
+        let mut numbers = Self::default();
+        for (number, value) in values {
+            numbers.0[number as usize] = value;
+        }
+        numbers
+    }
 }
 
 impl Numbers {
-    fn all(&mut self) -> [&mut u64; COUNT] {
-        let Self {
-            connections,
-            decoy_failures,
-            connected,
-            refused,
-            failed,
-            limited,
-            bytes,
-            records,
-            carried,
-            padding_records,
-            padding,
-            cover,
-            held_ms,
-            off_schedule,
-            over_budget,
-            late,
-            sessions,
-            streams,
-        } = self;
-        [
-            connections,
-            decoy_failures,
-            connected,
-            refused,
-            failed,
-            limited,
-            bytes,
-            records,
-            carried,
-            padding_records,
-            padding,
-            cover,
-            held_ms,
-            off_schedule,
-            over_budget,
-            late,
-            sessions,
-            streams,
-        ]
-    }
-
-    fn add(&mut self, mut other: Self) {
-        for (sum, more) in self.all().into_iter().zip(other.all()) {
-            *sum = sum.saturating_add(*more);
+    fn add(&mut self, other: Self) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum = sum.saturating_add(more);
         }
     }
 
     /// What stays counted when the process is gone.
-    fn past(self) -> Self {
-        Self { sessions: 0, streams: 0, ..self }
+    fn past(mut self) -> Self {
+        for now in [Number::Sessions, Number::Streams] {
+            self.0[now as usize] = 0;
+        }
+        self
     }
 
-    pub(crate) fn encode(mut self) -> [u8; LENGTH] {
+    pub(crate) fn encode(self) -> [u8; LENGTH] {
         let mut bytes = [VERSION; LENGTH];
         let (_, places) = bytes.split_at_mut(1);
-        for (place, number) in places.chunks_exact_mut(8).zip(self.all()) {
+        for (place, number) in places.chunks_exact_mut(8).zip(self.0) {
             place.copy_from_slice(&number.to_be_bytes());
         }
         bytes
@@ -139,7 +123,7 @@ impl Numbers {
         let (version, places) = bytes.split_first()?;
         let (numbers, _) = places.as_chunks();
         let mut decoded = Self::default();
-        for (place, number) in decoded.all().into_iter().zip(numbers) {
+        for (place, number) in decoded.0.iter_mut().zip(numbers) {
             *place = u64::from_be_bytes(*number);
         }
         (*version == VERSION).then_some(decoded)
@@ -205,26 +189,26 @@ impl Tally {
         let Counts { connections, decoy_failures, .. } = self.counter.counts();
         let (counts, shaping) = (&self.exit.counts, self.counter.shaping());
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Numbers {
-            connections,
-            decoy_failures,
-            connected: of(&counts.connected),
-            refused: of(&counts.refused),
-            failed: of(&counts.failed),
-            limited: of(&counts.limited),
-            bytes: self.exit.clients.bytes(),
-            records: shaping.records,
-            carried: shaping.carried,
-            padding_records: shaping.padding_records,
-            padding: shaping.padding,
-            cover: shaping.cover,
-            held_ms: u64::try_from(shaping.held.as_millis()).unwrap_or(u64::MAX),
-            off_schedule: shaping.off_schedule,
-            over_budget: shaping.over_budget,
-            late: shaping.late,
-            sessions: self.counter.sessions() as u64,
-            streams: self.exit.clients.streams() as u64,
-        }
+        Numbers::from([
+            (Number::Connections, connections),
+            (Number::DecoyFailures, decoy_failures),
+            (Number::Connected, of(&counts.connected)),
+            (Number::Refused, of(&counts.refused)),
+            (Number::Failed, of(&counts.failed)),
+            (Number::Limited, of(&counts.limited)),
+            (Number::Bytes, self.exit.clients.bytes()),
+            (Number::Records, shaping.records),
+            (Number::Carried, shaping.carried),
+            (Number::PaddingRecords, shaping.padding_records),
+            (Number::Padding, shaping.padding),
+            (Number::Cover, shaping.cover),
+            (Number::HeldMs, u64::try_from(shaping.held.as_millis()).unwrap_or(u64::MAX)),
+            (Number::OffSchedule, shaping.off_schedule),
+            (Number::OverBudget, shaping.over_budget),
+            (Number::Late, shaping.late),
+            (Number::Sessions, self.counter.sessions() as u64),
+            (Number::Streams, self.exit.clients.streams() as u64),
+        ])
     }
 }
 
@@ -303,17 +287,15 @@ mod tests {
 
     #[test]
     fn numbers_come_back_and_add_up() {
-        let mut numbers = Numbers::default();
-        for (number, value) in numbers.all().into_iter().zip(1..) {
-            *number = value;
-        }
+        let numbers = Numbers(std::array::from_fn(|place| place as u64 + 1));
         let bytes = numbers.encode();
         assert_eq!(Numbers::decode(&bytes), Some(numbers));
         let mut sum = numbers;
         sum.add(numbers.past());
-        assert_eq!((sum.connections, sum.bytes, sum.sessions, sum.streams), (2, 14, 17, 18));
-        sum.add(Numbers { bytes: u64::MAX, ..Numbers::default() });
-        assert_eq!(sum.bytes, u64::MAX);
+        let some = [Number::Connections, Number::Bytes, Number::Sessions, Number::Streams];
+        assert_eq!(some.map(|number| sum[number]), [2, 14, 17, 18]);
+        sum.add(Numbers([u64::MAX; COUNT]));
+        assert_eq!(sum[Number::Bytes], u64::MAX);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     acme::Acme,
-    exit::Exit,
+    exit::{self, Exit},
     handover::{self, Inherited, Program},
     line,
     listeners::{self, Listeners},
@@ -125,7 +125,7 @@ async fn run(plan: Plan, invocation: &Run, mut inherited: Inherited) -> Result<(
     announce(&listeners.first, &plan).await?;
     tokio::spawn(watch_decoy(listeners.first.trouble(), matches!(plan.decoy, settings::Decoy::Front(_))));
     let guests = follow_invited(&listeners.first, &plan, invited);
-    let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone()));
+    let exit = Arc::new(Exit::new(plan.destination.clone(), plan.limits.clone(), decoy.as_target(&plan)));
     let telling = plan.metrics.map(|at| Metrics::listen(at, inherited.take(at))).transpose()?;
     listeners.open();
     inherited.ready();
@@ -204,6 +204,11 @@ impl Decoy {
                 Ok(Self { address: site.address(), own: Some((site, tls)), acme })
             }
         }
+    }
+
+    /// As clients may ask for it.
+    fn as_target(&self, plan: &Plan) -> exit::Site {
+        exit::Site { address: self.address, names: plan.site_names() }
     }
 
     /// Whether there is a certificate, or somebody else sees to it.

@@ -275,6 +275,17 @@ pub struct Plan {
     pub upgrade_drain: Duration,
 }
 
+impl Plan {
+    /// What the site that answers strangers is called: behind a web server as that is.
+    #[must_use]
+    pub fn site_names(&self) -> Vec<ServerName> {
+        match &self.decoy {
+            Decoy::Front(front) => vec![front.url.host().clone()],
+            Decoy::Server { .. } | Decoy::Site { .. } => self.names.clone(),
+        }
+    }
+}
+
 impl Settings {
     /// The settings of a file; an error names the key, the line and what was expected.
     ///

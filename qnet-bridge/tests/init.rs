@@ -193,7 +193,18 @@ fn a_site_of_the_bridges_own_needs_only_a_domain() -> Result<()> {
             "{refused:?}"
         );
         ensure!(!root.join("etc").exists());
-        let made = run(&["--acme-terms-agreed"])?;
+        let mail = run(&["--acme-contact", "me@example.com"])?;
+        ensure!(!mail.status.success() && text(&mail.stderr).contains("--acme-terms-agreed"), "{mail:?}");
+        let authority = ["--acme-contact", "me@example.com", "--acme-directory", "https://ca.example/dir"];
+        let made = run(&[&["--acme-terms-agreed"], &authority[..]].concat())?;
+        ensure!(made.status.success(), "{made:?}");
+        let config = fs::read_to_string(root.join("etc/qnet-bridge/bridge.toml"))?;
+        for setting in
+            ["acme-contact = \"mailto:me@example.com\"", "acme-directory = \"https://ca.example/dir\""]
+        {
+            ensure!(config.lines().any(|line| line == setting), "{config}");
+        }
+        let made = run(&["--acme-terms-agreed", "--replace"])?;
         ensure!(made.status.success() && text(&made.stdout).contains(&format!("sni={NAME}")), "{made:?}");
         let config = root.join("etc/qnet-bridge/bridge.toml");
         let check = |more: &[&str]| {

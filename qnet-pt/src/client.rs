@@ -8,7 +8,8 @@ use crate::refusal::{Refusal, retry_word};
 use qnet_pt_ipc::args::Args;
 use qnet_pt_ipc::env::{Client, Settings};
 use qnet_pt_ipc::line::Line;
-use qnet_pt_ipc::socks::{self, Progress, Reply, Request, SocksError, Target};
+use qnet_pt_ipc::socks::{self, Reply, Request, SocksError, Target};
+use qnet_transport::negotiate;
 use qnet_transport::relay::relay;
 use qnet_wire::bridge_line::BridgeLine;
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -205,22 +206,7 @@ fn report(refusal: &Refusal, output: &Output) {
 async fn negotiate(tcp: &mut TcpStream) -> io::Result<Result<Request, SocksError>> {
     tcp.set_nodelay(true)?;
     let mut server = socks::Server::new();
-    let mut buffer = [0; 1_024];
-    let mut out = Vec::new();
-    loop {
-        let count = tcp.read(&mut buffer).await?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let progress = server.on_bytes(buffer.get(..count).unwrap_or_default(), &mut out);
-        tcp.write_all(&out).await?;
-        out.clear();
-        match progress {
-            Progress::More => {}
-            Progress::Request(request) => return Ok(Ok(request)),
-            Progress::Failed(error) => return Ok(Err(error)),
-        }
-    }
+    negotiate::negotiate(tcp, |bytes, out| server.on_bytes(bytes, out).outcome()).await
 }
 
 async fn connect(request: &Request, dialer: &Dialer) -> Result<qnet_transport::Stream, Refusal> {

@@ -56,7 +56,7 @@ pub struct Proxy {
     )]
     #[expect(missing_docs, reason = "the help says it")]
     pub forward: Vec<String>,
-    /// A host and port that answer when all is well, connected to now and then [default: ask the bridge alone]
+    /// A host and port that answer when all is well, connected to now and then [default: the site that the bridge stands before]
     #[arg(long, value_name = "HOST:PORT")]
     pub probe: Option<String>,
     #[arg(

@@ -79,7 +79,7 @@ pub(crate) fn dialer(upstream: Upstream) -> Result<Dialer, String> {
 }
 
 fn probe(settings: &Settings) -> Probe {
-    settings.probe.clone().map_or(Probe::Exit, Probe::Target)
+    settings.probe.clone().map_or(Probe::Site, Probe::Target)
 }
 
 /// Serves until a signal, and takes up changes of the configuration.

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use qnet_tests::support::decoy::{Decoy, Options, Server};
-use qnet_tests::support::devtools::{Browser, Page};
 use qnet_tests::support::isolate::isolated;
 use qnet_tests::support::process::{free_address, signal, wait_for};
 use qnet_tests::support::tunnel::runtime;
 use rustix::process::Signal;
-use serde_json::json;
+use support::browser::{Watched, look};
 use support::exit::{Behind, Exit};
+use support::wire::{Wire, wire};
 use support::{CONNECT_LIMIT, Proxy, curl, qnet};
 use tempfile::TempDir;
 
@@ -83,53 +83,14 @@ fn only_this_machine_is_answered_and_only_the_page_may_change_something() -> Res
     })
 }
 
-/// Of the proxy's page, shown by a browser that stays while it is looked at.
-fn shown(proxy: &Proxy) -> Result<(Browser, Page)> {
-    let mut browser = Browser::start("MAP * 127.0.0.1")?;
-    let page = browser.open(&format!("http://{}/", proxy.status), CONNECT_LIMIT)?;
-    Ok((browser, page))
-}
-
-/// Waits until all these words are on the page.
-fn says(browser: &mut Browser, page: &Page, words: &[&str]) -> Result<()> {
-    wait_for(&words.join(" and "), CONNECT_LIMIT, || {
-        // A page that is being replaced has nothing to be asked of.
-        let text = browser.evaluate(page, "document.body?.innerText").unwrap_or_default().to_string();
-        Ok(words.iter().all(|word| text.contains(word)).then_some(()))
-    })
-}
-
-/// Keeps what the browser will not load or run.
-const COMPLAINTS: &str = "window.complaints = []; \
-    addEventListener('securitypolicyviolation', event => complaints.push(event.violatedDirective)); \
-    addEventListener('error', event => complaints.push(event.message ?? 'a resource'), true);";
-
 #[test]
 fn a_browser_shows_the_state_and_loads_nothing_from_elsewhere() -> Result<()> {
     isolated("a_browser_shows_the_state_and_loads_nothing_from_elsewhere", || {
         with_exit(|exit, decoy| {
             let proxy = Proxy::connected(&decoy.certificates().ca, &[exit.line()], &[])?;
-            let (mut browser, page) = shown(&proxy)?;
-            browser.command(&page, "Page.enable", &json!({}))?;
-            let script = json!({ "source": COMPLAINTS });
-            browser.command(&page, "Page.addScriptToEvaluateOnNewDocument", &script)?;
-            browser.command(&page, "Page.reload", &json!({ "ignoreCache": true }))?;
-            wait_for("the new page", CONNECT_LIMIT, || {
-                let there = browser.evaluate(&page, "Array.isArray(window.complaints)");
-                Ok(there.is_ok_and(|there| there == true).then_some(()))
-            })?;
-            says(&mut browser, &page, &["Connected", "Bridge 1", "round trip ", "profile web"])?;
-            let complaints = browser.evaluate(&page, "window.complaints")?;
-            ensure!(complaints == json!([]), "{complaints}");
-            let loaded = "performance.getEntriesByType('resource').map(entry => entry.name)";
-            let loaded = browser.evaluate(&page, loaded)?;
-            let own = format!("http://{}/", proxy.status);
-            let loaded: Vec<_> =
-                loaded.as_array().context("a list")?.iter().filter_map(serde_json::Value::as_str).collect();
-            ensure!(loaded.len() >= 3 && loaded.iter().all(|url| url.starts_with(&own)), "{loaded:?}");
-            let dom = browser.evaluate(&page, "document.documentElement.outerHTML")?.to_string();
-            ensure!(!dom.contains(NAME) && !dom.contains(&exit.address.to_string()), "{dom}");
-            for (path, text) in [("/", curl(&[&own])?), ("/page.css", curl(&[&format!("{own}page.css")])?)] {
+            look("shows", &proxy, &[NAME, &exit.address.to_string()])?;
+            for path in ["", "page.css"] {
+                let text = curl(&[&format!("http://{}/{path}", proxy.status)])?;
                 ensure!(
                     !text.contains("http:") && !text.contains("https:") && !text.contains("//"),
                     "{path}: {text}"
@@ -140,31 +101,6 @@ fn a_browser_shows_the_state_and_loads_nothing_from_elsewhere() -> Result<()> {
     })
 }
 
-/// Of all texts that are shown: the least contrast with the ground behind one (WCAG 2.2, "contrast ratio"), and whose it is; and by
-/// how many pixels the page is wider than its window.
-const LEGIBLE: &str = r#"(() => {
-  const parts = (color) => color.match(/[\d.]+/g).map(Number);
-  const light = (color) => {
-    const [r, g, b] = parts(color).map((part) => part / 255).map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = (element) => {
-    const color = getComputedStyle(element).backgroundColor;
-    return parts(color)[3] === 0 && element.parentElement ? ground(element.parentElement) : color;
-  };
-  const shown = [...document.body.querySelectorAll("*")].filter((element) => element.checkVisibility() &&
-    [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()));
-  const contrasts = shown.map((element) => {
-    const [low, high] = [light(getComputedStyle(element).color), light(ground(element))].sort((a, b) => a - b);
-    return { of: element.outerHTML.slice(0, 80), contrast: (high + 0.05) / (low + 0.05) };
-  });
-  const worst = contrasts.reduce((one, other) => one.contrast < other.contrast ? one : other);
-  return { texts: contrasts.length, worst, ground: light(ground(document.body)), wider: document.documentElement.scrollWidth - innerWidth };
-})()"#;
-
-/// WCAG 2.2, 1.4.3, level AA.
-const LEAST_CONTRAST: f64 = 4.5;
-
 #[test]
 fn the_page_is_legible_in_light_and_dark_and_on_a_phone() -> Result<()> {
     isolated("the_page_is_legible_in_light_and_dark_and_on_a_phone", || {
@@ -172,29 +108,18 @@ fn the_page_is_legible_in_light_and_dark_and_on_a_phone() -> Result<()> {
             // One bridge is connected to, one is not.
             let other = Exit::start(decoy, 2, Behind::Exit(HashMap::new()))?;
             let gone = other.line().replace(&other.address.to_string(), &free_address()?.to_string());
-            let proxy = Proxy::connected(&decoy.certificates().ca, &[exit.line(), gone], &[])?;
-            let (mut browser, page) = shown(&proxy)?;
-            says(&mut browser, &page, &["Connected", "Bridge 2"])?;
-            let mut grounds = Vec::new();
-            for scheme in ["light", "dark"] {
-                let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-                browser.command(&page, "Emulation.setEmulatedMedia", &media)?;
-                for width in [320, 390, 1_280] {
-                    let screen = json!({ "width": width, "height": 740, "deviceScaleFactor": 2, "mobile": width < 600 });
-                    browser.command(&page, "Emulation.setDeviceMetricsOverride", &screen)?;
-                    let seen = browser.evaluate(&page, LEGIBLE)?;
-                    ensure!(
-                        seen["texts"].as_u64() > Some(15) && seen["wider"] == 0,
-                        "{scheme}, {width}: {seen}"
-                    );
-                    let contrast = seen["worst"]["contrast"].as_f64().context("a contrast")?;
-                    ensure!(contrast >= LEAST_CONTRAST, "{scheme}, {width}: {seen}");
-                    grounds.push(seen["ground"].as_f64().context("a ground")?);
-                }
-            }
-            ensure!(grounds[..3].iter().all(|ground| *ground > 0.8), "{grounds:?}");
-            ensure!(grounds[3..].iter().all(|ground| *ground < 0.05), "{grounds:?}");
-            Ok(())
+            let ca = &decoy.certificates().ca;
+            let pictures = env!("CARGO_TARGET_TMPDIR");
+            let proxy = Proxy::connected(ca, &[exit.line(), gone.clone()], &[])?;
+            look("legible", &proxy, &[pictures, "Connected", "Bridge 2"])?;
+            drop(proxy);
+            let proxy = Proxy::start(ca, &[gone], &[])?;
+            look("legible", &proxy, &[pictures, "Offline", "Bridge 1"])?;
+            drop(proxy);
+            let silent = TcpListener::bind("127.0.0.1:0")?;
+            let line = exit.line().replace(&exit.address.to_string(), &silent.local_addr()?.to_string());
+            let proxy = Proxy::start(ca, &[line], &[])?;
+            look("legible", &proxy, &[pictures, "Calibrating", "Bridge 1"])
         })
     })
 }
@@ -204,17 +129,7 @@ fn the_button_connects_anew() -> Result<()> {
     isolated("the_button_connects_anew", || {
         with_exit(|exit, decoy| {
             let proxy = Proxy::connected(&decoy.certificates().ca, &[exit.line()], &[])?;
-            let (mut browser, page) = shown(&proxy)?;
-            // What is above it is there.
-            says(&mut browser, &page, &["Bridge 1"])?;
-            let place = "(() => { const button = document.querySelector('button'); button.scrollIntoView(); \
-                         const box = button.getBoundingClientRect(); \
-                         return { x: box.x + box.width / 2, y: box.y + box.height / 2 }; })()";
-            let place = browser.evaluate(&page, place)?;
-            for kind in ["mousePressed", "mouseReleased"] {
-                let click = json!({ "type": kind, "x": place["x"], "y": place["y"], "button": "left", "clickCount": 1 });
-                browser.command(&page, "Input.dispatchMouseEvent", &click)?;
-            }
+            look("button", &proxy, &[])?;
             wait_for("a new tunnel", CONNECT_LIMIT, || {
                 Ok((proxy.log().matches("connected after").count() == 2).then_some(()))
             })
@@ -222,23 +137,34 @@ fn the_button_connects_anew() -> Result<()> {
     })
 }
 
-/// Connected is said in other tests: here a bridge that says nothing, and then one that is not there.
+/// A bridge that says nothing, then none, then one again, then no proxy.
 #[test]
-fn a_bridge_that_is_silent_is_calibrating_and_one_that_is_gone_offline() -> Result<()> {
-    isolated("a_bridge_that_is_silent_is_calibrating_and_one_that_is_gone_offline", || {
+fn the_page_follows_the_state() -> Result<()> {
+    isolated("the_page_follows_the_state", || {
         with_exit(|exit, decoy| {
-            let silent = TcpListener::bind("127.0.0.1:0")?;
-            let line = exit.line().replace(&exit.address.to_string(), &silent.local_addr()?.to_string());
-            let proxy = Proxy::start(&decoy.certificates().ca, &[line], &[])?;
-            let (mut browser, page) = shown(&proxy)?;
-            says(&mut browser, &page, &["Calibrating", "waiting for the bridge to prove itself"])?;
-            ensure!(proxy.report()?.contains(r#""state":"calibrating""#));
-            // Who connected is reset, and nobody else gets in.
-            drop(silent);
-            says(&mut browser, &page, &["Offline", "Bridge 1"])?;
-            ensure!(proxy.report()?.contains(r#""state":"offline""#));
+            let (address, wire) = tokio::runtime::Handle::current().block_on(wire(exit.address))?;
+            wire.send_replace(Wire::Silent);
+            let proxy = Proxy::start(&decoy.certificates().ca, &[exit.line_by(address)], &[])?;
+            let states = [
+                "Calibrating|waiting for the bridge to prove itself",
+                "Offline|Bridge 1",
+                "Connected|round trip",
+                "Not running|Is it running?",
+            ];
+            let mut page = Watched::open(&proxy, &states)?;
+            page.says(states[0])?;
+            proxy.wait_for(r#""state":"calibrating""#)?;
+            for (next, state, words) in
+                [(Wire::Cut, "offline", states[1]), (Wire::Whole, "connected", states[2])]
+            {
+                wire.send_replace(next);
+                page.go_on()?;
+                page.says(words)?;
+                proxy.wait_for(&format!(r#""state":"{state}""#))?;
+            }
             drop(proxy);
-            says(&mut browser, &page, &["Not running", "Is it running?"])
+            page.go_on()?;
+            page.says(states[3])
         })
     })
 }

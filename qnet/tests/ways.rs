@@ -142,9 +142,25 @@ fn a_probe_that_is_not_answered_is_no_connection() -> Result<()> {
         proxy.wait_for("the probe's host is not: the exit finds no such host")?;
         ensure!(!proxy.report()?.contains(r#""state":"connected""#), "{}", proxy.report()?);
         drop(proxy);
-        let probe = format!("{WEB}:443");
+        let probe = format!("{WEB}:{}", decoy.address().port());
         Proxy::connected(ca, &[exit.line()], &["--probe", &probe])?;
         ensure!(exit.asked.load(Ordering::Relaxed) >= 2);
+        Ok(())
+    })
+}
+
+#[test]
+fn every_site_answers_the_probe() -> Result<()> {
+    isolated("every_site_answers_the_probe", || {
+        let runtime = runtime()?;
+        let _inside = runtime.enter();
+        for server in Server::ALL {
+            let decoy = Decoy::start(server, Options::default())?;
+            let exit = Exit::start(&decoy, 1, Behind::Exit(HashMap::new()))?;
+            Proxy::connected(&decoy.certificates().ca, &[exit.line()], &[])
+                .with_context(|| format!("{server:?}"))?;
+            ensure!(exit.asked.load(Ordering::Relaxed) == 0, "{server:?}: other hosts were asked for");
+        }
         Ok(())
     })
 }

@@ -8,6 +8,7 @@
 //! | [`admission`] | who may use a bridge by invitation, in a file |
 //! | [`decoy`] | can the site behind a bridge be its decoy? |
 //! | [`connect`] | the TCP connection to a bridge, direct or through an upstream proxy |
+//! | [`negotiate`] | what a codec is told and answers, before a stream begins |
 //! | [`relay`] | copy between a stream and a connection |
 //! | [`tls`] | the client's genuine TLS handshake with the decoy: Chrome's ClientHello, the token in it |
 //! | [`identity`] | the bridge's key, in a file of its own |
@@ -24,6 +25,7 @@ mod driver;
 mod elsewhere;
 pub mod identity;
 pub mod listening;
+pub mod negotiate;
 pub mod relay;
 mod seed;
 mod session;

@@ -74,6 +74,12 @@ impl DirectoryUrl {
     }
 }
 
+impl fmt::Display for DirectoryUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl FromStr for DirectoryUrl {
     type Err = NoDirectory;
 

@@ -1,9 +1,11 @@
 //! What becomes of a client's stream where no tor stands behind the bridge: it says where to (docs/protocol.md, section 18), the
-//! exit policy is asked, and the connection is made; or all streams go to one fixed upstream, as they are.
+//! exit policy is asked, and the connection is made; or all streams go to one fixed upstream, as they are. The bridge's own site is
+//! opened whatever the policy says.
 
 pub mod limits;
 mod meter;
 pub mod policy;
+mod site;
 mod udp;
 
 use std::{
@@ -32,6 +34,7 @@ use tokio::{
 use limits::{Clients, Full, Limits, Place};
 use meter::Metered;
 use policy::ExitPolicy;
+pub use site::Site;
 
 /// How long a client may take to say where to. It says so when it opens the stream.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
@@ -87,6 +90,7 @@ pub struct Counts {
 /// Serves streams.
 pub struct Exit {
     destination: RwLock<Arc<Destination>>,
+    site: Site,
     /// What clients use.
     pub clients: Clients,
     /// What was counted.
@@ -95,14 +99,15 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// An exit to there, within these limits.
+    /// An exit to there and to the bridge's own `site`, within these limits.
     #[must_use]
-    pub fn new(destination: Destination, limits: Limits) -> Self {
+    pub fn new(destination: Destination, limits: Limits, site: Site) -> Self {
         let clients = Clients::default();
         clients.set(limits);
         let destination = RwLock::new(Arc::new(destination));
         Self {
             destination,
+            site,
             clients,
             counts: Counts::default(),
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
@@ -201,37 +206,44 @@ impl Exit {
                 add(&self.counts.refused);
                 refuse(&mut stream, Answer::Unsupported).await
             }
-            Request::Tcp(target) => match self.reach(&target, allowed).await {
-                Ok(mut tcp) => {
-                    add(&self.counts.connected);
-                    stream.write_all(&Answer::Connected.bytes()).await?;
-                    tcp.write_all(&early).await?;
-                    drop(early);
-                    join(stream, tcp, &place).await
-                }
-                Err(answer) => {
-                    add(if answer == Answer::NotAllowed {
-                        &self.counts.refused
-                    } else {
-                        &self.counts.failed
-                    });
-                    refuse(&mut stream, answer).await
-                }
-            },
+            Request::Tcp(target) => self.connect(stream, &target, early, (allowed, &place)).await,
         }
     }
 
-    /// The first of the target's addresses that is allowed and answers.
-    async fn reach(&self, target: &Target, allowed: &Allowed) -> Result<TcpStream, Answer> {
-        let mut last = Answer::HostUnreachable;
-        for address in self.addresses(target, allowed).await? {
-            let connected = timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
-            match connected.unwrap_or_else(|late| Err(late.into())) {
-                Ok(tcp) => return Ok(tcp),
-                Err(error) => last = answer_of(&error),
+    async fn connect<S>(
+        &self,
+        mut stream: S,
+        target: &Target,
+        mut early: Vec<u8>,
+        (allowed, place): (&Allowed, &Place),
+    ) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let own = self.site.is(target);
+        // Whatever the policy says: a stranger at the bridge's port has the site, too.
+        let reached =
+            if own { reach(&[self.site.address]).await } else { self.reach_allowed(target, allowed).await };
+        let mut tcp = match reached {
+            Ok(tcp) => tcp,
+            Err(answer) => {
+                let refused = answer == Answer::NotAllowed;
+                add(if refused { &self.counts.refused } else { &self.counts.failed });
+                return refuse(&mut stream, answer).await;
             }
+        };
+        add(&self.counts.connected);
+        stream.write_all(&Answer::Connected.bytes()).await?;
+        if own {
+            early = site::beginning(&mut stream, early).await?;
         }
-        Err(last)
+        tcp.write_all(&early).await?;
+        drop(early);
+        join(stream, tcp, place).await
+    }
+
+    async fn reach_allowed(&self, target: &Target, allowed: &Allowed) -> Result<TcpStream, Answer> {
+        reach(&self.addresses(target, allowed).await?).await
     }
 
     /// The addresses of the target that are allowed. A name is looked up here, once: what is judged is what is connected to, so
@@ -269,6 +281,19 @@ impl Exit {
             Err(_) => Err(Answer::TimedOut),
         }
     }
+}
+
+/// The first of the addresses that answers.
+async fn reach(addresses: &[SocketAddr]) -> Result<TcpStream, Answer> {
+    let mut last = Answer::HostUnreachable;
+    for address in addresses {
+        let connected = timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
+        match connected.unwrap_or_else(|late| Err(late.into())) {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => last = answer_of(&error),
+        }
+    }
+    Err(last)
 }
 
 fn add(counter: &AtomicU64) {

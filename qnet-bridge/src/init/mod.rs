@@ -29,6 +29,7 @@ use qnet_transport::{decoy::Place, identity};
 use qnet_wire::{name::ServerName, url::WebsocketUrl};
 
 use crate::{
+    acme,
     files::{self, File, Written},
     invite,
     line::{self, Fingerprints, TOR_DATA},
@@ -71,6 +72,12 @@ pub(crate) struct Init {
     /// With --site: get its certificate from Let's Encrypt, and agree to the terms at <https://letsencrypt.org/repository/>
     #[arg(long, requires = "site")]
     acme_terms_agreed: bool,
+    /// With --acme-terms-agreed: how the authority may reach you, such as mailto:you@example.com
+    #[arg(long, value_name = "URL", requires = "acme_terms_agreed")]
+    acme_contact: Option<acme::Contact>,
+    /// With --acme-terms-agreed: another authority than Let's Encrypt, by its directory; the terms are its own then
+    #[arg(long, value_name = "URL", requires = "acme_terms_agreed")]
+    acme_directory: Option<acme::DirectoryUrl>,
     /// Let clients open websockets at a secret path of the site, which is made here. With --site: there, too. Otherwise this machine's
     /// web server or a CDN stands in front of the bridge, --address is theirs, and --sni the site's name
     #[arg(long, conflicts_with_all = ["decoy", "third_party_decoy"])]
@@ -255,6 +262,12 @@ impl Init {
                 "site = {site}\ndomain = \"{domain}\"\nacme-terms-agreed = {}",
                 self.acme_terms_agreed
             );
+            if let Some(contact) = &self.acme_contact {
+                let _ = writeln!(text, "acme-contact = \"{}\"", contact.url());
+            }
+            if let Some(directory) = &self.acme_directory {
+                let _ = writeln!(text, "acme-directory = {}", toml::Value::from(directory.to_string()));
+            }
         }
         text.push_str(&self.websockets());
         if !names.is_empty() && !self.websocket {

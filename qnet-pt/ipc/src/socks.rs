@@ -51,6 +51,20 @@ pub enum Progress {
     Failed(SocksError),
 }
 
+impl Progress {
+    /// What came of the negotiation, once it is over.
+    ///
+    /// # Errors
+    /// It failed; what was to be sent has to be sent all the same.
+    pub fn outcome(self) -> Option<Result<Request, SocksError>> {
+        match self {
+            Self::More => None,
+            Self::Request(request) => Some(Ok(request)),
+            Self::Failed(error) => Some(Err(error)),
+        }
+    }
+}
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {

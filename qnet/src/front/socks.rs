@@ -2,9 +2,10 @@
 
 use std::io;
 
-use qnet_pt_ipc::socks::{self, Command, Progress, Reply, SocksError};
+use qnet_pt_ipc::socks::{self, Command, Reply, SocksError};
+use qnet_transport::negotiate;
 use qnet_wire::target::{Answer, Host, Request, Target, TargetError};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -27,21 +28,7 @@ pub(super) async fn serve(service: &Service, mut tcp: TcpStream) -> io::Result<(
 
 async fn negotiate(tcp: &mut TcpStream) -> io::Result<Result<socks::Request, SocksError>> {
     let mut server = socks::Server::with_udp();
-    let (mut buffer, mut out) = ([0; 1_024], Vec::new());
-    loop {
-        let count = tcp.read(&mut buffer).await?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let progress = server.on_bytes(buffer.get(..count).unwrap_or_default(), &mut out);
-        tcp.write_all(&out).await?;
-        out.clear();
-        match progress {
-            Progress::More => {}
-            Progress::Request(request) => return Ok(Ok(request)),
-            Progress::Failed(error) => return Ok(Err(error)),
-        }
-    }
+    negotiate::negotiate(tcp, |bytes, out| server.on_bytes(bytes, out).outcome()).await
 }
 
 async fn connect(service: &Service, mut tcp: TcpStream, request: &socks::Request) -> io::Result<()> {

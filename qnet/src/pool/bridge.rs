@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use qnet_transport::Stream;
-use qnet_transport::client::{DialError, Dialer, OpenStreamError, Tunnel};
+use qnet_transport::client::{Dialer, Tunnel};
 use qnet_wire::bridge_line::BridgeLine;
-use qnet_wire::error::{Retry, chain};
-use qnet_wire::target::{ANSWER, Answer, Request, Target, TargetError};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use qnet_wire::error::Retry;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
+
+use super::probe::{self, Probe, UpError};
 
 /// The pause after the first failed dial; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -30,8 +29,6 @@ const STILL: Duration = Duration::from_secs(10);
 const MEASURED_LONG_AGO: Duration = Duration::from_secs(5 * 60);
 /// A tunnel that lasted so long was a good one, and its end no failure.
 const LASTING: Duration = Duration::from_secs(30);
-/// How long the first probe of a tunnel may take.
-const PROBE_LIMIT: Duration = Duration::from_secs(15);
 /// How long a tunnel that seems silent may take to show that it is not. Its session needs a moment where it has to replace a
 /// connection.
 const DOUBT_LIMIT: Duration = Duration::from_secs(4);
@@ -125,48 +122,6 @@ async fn forget(notify: &Notify) {
         biased;
         () = notify.notified() => {}
         () = std::future::ready(()) => {}
-    }
-}
-
-/// How it is found out that a tunnel leads somewhere.
-#[derive(Clone, PartialEq)]
-pub(crate) enum Probe {
-    /// The far end's answer to a request is enough.
-    Exit,
-    /// It has to connect there.
-    Target(Target),
-    /// The far end is one fixed server, which nothing is known of: the tunnel's handshake is all that can be seen.
-    Handshake,
-}
-
-/// Why there is no tunnel.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UpError {
-    #[error("{}", chain(.0))]
-    Dial(#[from] DialError),
-    #[error(transparent)]
-    Open(#[from] OpenStreamError),
-    #[error("the tunnel ended at once: {0}")]
-    Tunnel(String),
-    #[error("the bridge is there, but nothing behind it answers: is it one for tor only?")]
-    NoAnswer,
-    #[error("the bridge's answer is not understood: {0}")]
-    Strange(#[from] TargetError),
-    #[error("the bridge is there, but the probe's host is not: {0}")]
-    Refused(Answer),
-    #[error("the bridge is there, but took more than {} seconds to answer", PROBE_LIMIT.as_secs())]
-    Slow,
-}
-
-impl UpError {
-    fn retry(&self) -> Retry {
-        match self {
-            Self::Dial(error) => error.retry(),
-            Self::Open(error) => error.retry(),
-            Self::Tunnel(_) | Self::Slow => Retry::Now,
-            Self::NoAnswer | Self::Refused(_) => Retry::Later,
-            Self::Strange(error) => error.retry(),
-        }
     }
 }
 
@@ -345,15 +300,7 @@ impl Bridge {
         let began = Instant::now();
         let tunnel = dialer.dial_any(&self.lines).await?;
         let probe = probe.borrow().clone();
-        let twice = async {
-            // The first answer waits for the rest of the handshake, too.
-            let first = measure(&tunnel, &probe).await?;
-            Ok::<_, UpError>(match first {
-                Some(first) => measure(&tunnel, &probe).await?.map(|second| first.min(second)),
-                None => None,
-            })
-        };
-        let found = timeout(PROBE_LIMIT, twice).await.map_err(|_| UpError::Slow)??;
+        let found = probe::first(&tunnel, &probe, &self.lines).await?;
         let now = Instant::now();
         let round_trip = found.unwrap_or(now - began);
         let state = Mutex::new(Proved { at: now, round_trip, measured: now });
@@ -372,7 +319,7 @@ impl Bridge {
             up.silent.store(doubted, Ordering::Relaxed);
             news.send_replace(());
             let probe = probe.borrow().clone();
-            match timeout(DOUBT_LIMIT, measure(&up.tunnel, &probe)).await {
+            match timeout(DOUBT_LIMIT, probe::measure(&up.tunnel, &probe, &self.lines)).await {
                 Ok(Ok(round_trip)) => up.prove(round_trip),
                 Ok(Err(error)) => return End::Lost(error.to_string()),
                 Err(_) => {
@@ -388,50 +335,4 @@ impl fmt::Display for Bridge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "bridge {}", self.number)
     }
-}
-
-/// The time between a request and its answer, where there can be one.
-async fn measure(tunnel: &Tunnel, probe: &Probe) -> Result<Option<Duration>, UpError> {
-    let request = match probe {
-        Probe::Exit => Request::Udp,
-        Probe::Target(target) => Request::Tcp(target.clone()),
-        Probe::Handshake => {
-            tunnel.established().await.map_err(|why| UpError::Tunnel(why.to_string()))?;
-            return Ok(None);
-        }
-    };
-    let began = Instant::now();
-    let mut stream = tunnel.open()?;
-    let answer = ask(&mut stream, &request).await.map_err(|error| match error {
-        AskError::Io(_) => match tunnel.is_open() {
-            true => UpError::NoAnswer,
-            false => UpError::Tunnel(error.to_string()),
-        },
-        AskError::Strange(error) => UpError::Strange(error),
-    })?;
-    let took = began.elapsed();
-    match (probe, answer) {
-        (Probe::Target(_), Answer::Connected) | (Probe::Exit | Probe::Handshake, _) => Ok(Some(took)),
-        (Probe::Target(_), refused) => Err(UpError::Refused(refused)),
-    }
-}
-
-/// Why a stream has no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    #[error(transparent)]
-    Strange(#[from] TargetError),
-}
-
-/// Sends a request on a fresh stream and waits for its answer.
-pub(crate) async fn ask(stream: &mut Stream, request: &Request) -> Result<Answer, AskError> {
-    let mut bytes = Vec::new();
-    request.write(&mut bytes);
-    stream.write_all(&bytes).await?;
-    let mut answer = [0; ANSWER];
-    stream.read_exact(&mut answer).await?;
-    // All of its bytes are there.
-    Ok(Answer::read(&answer)?.unwrap_or(Answer::Failed))
 }

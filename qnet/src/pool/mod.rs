@@ -8,6 +8,7 @@
 //! 4. Where all fail, the request waits for whichever bridge is back first.
 
 mod bridge;
+mod probe;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-pub(crate) use bridge::{Bridge, Phase, Probe};
+pub(crate) use bridge::{Bridge, Phase};
+pub(crate) use probe::Probe;
 
 /// How long a request may take in all: a bridge may have to be dialled, and applications give up after a minute.
 const OPEN_LIMIT: Duration = Duration::from_secs(45);
@@ -267,7 +269,7 @@ async fn attempt(
     let Some(request) = request else { return Ok(Opened { stream, _use: using }) };
     let asking = async {
         let doubt_at = Instant::now() + patience;
-        let mut asking = std::pin::pin!(bridge::ask(&mut stream, &request));
+        let mut asking = std::pin::pin!(probe::ask(&mut stream, &request));
         match timeout_at(doubt_at, &mut asking).await {
             Ok(answer) => answer,
             Err(_) => {

@@ -39,7 +39,7 @@ pub(super) enum Overall {
     Offline,
     /// A bridge is being connected to, or one that was connected seems silent and is looked at.
     Calibrating,
-    /// A request went through a bridge and its answer came back.
+    /// Something came back through a bridge from a host behind it.
     Connected,
 }
 

@@ -37,7 +37,7 @@ pub struct Exit {
     pub address: SocketAddr,
     key: String,
     name: String,
-    /// Requests for TCP that came.
+    /// Requests for TCP that came, other than for the bridge's own site.
     pub asked: Arc<AtomicUsize>,
 }
 
@@ -64,10 +64,11 @@ impl Exit {
         let address = listener.local_addr();
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);
+        let site = (format!("{}:443", decoy.name()).parse::<Target>()?, decoy.address());
         tokio::spawn(async move {
             while let Some(incoming) = listener.accept().await {
-                let (behind, counter) = (behind.clone(), Arc::clone(&counter));
-                tokio::spawn(async move { serve(incoming.stream, behind, &counter).await });
+                let (behind, counter, site) = (behind.clone(), Arc::clone(&counter), site.clone());
+                tokio::spawn(async move { serve(incoming.stream, behind, &site, &counter).await });
             }
         });
         Ok(Self { address, key, name: decoy.name().to_owned(), asked })
@@ -89,7 +90,12 @@ impl Exit {
     }
 }
 
-async fn serve(mut stream: Stream, behind: Behind, asked: &AtomicUsize) -> io::Result<()> {
+async fn serve(
+    mut stream: Stream,
+    behind: Behind,
+    (site, decoy): &(Target, SocketAddr),
+    asked: &AtomicUsize,
+) -> io::Result<()> {
     let (hosts, udp) = match behind {
         Behind::Server(address) => {
             let mut tcp = TcpStream::connect(address).await?;
@@ -109,8 +115,9 @@ async fn serve(mut stream: Stream, behind: Behind, asked: &AtomicUsize) -> io::R
     };
     match request {
         Request::Tcp(target) => {
-            asked.fetch_add(1, Ordering::Relaxed);
-            let connected = match find(&target, &hosts) {
+            let own = target == *site;
+            asked.fetch_add(usize::from(!own), Ordering::Relaxed);
+            let connected = match if own { Some(*decoy) } else { find(&target, &hosts) } {
                 Some(address) => TcpStream::connect(address).await.map_err(|_| Answer::Refused),
                 None => Err(Answer::HostUnreachable),
             };

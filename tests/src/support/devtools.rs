@@ -40,7 +40,6 @@ pub struct Browser {
 #[derive(Debug)]
 pub struct Page {
     context: String,
-    session: String,
     /// From the order to load it to the end of all that it loads.
     pub took: Duration,
 }
@@ -85,7 +84,7 @@ impl Browser {
     pub fn open_as(&mut self, agent: Option<&Value>, url: &str, limit: Duration) -> Result<Page> {
         let context = self.text(None, "Target.createBrowserContext", &json!({}), "browserContextId")?;
         match self.load(&context, agent, url, limit) {
-            Ok((session, took)) => Ok(Page { context, session, took }),
+            Ok(took) => Ok(Page { context, took }),
             Err(error) => {
                 self.dispose(&context)?;
                 Err(error.context(url.to_owned()))
@@ -105,13 +104,7 @@ impl Browser {
         self.call(None, "Target.disposeBrowserContext", &json!({ "browserContextId": context })).map(|_| ())
     }
 
-    fn load(
-        &mut self,
-        context: &str,
-        agent: Option<&Value>,
-        url: &str,
-        limit: Duration,
-    ) -> Result<(String, Duration)> {
+    fn load(&mut self, context: &str, agent: Option<&Value>, url: &str, limit: Duration) -> Result<Duration> {
         let blank = json!({ "url": "about:blank", "browserContextId": context });
         let target = self.text(None, "Target.createTarget", &blank, "targetId")?;
         let attach = json!({ "targetId": target, "flatten": true });
@@ -129,28 +122,7 @@ impl Browser {
         if let Some(why) = all.get("exceptionDetails") {
             bail!("the page's script failed: {why}");
         }
-        Ok((session, begun.elapsed()))
-    }
-
-    /// Sends a command about a page, such as `Emulation.setEmulatedMedia`, and gives its result.
-    ///
-    /// # Errors
-    /// The browser refuses it, or is gone.
-    pub fn command(&mut self, page: &Page, method: &str, params: &Value) -> Result<Value> {
-        self.call(Some(&page.session), method, params)
-    }
-
-    /// What an expression comes to in a page, once it is fulfilled where it is a promise.
-    ///
-    /// # Errors
-    /// It throws, or the browser is gone.
-    pub fn evaluate(&mut self, page: &Page, expression: &str) -> Result<Value> {
-        let params = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
-        let mut said = self.command(page, "Runtime.evaluate", &params)?;
-        if let Some(why) = said.get("exceptionDetails") {
-            bail!("{expression}: {why}");
-        }
-        Ok(said.pointer_mut("/result/value").map(Value::take).unwrap_or_default())
+        Ok(begun.elapsed())
     }
 
     /// Sends a command and gives its result.
