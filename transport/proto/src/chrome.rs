@@ -84,6 +84,8 @@ pub enum Part {
 /// How long Chrome takes between the steps of a load. Each pause is drawn uniformly from its range.
 #[derive(Debug, Clone, Copy)]
 pub struct Pauses {
+    /// From the client's Finished to the connection preface: Chrome hands a connection from one part of it to the next between them.
+    pub preface: (Duration, Duration),
     /// From the page's last byte to its first subresource.
     pub parse: (Duration, Duration),
     /// From the answers that block the parser (or, where none do, from the burst) to what waited for them.
@@ -135,6 +137,7 @@ pub static CHROME_156: Profile = Profile {
     early_limit: 2,
     late_limit: 10,
     pauses: Pauses {
+        preface: micros(600, 3_000),
         parse: micros(18_000, 48_000),
         release: micros(400, 9_000),
         icon: micros(18_000, 50_000),

@@ -111,12 +111,22 @@ struct Asked {
 
 #[derive(Debug)]
 enum Step {
-    Begin,
+    /// TLS is up; the preface goes then, which is drawn when it is first asked for.
+    Begin {
+        at: Option<Instant>,
+    },
     Ask,
     Page(Page),
-    Parsing { until: Instant, plan: plan::Plan, last: Wanted },
+    Parsing {
+        until: Instant,
+        plan: plan::Plan,
+        last: Wanted,
+    },
     Loading(Loading),
-    Last { at: Instant, last: Wanted },
+    Last {
+        at: Instant,
+        last: Wanted,
+    },
     Knocked,
     GivenUp,
 }
@@ -152,7 +162,7 @@ impl PageLoad {
             asked: Vec::new(),
             requests: 0,
             redirects: 0,
-            step: Step::Begin,
+            step: Step::Begin { at: None },
             give_up_load: None,
             idle: None,
             busy_until: None,
@@ -233,7 +243,9 @@ impl PageLoad {
             Step::Loading(Loading { release: Release::At(at), .. }) => Some(*at),
             // Not while something is owed or open: then data comes first.
             Step::Last { at, .. } => self.is_quiet().then_some(*at),
-            Step::Begin | Step::Ask | Step::Page(_) | Step::Loading(_) => None,
+            // What is owed goes after the preface.
+            Step::Begin { at } => return [*at, self.give_up_load].into_iter().flatten().min(),
+            Step::Ask | Step::Page(_) | Step::Loading(_) => None,
         };
         [step, self.give_up_load, self.owes_at()].into_iter().flatten().min()
     }
@@ -300,8 +312,12 @@ impl PageLoad {
     }
 
     fn step(&mut self, now: Instant) -> Option<Output> {
-        match self.step {
-            Step::Begin => {
+        match &mut self.step {
+            Step::Begin { at } => {
+                let at = *at.get_or_insert_with(|| now + draw(&mut self.random, self.profile.pauses.preface));
+                if now < at {
+                    return None;
+                }
                 self.step = Step::Ask;
                 return Some(Output::Record(self.preface()));
             }

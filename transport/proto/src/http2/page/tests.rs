@@ -152,15 +152,30 @@ fn nothing_follows_the_knock_until_given_up() {
     assert_eq!(visit.load.deadline(), Some(visit.now + Duration::from_secs(300)));
 }
 
+/// A visit that has said its preface, after Chrome's pause, and has asked for its page.
+fn begun(seed: u8, mut take: impl FnMut(&[u8])) -> Visit {
+    let mut visit = Visit::new("/", Field::Padding, seed);
+    assert_eq!(visit.load.poll(visit.now), None, "no preface yet");
+    let at = visit.load.deadline().unwrap();
+    let (least, most) = CHROME_156.pauses.preface;
+    assert!((least..=most).contains(&at.duration_since(visit.now)));
+    visit.now = at;
+    let mut records = 0;
+    while let Some(Output::Record(record)) = visit.load.poll(visit.now) {
+        assert_eq!(record.starts_with(frame::PREFACE), records == 0);
+        take(&record);
+        records += 1;
+    }
+    assert_eq!(records, 2);
+    visit
+}
+
 /// What comes with SETTINGS is read before they are acknowledged, as in Chromium.
 #[test]
 fn settings_are_acknowledged_behind_the_answer_that_comes_with_them() {
     for seed in 0..20 {
-        let mut visit = Visit::new("/", Field::Padding, seed);
         let mut decoy = Decoy::new(site(BASIC));
-        while let Some(Output::Record(record)) = visit.load.poll(visit.now) {
-            decoy.take(&record);
-        }
+        let mut visit = begun(seed, |record| decoy.take(record));
         let start = visit.now;
         let later = |at: Option<Instant>| at.expect("something is owed").duration_since(start);
         while let Some(record) = decoy.out.pop_front() {
@@ -174,6 +189,25 @@ fn settings_are_acknowledged_behind_the_answer_that_comes_with_them() {
         let Some(Output::Record(record)) = visit.load.poll(visit.now) else { panic!("nothing is owed") };
         assert_eq!((record[3], record[4]), (kind::SETTINGS, flag::ACK));
     }
+}
+
+/// A decoy on the same machine may be heard before the preface has gone: nothing is said, and nothing is asked to be woken for, before it.
+#[test]
+fn a_decoy_that_speaks_first_waits_for_the_preface() {
+    let mut visit = Visit::new("/", Field::Padding, 1);
+    assert_eq!(visit.load.poll(visit.now), None);
+    let at = visit.load.deadline().unwrap();
+    let mut settings = Vec::new();
+    frame::settings(&[], &mut settings);
+    visit.load.on_data(&settings, visit.now).unwrap();
+    assert_eq!((visit.load.poll(visit.now), visit.load.deadline()), (None, Some(at)));
+    visit.now = at + READING.1;
+    let said: Vec<_> = std::iter::from_fn(|| visit.load.poll(visit.now)).collect();
+    let [Output::Record(first), Output::Record(_), Output::Record(last)] = &said[..] else {
+        panic!("{said:?}")
+    };
+    assert!(first.starts_with(frame::PREFACE));
+    assert_eq!((last[3], last[4]), (kind::SETTINGS, flag::ACK));
 }
 
 #[test]
@@ -327,8 +361,7 @@ fn pages_that_are_not_200_or_not_html() {
 #[test]
 fn a_decoy_that_ends_or_breaks_the_connection() {
     let begin = |bytes: &[u8]| {
-        let mut visit = Visit::new("/", Field::Padding, 1);
-        while visit.load.poll(visit.now).is_some() {}
+        let mut visit = begun(1, |_| {});
         let mut all = Vec::new();
         frame::settings(&[], &mut all);
         all.extend_from_slice(bytes);
@@ -359,8 +392,7 @@ fn a_decoy_that_ends_or_breaks_the_connection() {
 
 #[test]
 fn a_load_without_end_is_given_up() {
-    let mut visit = Visit::new("/", Field::Padding, 1);
-    while visit.load.poll(visit.now).is_some() {}
+    let mut visit = begun(1, |_| {});
     visit.now = visit.load.deadline().unwrap();
     assert_eq!(visit.load.poll(visit.now), None);
     assert!(matches!(visit.load.failure(), Some(LoadError::TooSlow(_))));
