@@ -1,8 +1,8 @@
 //! Whether a tunnel leads somewhere: a stream through it to a host, and what comes back from there.
 //!
 //! The host is the site that the bridge stands before, unless the user names another: the bridge opens it whatever its exit policy
-//! says, it is there whenever strangers are answered, and nobody hears of the bridge by it (docs/decisions/0021). It is told the
-//! shortest that every TLS server has to answer. Of a host that the user names nothing else is known than its port: that it was
+//! says, it is there whenever strangers are answered, and where it is the operator's own nobody hears of the bridge by it
+//! (docs/decisions/0021). It is told the shortest that every TLS server has to answer. Of a host that the user names nothing else is known than its port: that it was
 //! connected to has to do.
 
 use std::time::Duration;
