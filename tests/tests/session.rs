@@ -282,7 +282,8 @@ fn carriers_are_replaced_before_they_have_carried_too_much() -> Result<()> {
 #[test]
 fn two_carriers_share_the_work() -> Result<()> {
     staged("two_carriers_share_the_work", || async {
-        let profile = Profile { stripes: 2, ..unhurried() };
+        // Neither is replaced for what it has carried.
+        let profile = Profile { stripes: 2, volume: 1 << 30..=1 << 30, ..unhurried() };
         let manner = Manner { delay: Duration::from_millis(10), ..Manner::default() };
         let stage = Stage::new(Options::default(), manner, profile).await?;
         let mut stream = stage.open().await?;
