@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use qnet_tests::support::flow::End;
 use qnet_tests::support::isolate::{ethernet, isolated};
 use qnet_tests::support::link::{Act, Gate, Link, Rule, Way, Which};
@@ -128,7 +128,7 @@ fn a_tap_sees_the_segments_that_each_side_sent() -> Result<()> {
         server.read_exact(&mut [0; 3_200])?;
         server.write_all(&[2; 1_449])?;
         client.read_exact(&mut [0; 1_449])?;
-        let traces = link.watched_traces()?;
+        let traces = link.watched_traces(0)?;
         let sent = |way: Way| -> Vec<usize> {
             let segments = traces.iter().flat_map(|trace| &trace.segments);
             let of_way = segments.filter(|(of, segment)| *of == way && segment.payload > 0);
@@ -138,6 +138,16 @@ fn a_tap_sees_the_segments_that_each_side_sent() -> Result<()> {
         ensure!(sent(Way::Down) == [1_448, 1], "{:?}", sent(Way::Down));
         let first = traces.first().and_then(|trace| trace.segments.first()).context("no segment")?;
         ensure!(first.0 == Way::Up && first.1.flags == SYN, "{first:?}");
+        // Those of a later connection alone: a run of many visits does not look at all of them again after each.
+        let mut later = TcpStream::connect(link.address())?;
+        let (mut server, _) = listener.accept()?;
+        later.write_all(&[3; 700])?;
+        server.read_exact(&mut [0; 700])?;
+        let traces = link.watched_traces(1)?;
+        let [trace] = &traces[..] else { bail!("{} connections", traces.len()) };
+        let paid: Vec<_> = trace.segments.iter().filter(|(_, segment)| segment.payload > 0).collect();
+        ensure!(paid.len() == 1 && paid[0].1.payload == 700, "{paid:?}");
+        ensure!(trace.segments[0].1.flags == SYN && link.connections() == 2 && link.sent_from(1) == 700);
         Ok(())
     })
 }

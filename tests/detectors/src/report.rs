@@ -3,6 +3,7 @@
 mod page;
 mod plots;
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -13,6 +14,9 @@ use serde::Serialize;
 use crate::capture::Capture;
 use crate::detector::{About, Detector, Figure, Plot, Role, Verdict};
 use crate::stage::Field;
+
+/// Characters of a note that a terminal is given.
+const NOTE: usize = 400;
 
 /// What one detector said, or why it could not.
 #[derive(Debug, Serialize)]
@@ -185,7 +189,7 @@ impl Report {
                     role(verdict.role),
                     figures(&verdict.figures),
                     if verdict.note.is_empty() { "" } else { "; " },
-                    verdict.note
+                    cut(&verdict.note)
                 );
             }
         }
@@ -205,6 +209,14 @@ impl Report {
         fs::write(folder.join("captures.json"), serde_json::to_vec(captures)?)?;
         fs::write(folder.join("report.html"), page::page(self, captures))?;
         Ok(())
+    }
+}
+
+/// A note as far as a terminal has room for it: some hold whole pages, which the report has.
+fn cut(note: &str) -> Cow<'_, str> {
+    match note.char_indices().nth(NOTE) {
+        Some((end, _)) => format!("{}…", note.get(..end).unwrap_or_default()).into(),
+        None => note.into(),
     }
 }
 

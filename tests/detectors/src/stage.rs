@@ -338,7 +338,7 @@ impl Scene<'_> {
             } else {
                 let transport = self.transport(capture, programs, delay)?;
                 self.carry(capture, transport.entry(), number)?;
-                transport.link().watched_traces()?
+                transport.link().watched_traces(0)?
             };
             // A browser opens connections ahead that it may never use.
             let used = traces.iter().filter(|trace| trace.up.total() > 0);
@@ -422,7 +422,7 @@ impl Tors {
         let line = at_address(&bridge.line, link.address())? + &profile;
         let client = self.network.client(&pt, &line)?;
         download(client.socks, &self.file, |_| Ok(()))?;
-        link.watched_traces()
+        link.watched_traces(0)
     }
 }
 

@@ -99,10 +99,12 @@ impl Sniffer {
         lock(&self.shared.addresses).insert(address);
     }
 
-    /// What was seen so far, by time.
+    /// What was seen from that moment on, by time.
     #[must_use]
-    pub fn segments(&self) -> Vec<Segment> {
-        lock(&self.shared.segments).clone()
+    pub fn segments(&self, since: Instant) -> Vec<Segment> {
+        let segments = lock(&self.shared.segments);
+        let before = segments.iter().rposition(|segment| segment.at < since).map_or(0, |last| last + 1);
+        segments.get(before..).unwrap_or_default().to_vec()
     }
 }
 

@@ -36,6 +36,9 @@ pub enum Way {
 /// How long a tap may lag behind the wire.
 const LAG: Duration = Duration::from_secs(2);
 
+/// How much older than its acceptance a connection's first segment may be.
+const WAITED: Duration = Duration::from_secs(5);
+
 /// What was seen of one connection: what came into the wire, before any rule.
 #[derive(Clone, Debug)]
 pub struct Trace {
@@ -206,28 +209,49 @@ impl Link {
     /// What was seen so far, a connection each, oldest first.
     #[must_use]
     pub fn traces(&self) -> Vec<Trace> {
-        lock(&self.shared.connections).iter().map(|connection| lock(&connection.trace).clone()).collect()
+        self.traces_from(0)
+    }
+
+    /// The same without the first so many.
+    fn traces_from(&self, first: usize) -> Vec<Trace> {
+        let connections = lock(&self.shared.connections);
+        connections.iter().skip(first).map(|connection| lock(&connection.trace).clone()).collect()
+    }
+
+    /// How many connections there were so far.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        lock(&self.shared.connections).len()
     }
 
     /// Bytes that the wire took in so far, of all connections and both directions.
     #[must_use]
     pub fn passed(&self) -> usize {
-        let total = |connection: &Arc<Connection>| {
-            let trace = lock(&connection.trace);
-            trace.up.total() + trace.down.total()
-        };
-        lock(&self.shared.connections).iter().map(total).sum()
+        self.passed_from(0, |trace| trace.up.total() + trace.down.total())
     }
 
-    /// What [`Self::traces`] gives, of a watched link and with all segments of what the wire took in.
+    /// Bytes that clients sent so far, in all connections but the first so many.
+    #[must_use]
+    pub fn sent_from(&self, first: usize) -> usize {
+        self.passed_from(first, |trace| trace.up.total())
+    }
+
+    fn passed_from(&self, first: usize, total: fn(&Trace) -> usize) -> usize {
+        let connections = lock(&self.shared.connections);
+        connections.iter().skip(first).map(|connection| total(&lock(&connection.trace))).sum()
+    }
+
+    /// What [`Self::traces`] gives but for the first so many, of a watched link and with all segments of what the wire took in.
     ///
     /// # Errors
     /// The tap missed some.
-    pub fn watched_traces(&self) -> Result<Vec<Trace>> {
+    pub fn watched_traces(&self, first: usize) -> Result<Vec<Trace>> {
         let sniffer = self.sniffer.as_ref().context("nobody watches this link")?;
-        let traces = self.traces();
+        let traces = self.traces_from(first);
+        let Some(begun) = traces.iter().map(Trace::begun).min() else { return Ok(traces) };
+        let since = begun.checked_sub(WAITED).unwrap_or(begun);
         wait_for("the tap has all that the wire took in", LAG, || {
-            let segments = sniffer.segments();
+            let segments = sniffer.segments(since);
             let whole: Option<Vec<Trace>> =
                 traces.iter().map(|trace| trace.clone().with(&segments, self.address)).collect();
             Ok(whole)

@@ -156,7 +156,7 @@ impl Place {
     }
 
     fn chromium(&self, browser: &mut Browser, agent: Option<&Value>) -> Result<Sent> {
-        let before = self.link.traces().len();
+        let before = self.link.connections();
         let page = browser.open_as(agent, &format!("https://{NAME}/"), PATIENCE)?;
         let visit = self.silence(&self.link, before);
         browser.close(&page)?;
@@ -168,15 +168,15 @@ impl Place {
         let silent = SILENT + 2 * self.delay;
         let (mut since, mut known) = (Instant::now(), 0);
         wait_for("a visit, and then silence", PATIENCE, || {
-            let now: usize = link.traces().iter().skip(before).map(|trace| trace.up.total()).sum();
+            let now = link.sent_from(before);
             if now != known {
                 (known, since) = (now, Instant::now());
             }
             if known == 0 || since.elapsed() <= silent {
                 return Ok(None);
             }
-            let traces = link.watched_traces()?;
-            let seen = traces.iter().skip(before).map(|trace| Connection::from_trace(trace, self.delay));
+            let traces = link.watched_traces(before)?;
+            let seen = traces.iter().map(|trace| Connection::from_trace(trace, self.delay));
             Ok((self.visited)(&seen.collect::<Vec<_>>()))
         })
     }

@@ -300,7 +300,7 @@ fn silence(link: &Link) {
 /// What passed since, on all connections.
 fn packets(link: &Link, begun: Instant) -> Result<Vec<(f64, i64)>> {
     let mut packets: Vec<(f64, i64)> = Vec::new();
-    for trace in link.watched_traces()? {
+    for trace in link.watched_traces(0)? {
         let later = trace.begun().saturating_duration_since(begun).as_secs_f64();
         let earlier = begun.saturating_duration_since(trace.begun()).as_secs_f64();
         let connection = Connection::from_trace(&trace, DELAY);
