@@ -1,9 +1,12 @@
 //! What a shaper's decision about one record costs: `cargo bench -p qnet-bench --bench shape`. At most 200 ns are allowed for.
+//!
+//! An element is a record: of an answer and its question there are two, one heard and one sent, and with them comes all that fell due in
+//! the 20 ms since the last pair.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use qnet_proto::mux::Role;
 use qnet_proto::shape::{Shape, Shaper, Step};
 
@@ -26,18 +29,20 @@ fn record(shaper: &mut Shaper, queued: usize, now: Instant) -> usize {
 
 fn decisions(criterion: &mut Criterion) {
     for shape in Shape::all() {
-        let name = &shape.profile().name;
+        let mut criterion = criterion.benchmark_group(shape.profile().name.as_str());
         let bridge = |seed| Shaper::new(shape, Role::Bridge, [seed; 32]);
         let mut shaper = bridge(1);
         let mut now = Instant::now();
-        criterion.bench_function(&format!("{name}: a record of a download"), |bencher| {
+        criterion.throughput(Throughput::Elements(1));
+        criterion.bench_function("a record of a download", |bencher| {
             bencher.iter(|| {
                 now += Duration::from_micros(16);
                 record(&mut shaper, black_box(1 << 20), now)
             });
         });
         let mut shaper = bridge(2);
-        criterion.bench_function(&format!("{name}: a record of an answer, its question heard"), |bencher| {
+        criterion.throughput(Throughput::Elements(2));
+        criterion.bench_function("a record of an answer, and its question's heard", |bencher| {
             bencher.iter(|| {
                 now += Duration::from_millis(20);
                 shaper.heard(217, 200, now);
@@ -45,7 +50,7 @@ fn decisions(criterion: &mut Criterion) {
             });
         });
         let mut shaper = Shaper::new(shape, Role::Client, [3; 32]);
-        criterion.bench_function(&format!("{name}: a record of a question, its answer heard"), |bencher| {
+        criterion.bench_function("a record of a question, and its answer's heard", |bencher| {
             bencher.iter(|| {
                 now += Duration::from_millis(20);
                 shaper.heard(4_920, 4_903, now);

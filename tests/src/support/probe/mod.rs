@@ -8,8 +8,8 @@
 //! the late one of three.
 //!
 //! - One by one: a probe that shows a difference is played again, fewer at once. A time that differs must differ by more than the tolerance, and by
-//!   more than the decoy's own plays do from each other then. It tells the two apart if what the bridge shows is, all but once, nothing that the
-//!   decoy shows in any of its plays.
+//!   more than the decoy's own plays do from each other then. It tells the two apart if what the bridge shows is, all but once of six times
+//!   and all but twice of twelve, nothing that the decoy shows in any of its plays.
 //! - All together (`pool`): over the first plays of all probes, the bridge may not be the odd one of three more often than chance
 //!   allows. This finds what shows only now and then.
 //!
@@ -52,11 +52,11 @@ use pool::Round;
 /// How many probes are played at once; most of the time each of them waits.
 const AT_ONCE: usize = 32;
 
-/// How often a probe is played that showed a difference at first.
-const TRIES: usize = 6;
-
-/// In how many of them the bridge must show what the decoy never does. Chance, on a loaded machine, showed three at most.
-const MOST: usize = 5;
+/// How often a probe is played that showed a difference at first, and in how many of these plays the bridge must show what the decoy never
+/// does; then, if it did, up to how often, and in how many of all. Chance showed three of six at most outside Caddy and, where Caddy's
+/// tasks race, five once: twice as many of the decoy's plays show more of what it does by itself, and a tell that is there is found
+/// as surely.
+const TRIES: [(usize, usize); 2] = [(6, 5), (12, 10)];
 
 /// How many probes are played again at once: what they are played again for is mostly a time, and so few hardly load a machine.
 const AGAIN_AT_ONCE: usize = 6;
@@ -287,14 +287,19 @@ impl Scene<'_> {
     /// What tells the two apart by this probe alone, if anything does: it is played again as long as that can still come out.
     fn examine(&self, probe: &Probe, first: &Round) -> Result<Option<Difference>> {
         let mut rounds = vec![first.clone()];
-        // More of the decoy's can only make less of the bridge's strange.
-        while rounds.len() < TRIES && self.strange(&rounds).len() + TRIES - rounds.len() >= MOST {
-            rounds.push(self.round(probe)?);
+        for (tries, most) in TRIES {
+            // More of the decoy's can only make less of the bridge's strange.
+            while rounds.len() < tries && self.strange(&rounds).len() + tries - rounds.len() >= most {
+                rounds.push(self.round(probe)?);
+            }
+            if self.strange(&rounds).len() < most {
+                return Ok(None);
+            }
         }
         let strange = self.strange(&rounds);
-        let difference = strange.first().filter(|_| strange.len() >= MOST).map(|found| Difference {
+        let difference = strange.first().map(|found| Difference {
             probe: probe.name.clone(),
-            times: format!("{} times of {TRIES}", strange.len()),
+            times: format!("{} times of {}", strange.len(), rounds.len()),
             what: found.2.clone(),
             decoy: found.0.clone(),
             bridge: found.1.clone(),
