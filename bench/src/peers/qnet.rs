@@ -57,6 +57,24 @@ impl Contender for Qnet {
     }
 
     fn start(&self, far: SocketAddr) -> Result<Pair> {
+        let pair = self.start_by(far, |bridge| Ok((bridge, ())))?;
+        // The first stream waits until the session is there.
+        load::hold(&mut pair.connect()?)?;
+        Ok(pair)
+    }
+}
+
+impl Qnet {
+    /// The same, whose client reaches the bridge's address by the way that `by` makes to it, and without a session yet; what else
+    /// `by` gives is kept as long as the programs.
+    ///
+    /// # Errors
+    /// As for [`Contender::start`], or `by` fails.
+    pub fn start_by<T: Send + Sync + 'static>(
+        &self,
+        far: SocketAddr,
+        by: impl FnOnce(SocketAddr) -> Result<(SocketAddr, T)>,
+    ) -> Result<Pair> {
         let state = tempfile::tempdir()?;
         let folder = state.path().join("state");
         DirBuilder::new().mode(0o700).create(&folder)?;
@@ -69,15 +87,14 @@ impl Contender for Qnet {
             Ok(line.map(|(_, line)| format!("qnet {line}")))
         })
         .with_context(|| tail(&log))?;
+        let (way, kept) = by(middle)?;
+        let line = line.replacen(&middle.to_string(), &way.to_string(), 1);
         let mut proxy = Command::new(&self.proxy);
         proxy.args(["proxy", "--bridge", &line, "--status", "off", "--listen", &free_address()?.to_string()]);
         proxy.args(["--forward", &format!("{}:{}:{far}", near.ip(), near.port())]);
         proxy.env("SSL_CERT_FILE", &self.ca);
         let client = listening(state.path(), "proxy", &mut proxy, near)?;
         let pids = [client.pid(), bridge.pid()];
-        let pair = Pair::new(pids, Entrance::Port(near), (client, bridge), state);
-        // The first stream waits until the session is there.
-        load::hold(&mut pair.connect()?)?;
-        Ok(pair)
+        Ok(Pair::new(pids, Entrance::Port(near), (client, bridge, kept), state))
     }
 }
