@@ -7,7 +7,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 use qnet_bench::peers::Qnet;
 use qnet_bench::report::{Series, machine, table};
-use qnet_bench::slow::{self, Case};
+use qnet_bench::slow::{self, Case, Needed};
 use qnet_tests::support::decoy::{self, Decoy, Server};
 
 use crate::{DECOY_IDLE, Options};
@@ -31,8 +31,8 @@ stream of that session.
 struct Measured {
     plain: Series,
     qnet: Series,
-    /// The greatest memory of client and bridge, bytes.
-    memory: [u64; 2],
+    /// In each round.
+    needed: Vec<Needed>,
 }
 
 /// All paths: those without losses by themselves, the others, which are mostly waiting, at once.
@@ -74,25 +74,28 @@ fn chosen(only: Option<&str>, name: &str) -> bool {
 
 fn measure(case: &Case, rounds: usize, qnet: &Qnet) -> Result<Measured> {
     let empty = |name: &str| Series { name: name.into(), rounds: Vec::new() };
-    let mut measured = Measured { plain: empty("plain TCP"), qnet: empty("qnet"), memory: [0; 2] };
+    let mut measured = Measured { plain: empty("plain TCP"), qnet: empty("qnet"), needed: Vec::new() };
     for round in 1..=rounds {
         writeln!(io::stderr(), "bench: round {round} of {rounds}: {}", case.name)?;
-        let ([plain, tunnelled], memory) =
+        let ([plain, tunnelled], needed) =
             slow::round(case, round, qnet).with_context(|| format!("{}, round {round}", case.name))?;
         measured.plain.rounds.push(plain);
         measured.qnet.rounds.push(tunnelled);
-        measured.memory = [0, 1].map(|side: usize| measured.memory[side].max(memory[side]));
+        measured.needed.push(needed);
     }
     Ok(measured)
 }
 
 fn said(measured: &[(&str, Measured)]) -> String {
     let mut text = format!("{}\n", machine());
-    for (name, Measured { plain, qnet, memory }) in measured {
-        let [client, bridge] = memory.map(|bytes| bytes >> 20);
+    for (name, Measured { plain, qnet, needed }) in measured {
+        let most = |side: usize| needed.iter().map(|one| one.memory[side] >> 20).max().unwrap_or(0);
+        let (client, bridge) = (most(0), most(1));
+        let carriers: Vec<String> = needed.iter().map(|one| one.carriers.to_string()).collect();
         text += &format!(
-            "\n## {name}\n\n{}\nResident at the most: client {client} MiB, bridge {bridge} MiB.\n",
-            table(&[plain.clone(), qnet.clone()])
+            "\n## {name}\n\n{}\nResident at the most: client {client} MiB, bridge {bridge} MiB. Carriers in each round: {}.\n",
+            table(&[plain.clone(), qnet.clone()]),
+            carriers.join(", ")
         );
     }
     text += "\n| goal | measured | |\n|---|--:|---|\n";

@@ -8,7 +8,8 @@
 //!    processes used is read from the kernel ([`usage`]).
 //! 3. Peers take turns within each round, so that what else the machine does meets all of them.
 //! 4. One stream goes over long paths, beside plain TCP ([`slow`]).
-//! 5. Medians, ranges and ratios become a table ([`report`]).
+//! 5. Streams without end go through a bridge, and nothing may be lost, stick or creep ([`soak`]).
+//! 6. Medians, ranges and ratios become a table ([`report`]).
 //!
 //! Plain threads and blocking calls throughout: the measurement shares no runtime with what it measures.
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ pub mod peers;
 pub mod plugin;
 pub mod report;
 pub mod slow;
+pub mod soak;
 pub mod socks;
 pub mod streams;
 pub mod usage;

@@ -3,6 +3,7 @@
 
 mod apart;
 mod beside;
+mod endure;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -20,9 +21,10 @@ use qnet_bench::report::{Series, machine, ratios, table};
 use qnet_tests::support::decoy::{self, Decoy, Server};
 
 const HELP: &str = "\
-qnet-bench [peers | slow] [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write] [--gate]
+qnet-bench [peers | slow | soak] [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write] [--gate]
   peers          beside shadowsocks-rust, trojan, stunnel and a relay without cryptography as well, with more figures
   slow           one stream over long paths beside plain TCP
+  soak           random streams through a bridge; takes --streams N (1,000,000), --minutes N (30), --at-once N (64), --write
   --rounds       how often each transport is measured, in turns (5)
   --megabytes    payload each way, in one stream (512)
   --connections  idle connections at once (150)
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["relay", listen, to] => both(listen, to).and_then(|(listen, to)| relay(listen, to)),
         ["peers", ..] => told(arguments.into_iter().skip(1), beside::run),
+        ["soak", ..] => endure::run(arguments.into_iter().skip(1)),
         ["slow", ..] => told(arguments.into_iter().skip(1), apart::run),
         _ => told(arguments.into_iter(), run),
     };

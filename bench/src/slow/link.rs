@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ const BUFFER: usize = 256 * 1024;
 pub(super) struct Link {
     address: SocketAddr,
     closed: Arc<AtomicBool>,
+    opened: Arc<AtomicU64>,
 }
 
 impl Link {
@@ -33,17 +34,24 @@ impl Link {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         setsockopt(&listener, RcvBuf, &BUFFER)?;
         let (address, closed) = (listener.local_addr()?, Arc::new(AtomicBool::new(false)));
-        let over = Arc::clone(&closed);
+        let opened = Arc::new(AtomicU64::new(0));
+        let (over, counter) = (Arc::clone(&closed), Arc::clone(&opened));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if over.load(Ordering::Relaxed) {
                     return;
                 }
+                counter.fetch_add(1, Ordering::Relaxed);
                 // Who connected sees it end.
                 thread::spawn(move || pass(&client, target, path));
             }
         });
-        Ok(Self { address, closed })
+        Ok(Self { address, closed, opened })
+    }
+
+    /// Counts the connections through it.
+    pub(super) fn opened(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.opened)
     }
 
     pub(super) fn address(&self) -> SocketAddr {

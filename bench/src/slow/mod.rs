@@ -8,6 +8,7 @@ mod link;
 mod sender;
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,17 +66,26 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// A round of a case: of plain TCP, and of QNet, whose two programs' greatest memory, in bytes, follows.
+/// What QNet needed for its part of a round.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needed {
+    /// The greatest memory of client and bridge, bytes.
+    pub memory: [u64; 2],
+    /// Carriers. More than one: the first counted as stalled, or had carried enough.
+    pub carriers: u64,
+}
+
+/// A round of a case: of plain TCP and of QNet.
 ///
 /// # Errors
 /// A program does not start, ends, or does not carry what it was given.
-pub fn round(case: &Case, number: usize, qnet: &Qnet) -> Result<([Vec<Figure>; 2], [u64; 2])> {
+pub fn round(case: &Case, number: usize, qnet: &Qnet) -> Result<([Vec<Figure>; 2], Needed)> {
     // Other losses each round, the same for both.
     let path = Path { seed: (number as u64 + 1) * 0x9E37_79B9, ..case.path };
     let case = Case { path, ..*case };
     let plain = plain(&case)?;
-    let (figures, memory) = tunnelled(&case, qnet)?;
-    Ok(([plain, figures], memory))
+    let (figures, needed) = tunnelled(&case, qnet)?;
+    Ok(([plain, figures], needed))
 }
 
 fn plain(case: &Case) -> Result<Vec<Figure>> {
@@ -89,11 +99,13 @@ fn plain(case: &Case) -> Result<Vec<Figure>> {
     Ok(figures([first, further, up, down]))
 }
 
-fn tunnelled(case: &Case, qnet: &Qnet) -> Result<(Vec<Figure>, [u64; 2])> {
+fn tunnelled(case: &Case, qnet: &Qnet) -> Result<(Vec<Figure>, Needed)> {
     let (far, taken) = load::start_counting()?;
     let path = case.path;
+    let mut opened = Arc::default();
     let pair = qnet.start_by(far, |bridge: SocketAddr| {
         let link = Link::start(bridge, path)?;
+        opened = link.opened();
         Ok((link.address(), link))
     })?;
     let connect = || pair.connect();
@@ -104,7 +116,8 @@ fn tunnelled(case: &Case, qnet: &Qnet) -> Result<(Vec<Figure>, [u64; 2])> {
     let down = under_way(case, Direction::Down, connect, &AtomicU64::new(0))?;
     let after_down = pair.resident()?;
     let memory = [0, 1].map(|side: usize| after_up[side].max(after_down[side]));
-    Ok((figures([first, further, up, down]), memory))
+    let needed = Needed { memory, carriers: opened.load(Ordering::Relaxed) };
+    Ok((figures([first, further, up, down]), needed))
 }
 
 fn figures([first, further, up, down]: [f64; 4]) -> Vec<Figure> {
