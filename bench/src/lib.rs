@@ -7,7 +7,9 @@
 //!    connections ([`measure`]); for peers there are many streams at once and short ones, too ([`streams`]). What the two
 //!    processes used is read from the kernel ([`usage`]).
 //! 3. Peers take turns within each round, so that what else the machine does meets all of them.
-//! 4. Medians, ranges and ratios become a table ([`report`]).
+//! 4. One stream goes over long paths, beside plain TCP ([`slow`]).
+//! 5. Streams without end go through a bridge, and nothing may be lost, stick or creep ([`soak`]).
+//! 6. Medians, ranges and ratios become a table ([`report`]).
 //!
 //! Plain threads and blocking calls throughout: the measurement shares no runtime with what it measures.
 #![forbid(unsafe_code)]
@@ -21,6 +23,8 @@ pub mod pair;
 pub mod peers;
 pub mod plugin;
 pub mod report;
+pub mod slow;
+pub mod soak;
 pub mod socks;
 pub mod streams;
 pub mod usage;

@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -29,15 +30,26 @@ pub enum Direction {
 /// # Errors
 /// No loopback port can be had.
 pub fn start() -> Result<SocketAddr> {
+    start_counting().map(|(address, _)| address)
+}
+
+/// The same, with a count of all the bytes that it has taken.
+///
+/// # Errors
+/// As for [`start`].
+pub fn start_counting() -> Result<(SocketAddr, Arc<AtomicU64>)> {
+    let taken = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&taken);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port on loopback")?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            let counter = Arc::clone(&counter);
             // A failure shows at the near end, which waits for an answer.
-            let _ = thread::Builder::new().stack_size(STACK).spawn(move || serve(stream));
+            let _ = thread::Builder::new().stack_size(STACK).spawn(move || serve(stream, &counter));
         }
     });
-    Ok(address)
+    Ok((address, taken))
 }
 
 /// Moves `bytes` through a fresh connection `stream`, and returns when the last has arrived.
@@ -88,14 +100,17 @@ fn ask(stream: &mut TcpStream, what: u8, bytes: u64) -> Result<()> {
     Ok(stream.write_all(&request)?)
 }
 
-fn serve(mut stream: TcpStream) -> Result<()> {
+fn serve(mut stream: TcpStream, taken: &AtomicU64) -> Result<()> {
     let mut request = [0; 9];
     stream.read_exact(&mut request)?;
     let [what, bytes @ ..] = request;
     let bytes = u64::from_be_bytes(bytes);
     match what {
         b'u' => {
-            let answer = if take(&mut stream, bytes, |_| {}).is_ok() { b"y" } else { b"n" };
+            let count = |read| {
+                taken.fetch_add(read, Ordering::Relaxed);
+            };
+            let answer = if take(&mut stream, bytes, count).is_ok() { b"y" } else { b"n" };
             stream.write_all(answer)?;
         }
         b'd' => give(&mut stream, bytes)?,

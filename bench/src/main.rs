@@ -1,7 +1,9 @@
 //! `./dev bench`: QNet beside Debian's obfs4proxy, and beside other tunnels.
 #![forbid(unsafe_code)]
 
+mod apart;
 mod beside;
+mod endure;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -19,13 +21,16 @@ use qnet_bench::report::{Series, machine, ratios, table};
 use qnet_tests::support::decoy::{self, Decoy, Server};
 
 const HELP: &str = "\
-qnet-bench [peers] [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write] [--gate]
+qnet-bench [peers | slow | soak] [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write] [--gate]
   peers          beside shadowsocks-rust, trojan, stunnel and a relay without cryptography as well, with more figures
+  slow           one stream over long paths beside plain TCP
+  soak           random streams through a bridge; takes --streams N (1,000,000), --minutes N (30), --at-once N (64), --write
   --rounds       how often each transport is measured, in turns (5)
   --megabytes    payload each way, in one stream (512)
   --connections  idle connections at once (150)
   --only         measure these alone, comma-separated: obfs4, qnet, qnet-none (without shaping); of peers:
-                 relay, qnet, qnet-pt, obfs4, ss-chacha20, ss-aes-128, trojan, stunnel
+                 relay, qnet, qnet-pt, obfs4, ss-chacha20, ss-aes-128, trojan, stunnel; of slow: \"100 ms, no rate\" and the
+                 like, with semicolons between
   --write        put the result into docs/benchmarks.md
   --gate         fail where the default profile's throughput is below 95 % of that without shaping, by medians: of qnet and
                  qnet-none alone, unless --only names more. On a machine that does other things at the time it may fail
@@ -92,6 +97,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["relay", listen, to] => both(listen, to).and_then(|(listen, to)| relay(listen, to)),
         ["peers", ..] => told(arguments.into_iter().skip(1), beside::run),
+        ["soak", ..] => endure::run(arguments.into_iter().skip(1)),
+        ["slow", ..] => told(arguments.into_iter().skip(1), apart::run),
         _ => told(arguments.into_iter(), run),
     };
     match outcome {

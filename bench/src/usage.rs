@@ -28,6 +28,14 @@ pub fn resident(pid: u32) -> Result<u64> {
         .context("an unreadable /proc/PID/smaps_rollup")
 }
 
+/// Open descriptors.
+///
+/// # Errors
+/// The process is gone.
+pub fn descriptors(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd")).context("the program has ended")?.count())
+}
+
 fn kilobytes(rollup: &str, label: &str) -> Option<u64> {
     rollup.lines().find_map(|line| line.strip_prefix(label))?.trim().strip_suffix(" kB")?.parse().ok()
 }
@@ -36,7 +44,7 @@ fn kilobytes(rollup: &str, label: &str) -> Option<u64> {
 mod tests {
     use std::hint::black_box;
 
-    use super::{cpu, kilobytes, resident};
+    use super::{cpu, descriptors, kilobytes, resident};
 
     #[test]
     fn the_figure_is_found() {
@@ -47,6 +55,7 @@ mod tests {
     fn this_process_uses_something() {
         let own = std::process::id();
         assert!(resident(own).unwrap() > 100_000);
+        assert!(descriptors(own).unwrap() > 2);
         let before = cpu(own).unwrap();
         let sum = (0..1_000_000_u64).fold(0, |sum, number| black_box(sum ^ number));
         assert!(cpu(own).unwrap() > before, "{sum}");

@@ -13,9 +13,10 @@ pub(super) const STREAM_UP: u64 = 262_144;
 /// The same for the connection.
 pub(super) const CONNECTION_UP: u64 = 1_048_576;
 
-/// What a stream's window grows to at most: no side holds more than Chrome would.
-pub(super) const STREAM_LIMIT: u64 = STREAM_DOWN;
-/// The same for the connection.
+/// What a stream's window grows to at most. Half of it may wait to be granted, and the other half is what TCP's own usual greatest
+/// window of 6 MiB lets the path hold.
+pub(super) const STREAM_LIMIT: u64 = 2 * STREAM_DOWN;
+/// What the connection's grows to: no side holds more than Chrome would.
 pub(super) const CONNECTION_LIMIT: u64 = CONNECTION_DOWN;
 
 /// The most credit a peer may grant us in all. HTTP/2's limit (RFC 9113, section 6.9.1): nothing needs more, and

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::window;
 use crate::frame::{self, frames};
 use crate::mux::{Mux, Violation};
 use crate::record::MAX_CONTENT;
@@ -36,7 +37,7 @@ impl Inbound {
     /// Takes `bytes` that stand at `position` and gives the streams what is whole.
     pub(super) fn take(&mut self, position: u64, bytes: &[u8], mux: &mut Mux) -> Result<(), Violation> {
         let end = position.checked_add(bytes.len() as u64).ok_or(Violation::BeyondWindow)?;
-        if end.saturating_sub(self.next) > super::MAX_UNACKED as u64 + MAX_CONTENT as u64 {
+        if end.saturating_sub(self.next) > window::most(self.next) + MAX_CONTENT as u64 {
             return Err(Violation::BeyondWindow);
         }
         if position > self.next {

@@ -3,7 +3,7 @@
 use crate::mux::{Pool, Queue};
 
 /// Spare segments kept while bytes wait for acknowledgement: what one of a client's acknowledgements frees at once.
-const SPARE: usize = super::MAX_UNACKED / 4 / crate::mux::SEGMENT;
+const SPARE: usize = super::FIRST_UNACKED / 4 / crate::mux::SEGMENT;
 
 /// The session's bytes from the acknowledged position on.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ mod pace;
 mod profile;
 mod shaping;
 mod table;
+mod window;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +39,8 @@ use self::pace::Pace;
 pub use self::profile::Profile;
 pub(crate) use self::shaping::Queue;
 pub use self::table::{Sessions, SharedSessions, lock_sessions};
+use self::window::Window;
+pub use self::window::{FIRST_UNACKED, MAX_UNACKED};
 use crate::Ended;
 pub use crate::frame::Join;
 use crate::frame::{self, Frame};
@@ -45,15 +48,12 @@ use crate::mux::{Mux, Role, Violation};
 use crate::noise::Established;
 use crate::shape::{Counters, Shape};
 
-/// Bytes sent and not acknowledged, at most: what a path of 100 Mbit/s and 300 ms holds.
-pub const MAX_UNACKED: usize = 4 << 20;
-
 /// Carriers that carry a session at once, at most: as many as browsers once opened to a site of many files.
 pub const MAX_STRIPES: u8 = 4;
 
 /// Bytes after which a side acknowledges at once. Chrome grants credit for a download as seldom; each acknowledgement costs both
 /// sides a record and a system call.
-const ACK_BYTES: u64 = MAX_UNACKED as u64 / 4;
+const ACK_BYTES: u64 = FIRST_UNACKED as u64 / 4;
 /// How long the bridge waits for data of its own that an acknowledgement can ride with.
 const BRIDGE_ACK_DELAY: Duration = Duration::from_millis(20);
 /// How long the client waits: Chrome sends little upward in a download, and the bridge can wait. Afterwards the bridge need not
@@ -96,6 +96,7 @@ pub struct Session {
     secret: Option<Secret>,
     carriers: Carriers,
     log: Log,
+    window: Window,
     /// What goes out next: below the log's end a repetition.
     next_send: u64,
     /// The last segment said that more follows.
@@ -123,6 +124,7 @@ impl Session {
             secret: None,
             carriers: Carriers::new(now),
             log: Log::new(),
+            window: Window::new(),
             next_send: 0,
             said_more: false,
             furthest: 0,
@@ -401,7 +403,7 @@ impl Session {
             return self.end_to_send;
         }
         let repeats = self.next_send < self.log.end();
-        let fresh = self.log.len() < MAX_UNACKED && self.streams.wants_to_send();
+        let fresh = self.window.is_open(self.log.len()) && self.streams.wants_to_send();
         self.acks.due || repeats || fresh || self.owes_word()
     }
 
@@ -453,10 +455,11 @@ impl Session {
         let content = out.len();
         if self.next_send < self.log.end() {
             self.log.copy(self.next_send, room, out);
-        } else if self.log.len() < MAX_UNACKED {
+        } else if self.window.is_open(self.log.len()) {
             self.streams.pack(room, out);
             if let Some(fresh) = out.get(content..) {
                 self.log.push(fresh);
+                self.window.sent(self.log.len());
             }
         }
         let length = out.len() - content;
@@ -544,7 +547,9 @@ impl Session {
             return Err(Violation::NeverSent);
         }
         self.pace.heard(now);
+        let fresh = position.saturating_sub(self.log.start());
         if self.log.acknowledge(position) {
+            self.window.acknowledged(fresh, now, self.pace.least_round_trip());
             self.next_send = self.next_send.max(position);
             self.pace.acknowledged(position, now);
             self.carriers.settle(self.inbound.next(), self.log.start());
@@ -570,6 +575,9 @@ impl Session {
     pub fn trim(&mut self) {
         self.streams.trim();
         self.log.trim();
+        if self.log.is_empty() {
+            self.window = Window::new();
+        }
     }
 }
 

@@ -63,6 +63,8 @@ pub(super) struct Pace {
     /// Stalled carriers replaced since the last progress.
     in_vain: u32,
     smoothed: Option<Duration>,
+    /// The shortest on the present path, which no queue of our own has made longer.
+    least: Option<Duration>,
     /// A position and when it was first sent; none while bytes are repeated (Karn's rule).
     sample: Option<(u64, Instant)>,
     looked: Instant,
@@ -108,6 +110,7 @@ impl Pace {
             expecting: false,
             in_vain: 0,
             smoothed: None,
+            least: None,
             sample: None,
             looked: now,
             poll: profile.poll,
@@ -118,7 +121,11 @@ impl Pace {
     }
 
     pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
-        self.smoothed = Some(round_trip);
+        (self.smoothed, self.least) = (Some(round_trip), Some(round_trip));
+    }
+
+    pub(super) fn least_round_trip(&self) -> Option<Duration> {
+        self.least
     }
 
     pub(super) fn round_trip(&self) -> Option<Duration> {
@@ -166,6 +173,7 @@ impl Pace {
             self.sample = None;
             let measured = now.saturating_duration_since(since);
             let known = self.smoothed.unwrap_or(measured);
+            self.least = Some(self.least.map_or(measured, |least| least.min(measured)));
             self.smoothed = Some((known * (SMOOTHING - 1) + measured) / SMOOTHING);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{CarrierNumber, CarrierState, MAX_UNACKED, Session};
+use super::{CarrierNumber, CarrierState, Session};
 use crate::shape::Counters;
 
 /// What waits for a carrier.
@@ -23,7 +23,7 @@ impl Session {
             return Queue { data: 0, urgent, other: urgent };
         }
         let repeats = usize::try_from(self.log.end() - self.next_send).unwrap_or(usize::MAX);
-        let streams = self.log.len() < MAX_UNACKED && self.streams.wants_to_send();
+        let streams = self.window.is_open(self.log.len()) && self.streams.wants_to_send();
         let fresh = if streams { self.streams.unsent() } else { 0 };
         let other = self.acks.due || streams || self.owes_word();
         Queue { data: repeats + fresh, urgent: self.acks.due, other }

@@ -57,7 +57,7 @@ fn other_bytes_at_a_known_position() {
 
 #[test]
 fn bytes_beyond_the_window() {
-    let most = (MAX_UNACKED + crate::record::MAX_CONTENT) as u64;
+    let most = (FIRST_UNACKED + crate::record::MAX_CONTENT) as u64;
     let mut pair = Pair::new();
     pair.segment(1, most - 1, b"x").unwrap();
     let result = pair.segment(1, most, b"x");
@@ -65,6 +65,31 @@ fn bytes_beyond_the_window() {
     let mut pair = Pair::new();
     let result = pair.segment(1, MAX_VARINT, b"x");
     ended_by(&mut pair, 1, result, Violation::BeyondWindow);
+}
+
+#[test]
+fn who_has_brought_more_may_be_further_ahead() {
+    let brought = 2 * MAX_UNACKED as u64;
+    for beyond in [0, 1] {
+        let mut pair = Pair::new();
+        let id = pair.stream();
+        let from = pair.bridge().inbound.next();
+        while pair.bridge().inbound.next() < brought {
+            while pair.client().streams().write(id, &[7; 65_536]) == Ok(65_536) {}
+            pair.settle();
+            pair.read(1, id);
+            pair.rest();
+        }
+        let next = pair.bridge().inbound.next();
+        assert!(next > from);
+        let most = (MAX_UNACKED + crate::record::MAX_CONTENT) as u64;
+        let result = pair.segment(1, next + most - 1 + beyond, b"x");
+        if beyond == 0 {
+            result.unwrap();
+        } else {
+            ended_by(&mut pair, 1, result, Violation::BeyondWindow);
+        }
+    }
 }
 
 #[test]
@@ -127,7 +152,7 @@ fn a_peer_that_never_acknowledges_stops_the_sender() {
     }
     let unacknowledged = pair.bridge().log.len();
     assert!(
-        unacknowledged > MAX_UNACKED - RECORD && unacknowledged < MAX_UNACKED + RECORD,
+        unacknowledged > FIRST_UNACKED - RECORD && unacknowledged < FIRST_UNACKED + RECORD,
         "{unacknowledged}"
     );
     assert!(pair.bridge().held() < 10 << 20);

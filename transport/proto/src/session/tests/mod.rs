@@ -32,7 +32,7 @@ fn established(seed: u8) -> Established {
 }
 
 #[expect(clippy::disallowed_methods, reason = "any instant will do; only differences count")]
-fn any_instant() -> Instant {
+pub(super) fn any_instant() -> Instant {
     Instant::now()
 }
 

@@ -1,0 +1,28 @@
+//! The short form of `./dev bench soak`: some thousand random streams through a bridge, with carriers cut and sessions that come and go.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use qnet_bench::soak::{Amount, run};
+use qnet_tests::support::isolate::isolated;
+use qnet_tests::support::pt::built;
+
+#[test]
+fn nothing_is_lost_and_nothing_sticks() -> Result<()> {
+    isolated("nothing_is_lost_and_nothing_sticks", || {
+        let programs = [built("qnet")?, built("qnet-bridge")?];
+        let amount = Amount { streams: 20_000, time: Duration::from_secs(30), at_once: 32 };
+        let report = run(programs, amount, |_| {})?;
+        let faults = report.faults();
+        ensure!(faults.is_empty(), "{faults:?}");
+        // On a machine that does other things they are fewer, but never so few.
+        ensure!(
+            report.whole > 200 && report.broken > 100,
+            "{} whole, {} broken",
+            report.whole,
+            report.broken
+        );
+        ensure!(report.sessions >= 2 && report.carriers >= 3, "{} sessions", report.sessions);
+        Ok(())
+    })
+}
