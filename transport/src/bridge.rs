@@ -50,8 +50,9 @@ pub use whose::Whose;
 const REMEMBERED: usize = 65_536;
 /// Streams opened by clients and not yet taken by [`Listener::accept`].
 const BACKLOG: usize = 256;
-/// Connections at once. Each costs two descriptors; a system's usual limit is reached before.
-const MAX_CONNECTIONS: u32 = 60_000;
+/// Connections at once: a hundred thousand clients, at two or three descriptors and some 16 KiB each less than 2 GB, and visitors
+/// beside them. A system's usual limit of descriptors is reached before.
+const MAX_CONNECTIONS: u32 = 120_000;
 /// How long the decoy may take to accept. It is on this machine or near it.
 const DECOY_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait after accept failed for want of descriptors or memory.

@@ -17,8 +17,11 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use qnet_transport::bridge::client_network;
 use tokio::time::Instant;
 
-/// Networks remembered at once, about 4 MiB of them. When all have streams, a new one is turned away.
-const MAX_CLIENTS: usize = 16_384;
+/// Networks remembered at once, some 32 MiB of them: more than a bridge takes connections, each of which may come from another. When
+/// all have streams, a new one is turned away.
+const MAX_CLIENTS: usize = 131_072;
+/// How often it is looked, where that many are remembered, whether some can be forgotten: all of them have to be looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a network without streams is remembered: by then its limiters are full again.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Bytes that may pass at once, at least: what a relay reads in one go.
@@ -73,6 +76,8 @@ struct Table {
     version: u64,
     bandwidth: Option<Limiter>,
     clients: HashMap<u64, Client>,
+    /// When it was last looked which of them can be forgotten.
+    looked: Option<Instant>,
 }
 
 struct Client {
@@ -114,7 +119,7 @@ impl Clients {
         if self.0.streams.load(Ordering::Relaxed) >= table.limits.streams || !table.has_room(network, now) {
             return Err(Full::Bridge);
         }
-        let Table { limits, version, bandwidth, clients } = &mut *table;
+        let Table { limits, version, bandwidth, clients, .. } = &mut *table;
         let client = clients.entry(network).or_insert_with(|| Client::new(limits, *version, now));
         client.renew(limits, *version);
         if client.streams >= limits.streams_per_client {
@@ -150,7 +155,9 @@ impl Shared {
 
 impl Table {
     fn has_room(&mut self, network: u64, now: Instant) -> bool {
-        if self.clients.len() >= MAX_CLIENTS && !self.clients.contains_key(&network) {
+        let due = self.looked.is_none_or(|looked| now - looked >= LOOK_EVERY);
+        if due && self.clients.len() >= MAX_CLIENTS && !self.clients.contains_key(&network) {
+            self.looked = Some(now);
             self.clients.retain(|_, client| client.streams > 0 || now - client.left < FORGET_AFTER);
         }
         self.clients.len() < MAX_CLIENTS || self.clients.contains_key(&network)
@@ -265,5 +272,17 @@ mod tests {
         let places: Vec<_> = networks.map(|ip| clients.enter(ip)).collect();
         assert_eq!(places.iter().filter(|place| place.is_ok()).count(), MAX_CLIENTS);
         assert_eq!(clients.0.table().clients.len(), MAX_CLIENTS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn networks_that_left_make_room_after_a_while() {
+        let clients = clients(Limits { streams: usize::MAX, ..Limits::default() });
+        let network = |i: usize| IpAddr::from((u32::try_from(i).unwrap() << 8).to_be_bytes());
+        let places: Vec<_> = (0..MAX_CLIENTS).map(|i| clients.enter(network(i))).collect();
+        drop(places);
+        assert!(matches!(clients.enter(network(MAX_CLIENTS)), Err(Full::Bridge)));
+        tokio::time::advance(FORGET_AFTER).await;
+        assert!(clients.enter(network(MAX_CLIENTS)).is_ok());
+        assert_eq!(clients.0.table().clients.len(), 1);
     }
 }

@@ -20,6 +20,7 @@ use std::{
 
 use qnet_transport::{
     bridge::Incoming,
+    connect::connect_from_any,
     decoy::{Place as Upstream, is_local},
     relay::relay,
 };
@@ -152,7 +153,8 @@ impl Exit {
     {
         let connected = async {
             let address = upstream.resolve(true).await.map_err(io::Error::other)?;
-            TcpStream::connect(address).await
+            // One place for all streams, and on this machine as a rule: the first to which there are too few ports.
+            connect_from_any(address, |_| Ok(())).await
         };
         let connected = timeout(CONNECT_LIMIT, connected).await.unwrap_or_else(|late| Err(late.into()));
         match connected {

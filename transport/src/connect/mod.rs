@@ -7,6 +7,7 @@
 mod error;
 mod http;
 mod login;
+mod ports;
 mod socks;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use zeroize::Zeroizing;
 
 pub use error::{ConnectError, Hop, ProxyReply};
 pub use login::{Login, LoginError};
+pub use ports::connect_from_any;
 
 /// How long [`Connect::connect`] waits. Linux gives up on a silent address after two minutes; nobody waits that long
 /// for a browser.
@@ -141,20 +143,24 @@ impl Connect {
 
     /// A plain TCP connection from the address that the configuration wants, with Chrome's socket options.
     async fn dial(&self, to: SocketAddr, hop: Hop) -> Result<TcpStream, ConnectError> {
-        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        let socket = socket.map_err(|error| ConnectError::Io { hop, error })?;
-        if let Some(source) = self.source(to.ip()) {
-            socket
-                .bind(SocketAddr::new(source, 0))
-                .map_err(|error| ConnectError::Bind { address: source.into(), error })?;
-        }
-        let options = || -> io::Result<()> {
+        let options = |socket: &TcpSocket| -> io::Result<()> {
             socket.set_nodelay(true)?;
             let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-            SockRef::from(&socket).set_tcp_keepalive(&keepalive)
+            SockRef::from(socket).set_tcp_keepalive(&keepalive)
         };
-        options().map_err(|error| ConnectError::Io { hop, error })?;
-        let tcp = socket.connect(to).await.map_err(|error| ConnectError::dialling(hop, error))?;
+        let tcp = match self.source(to.ip()) {
+            None => connect_from_any(to, options).await,
+            Some(source) => {
+                let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+                let socket = socket.map_err(|error| ConnectError::Io { hop, error })?;
+                socket
+                    .bind(SocketAddr::new(source, 0))
+                    .map_err(|error| ConnectError::Bind { address: source.into(), error })?;
+                options(&socket).map_err(|error| ConnectError::Io { hop, error })?;
+                socket.connect(to).await
+            }
+        };
+        let tcp = tcp.map_err(|error| ConnectError::dialling(hop, error))?;
         // A port of this machine's own ephemeral range, free until this very call, can connect to itself.
         if tcp.local_addr().ok() == Some(to) {
             return Err(ConnectError::Refused { hop });
