@@ -9,7 +9,8 @@
 //! 3. Peers take turns within each round, so that what else the machine does meets all of them.
 //! 4. Medians, ranges and ratios become a table ([`report`]).
 //!
-//! Plain threads and blocking calls throughout: the measurement shares no runtime with what it measures.
+//! Plain threads and blocking calls: the measurement shares no runtime with what it measures. Where ten thousands of connections are
+//! the load it is a process by itself, with a runtime of its own ([`scale`]).
 #![forbid(unsafe_code)]
 #![expect(clippy::disallowed_methods, reason = "there is no executor here that a sleep could block")]
 
@@ -21,6 +22,7 @@ pub mod pair;
 pub mod peers;
 pub mod plugin;
 pub mod report;
+pub mod scale;
 pub mod socks;
 pub mod streams;
 pub mod usage;
