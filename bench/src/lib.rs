@@ -11,7 +11,8 @@
 //! 5. Streams without end go through a bridge, and nothing may be lost, stick or creep ([`soak`]).
 //! 6. Medians, ranges and ratios become a table ([`report`]).
 //!
-//! Plain threads and blocking calls throughout: the measurement shares no runtime with what it measures.
+//! Plain threads and blocking calls: the measurement shares no runtime with what it measures. Where ten thousands of connections are
+//! the load it is a process by itself, with a runtime of its own ([`scale`]).
 #![forbid(unsafe_code)]
 #![expect(clippy::disallowed_methods, reason = "there is no executor here that a sleep could block")]
 
@@ -23,6 +24,7 @@ pub mod pair;
 pub mod peers;
 pub mod plugin;
 pub mod report;
+pub mod scale;
 pub mod slow;
 pub mod soak;
 pub mod socks;

@@ -58,19 +58,26 @@ pub fn start_counting() -> Result<(SocketAddr, Arc<AtomicU64>)> {
 /// The connection ends early, stands still for a minute, or delivers something else than was sent.
 pub fn transfer(mut stream: TcpStream, direction: Direction, bytes: u64) -> Result<()> {
     match direction {
-        Direction::Up => {
-            ask(&mut stream, b'u', bytes)?;
-            give(&mut stream, bytes)?;
-            let mut answer = [0];
-            stream.read_exact(&mut answer).context("the far end did not confirm")?;
-            ensure!(answer == *b"y", "the far end took other bytes than were sent");
-            Ok(())
-        }
+        Direction::Up => write(stream, bytes, PIECE),
         Direction::Down => {
             ask(&mut stream, b'd', bytes)?;
             take(&mut stream, bytes, |_| {})
         }
     }
+}
+
+/// Moves `bytes` up through a fresh connection `stream` by writes of `piece` bytes, a divisor of 65,536, and returns when the last has
+/// arrived.
+///
+/// # Errors
+/// As for [`transfer`].
+pub fn write(mut stream: TcpStream, bytes: u64, piece: usize) -> Result<()> {
+    ask(&mut stream, b'u', bytes)?;
+    give(&mut stream, bytes, piece)?;
+    let mut answer = [0];
+    stream.read_exact(&mut answer).context("the far end did not confirm")?;
+    ensure!(answer == *b"y", "the far end took other bytes than were sent");
+    Ok(())
 }
 
 /// Takes `bytes` down a fresh connection `stream`, and counts them as they come.
@@ -113,7 +120,7 @@ fn serve(mut stream: TcpStream, taken: &AtomicU64) -> Result<()> {
             let answer = if take(&mut stream, bytes, count).is_ok() { b"y" } else { b"n" };
             stream.write_all(answer)?;
         }
-        b'd' => give(&mut stream, bytes)?,
+        b'd' => give(&mut stream, bytes, PIECE)?,
         b'i' => stream.write_all(b"y")?,
         _ => bail!("an unknown request"),
     }
@@ -124,14 +131,16 @@ fn serve(mut stream: TcpStream, taken: &AtomicU64) -> Result<()> {
     }
 }
 
-fn give(stream: &mut TcpStream, bytes: u64) -> Result<()> {
+fn give(stream: &mut TcpStream, bytes: u64, piece: usize) -> Result<()> {
+    ensure!(piece > 0 && PIECE.is_multiple_of(piece), "no such pieces");
     let pattern = pattern();
+    let mut pieces = pattern.chunks(piece).cycle();
     let mut left = bytes;
     while left > 0 {
-        let now = left.min(PIECE as u64);
-        let piece = pattern.get(..usize::try_from(now)?).unwrap_or(&pattern);
-        stream.write_all(piece).context("the connection took no more")?;
-        left -= now;
+        let piece = pieces.next().unwrap_or_default();
+        let now = usize::try_from(left.min(piece.len() as u64))?;
+        stream.write_all(piece.get(..now).unwrap_or(piece)).context("the connection took no more")?;
+        left -= now as u64;
     }
     Ok(())
 }
@@ -166,7 +175,7 @@ fn pattern() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Direction, hold, start, take, transfer};
+    use super::{Direction, hold, start, take, transfer, write};
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
 
@@ -177,6 +186,10 @@ mod tests {
             transfer(TcpStream::connect(far).unwrap(), Direction::Up, bytes).unwrap();
             transfer(TcpStream::connect(far).unwrap(), Direction::Down, bytes).unwrap();
         }
+        for piece in [64, 4_096] {
+            write(TcpStream::connect(far).unwrap(), 200_001, piece).unwrap();
+        }
+        assert!(write(TcpStream::connect(far).unwrap(), 1, 100).is_err());
         hold(&mut TcpStream::connect(far).unwrap()).unwrap();
     }
 

@@ -4,24 +4,29 @@
 mod apart;
 mod beside;
 mod endure;
+mod grow;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use std::{env, fs, io};
 
 use anyhow::{Context, Result, bail, ensure};
+use qnet_allocator as _;
 use qnet_bench::load;
 use qnet_bench::measure::{self, Amount, Figure, SPEEDS};
 use qnet_bench::pair::Contender;
 use qnet_bench::peers::{self, relay};
 use qnet_bench::plugin::Kind;
 use qnet_bench::report::{Series, machine, ratios, table};
+use qnet_bench::scale::{far, generator};
 use qnet_tests::support::decoy::{self, Decoy, Server};
 
 const HELP: &str = "\
-qnet-bench [peers | slow | soak] [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write] [--gate]
+qnet-bench [peers | slow | soak | scale] [--rounds N] [--megabytes N] [--connections N] [--only NAME] [--write] [--gate]
+  scale          how cost grows with connections, streams and sizes of writes; scale --help says more
   peers          beside shadowsocks-rust, trojan, stunnel and a relay without cryptography as well, with more figures
   slow           one stream over long paths beside plain TCP
   soak           random streams through a bridge; takes --streams N (1,000,000), --minutes N (30), --at-once N (64), --write
@@ -96,6 +101,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["relay", listen, to] => both(listen, to).and_then(|(listen, to)| relay(listen, to)),
+        ["scale-far", listen] => listen.parse().map_err(Into::into).and_then(far::run),
+        ["scale-generator", line, ca] => generator::run(line, Path::new(ca)),
+        ["scale", ..] => grow::run(arguments.into_iter().skip(1)),
         ["peers", ..] => told(arguments.into_iter().skip(1), beside::run),
         ["soak", ..] => endure::run(arguments.into_iter().skip(1)),
         ["slow", ..] => told(arguments.into_iter().skip(1), apart::run),

@@ -11,6 +11,7 @@ use anyhow::Result;
 use crate::load;
 use crate::measure::Figure;
 use crate::pair::{Contender, Pair};
+use crate::scale::figures::jain;
 
 /// Streams at once.
 const STREAMS: usize = 64;
@@ -102,24 +103,4 @@ fn many(pair: &Pair) -> Result<Vec<Figure>> {
         ("64 streams down, together (MB/s)", shares.iter().sum()),
         ("64 streams down, Jain's index", jain(&shares)),
     ])
-}
-
-/// How evenly something is shared, from one over their number to one (Jain, Chiu and Hawe, DEC-TR-301, 1984).
-fn jain(shares: &[f64]) -> f64 {
-    let sum: f64 = shares.iter().sum();
-    let squares: f64 = shares.iter().map(|share| share * share).sum();
-    #[expect(clippy::cast_precision_loss, reason = "dozens")]
-    let count = shares.len() as f64;
-    sum * sum / (count * squares)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::jain;
-
-    #[test]
-    fn an_even_share_is_one_and_a_lone_one_its_part() {
-        assert!((jain(&[3.0; 64]) - 1.0).abs() < 1e-9);
-        assert!((jain(&[5.0, 0.0, 0.0, 0.0]) - 0.25).abs() < 1e-9);
-    }
 }

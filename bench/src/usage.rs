@@ -22,21 +22,34 @@ pub fn cpu(pid: u32) -> Result<Duration> {
 /// # Errors
 /// The process is gone.
 pub fn resident(pid: u32) -> Result<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("the program has ended")?;
-    kilobytes(&rollup, "Rss:")
-        .map(|kilobytes| kilobytes * 1_024)
-        .context("an unreadable /proc/PID/smaps_rollup")
+    rolled_up(pid, "Rss:")
+}
+
+/// The same with its share only of pages that other processes have as well, in bytes.
+///
+/// # Errors
+/// The process is gone.
+pub fn proportional(pid: u32) -> Result<u64> {
+    rolled_up(pid, "Pss:")
 }
 
 /// Open descriptors.
 ///
 /// # Errors
-/// The process is gone.
+/// The process is gone, or somebody else's.
 pub fn descriptors(pid: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd")).context("the program has ended")?.count())
 }
 
-fn kilobytes(rollup: &str, label: &str) -> Option<u64> {
+fn rolled_up(pid: u32, label: &str) -> Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("the program has ended")?;
+    kilobytes(&rollup, label)
+        .map(|kilobytes| kilobytes * 1_024)
+        .context("an unreadable /proc/PID/smaps_rollup")
+}
+
+/// A line's figure in a file of `/proc` that gives kilobytes.
+pub(crate) fn kilobytes(rollup: &str, label: &str) -> Option<u64> {
     rollup.lines().find_map(|line| line.strip_prefix(label))?.trim().strip_suffix(" kB")?.parse().ok()
 }
 
@@ -44,7 +57,7 @@ fn kilobytes(rollup: &str, label: &str) -> Option<u64> {
 mod tests {
     use std::hint::black_box;
 
-    use super::{cpu, descriptors, kilobytes, resident};
+    use super::{cpu, descriptors, kilobytes, proportional, resident};
 
     #[test]
     fn the_figure_is_found() {
@@ -55,7 +68,8 @@ mod tests {
     fn this_process_uses_something() {
         let own = std::process::id();
         assert!(resident(own).unwrap() > 100_000);
-        assert!(descriptors(own).unwrap() > 2);
+        assert!((100_000..=resident(own).unwrap()).contains(&proportional(own).unwrap()));
+        assert!(descriptors(own).unwrap() >= 3);
         let before = cpu(own).unwrap();
         let sum = (0..1_000_000_u64).fold(0, |sum, number| black_box(sum ^ number));
         assert!(cpu(own).unwrap() > before, "{sum}");

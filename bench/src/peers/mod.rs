@@ -26,7 +26,7 @@ pub use self::stunnel::Stunnel;
 pub use self::trojan::Trojan;
 
 /// How long a program may take until it listens.
-const START_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// A folder for programs to be found in: the first of `PATH` that holds `program`.
 #[must_use]
@@ -54,7 +54,12 @@ pub fn built(program: &str) -> Result<PathBuf> {
 }
 
 /// Starts a program that is to listen at `address`; what it says goes to a file in `folder`.
-fn listening(folder: &Path, name: &str, command: &mut Command, address: SocketAddr) -> Result<Running> {
+pub(crate) fn listening(
+    folder: &Path,
+    name: &str,
+    command: &mut Command,
+    address: SocketAddr,
+) -> Result<Running> {
     let log = folder.join(format!("{name}.log"));
     let file = File::create(&log)?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);

@@ -1,6 +1,6 @@
 //! One stream over long paths, beside plain TCP over the same.
 //!
-//! Both go through a [`Link`] of their own by the same rules ([`sender`]): a TCP connection straight to the far end, and QNet's
+//! Both go through a `link` of their own by the same rules (`sender`): a TCP connection straight to the far end, and QNet's
 //! carrier from `qnet proxy` to `qnet-bridge run`. What is measured is a stream that has been under way for a while, and how long the
 //! first megabytes take.
 

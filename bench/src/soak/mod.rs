@@ -3,10 +3,10 @@
 //!
 //! 1. nginx, `qnet-bridge run` and three `qnet proxy` are started, each of the latter behind a [`Censor`]. One proxy lasts, the other
 //!    two are ended and replaced every few seconds.
-//! 2. Streams go through any of them, some at once: what each does is drawn from its number ([`plan`]), and both ends do their
-//!    part of it and check the other's ([`ends`]).
+//! 2. Streams go through any of them, some at once: what each does is drawn from its number (`plan`), and both ends do their
+//!    part of it and check the other's (`ends`).
 //! 3. Meanwhile the censor resets all connections now and then, and lets others freeze after some megabytes.
-//! 4. When all have ended the lasting proxy's and the bridge's descriptors must be as many as before ([`watch`]).
+//! 4. When all have ended the lasting proxy's and the bridge's descriptors must be as many as before (`watch`).
 
 mod ends;
 mod plan;
@@ -82,7 +82,7 @@ pub struct Report {
     pub silent: u64,
     /// Those with a wrong byte at either side.
     pub corrupt: u64,
-    /// Those that did not end within [`LIMIT`](ends::LIMIT) at either side.
+    /// Those that did not end within `ends::LIMIT` at either side.
     pub stuck: u64,
     /// Numbers of the first streams that went wrong: what they are can be drawn again.
     pub wrong: Vec<u64>,
@@ -105,7 +105,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// What is wrong, in words; nothing where all is well. Memory is left to [`watch::creeps`]: a short run says nothing of it.
+    /// What is wrong, in words; nothing where all is well. Memory is left to `watch::creeps`: a short run says nothing of it.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();

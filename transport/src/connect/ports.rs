@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Addresses to connect from, at most: 451,712 ports by Linux's default, more than a bridge takes connections.
-const MOST: usize = 16;
+/// Addresses to connect from, at most: 451,712 ports by Linux's default, more than a bridge takes connections. Other systems have one
+/// address on loopback, or bind only together with a port.
+const MOST: usize = if cfg!(target_os = "linux") { 16 } else { 1 };
 
 /// The one that had a port last. To look for a port where few are left takes the kernel long.
 static LAST: AtomicUsize = AtomicUsize::new(0);
@@ -43,11 +44,7 @@ async fn connect_by(
     let first = last.load(Ordering::Relaxed);
     let mut outcome = connect(to, source(first), prepare).await;
     for number in (first + 1..first + most).map(|number| number % most) {
-        // By bind(2) the one, by connect(2) the other.
-        let none_free = |error: &io::Error| {
-            matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
-        };
-        if !outcome.as_ref().is_err_and(none_free) {
+        if !outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable) {
             break;
         }
         outcome = connect(to, source(number), prepare).await;
@@ -71,10 +68,25 @@ async fn connect(
 ) -> io::Result<TcpStream> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(source) = source {
-        socket.bind((source, 0).into())?;
+        bind(&socket, source)?;
     }
     prepare(&socket)?;
     socket.connect(to).await
+}
+
+/// The port is chosen when it connects (ip(7), `IP_BIND_ADDRESS_NO_PORT`). One that is chosen before is lost to connections from every
+/// other address, and so to other programs.
+#[cfg(target_os = "linux")]
+fn bind(socket: &TcpSocket, source: Ipv4Addr) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind((source, 0).into())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bind(socket: &TcpSocket, source: Ipv4Addr) -> io::Result<()> {
+    socket.bind((source, 0).into())
 }
 
 #[cfg(test)]

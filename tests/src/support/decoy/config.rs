@@ -36,7 +36,7 @@ impl Config<'_> {
         let Self { folder, address, certificates, options, .. } = self;
         let text = format!(
             "daemon off;\nworker_processes 1;\npid {folder}/pid;\nerror_log {folder}/error.log;\n\
-             events {{ worker_connections 1024; }}\n\
+             events {{ worker_connections {connections}; }}\n\
              http {{\n{temporary}  types {{ {types} }}\n  access_log {folder}/access.log;\n  server_tokens off;\n\
              keepalive_timeout {idle}ms;\n  keepalive_requests {requests};\n  client_header_timeout {head}ms;\n\
              server {{\n    listen {address} ssl{h2};\n    server_name {names};\n    root {folder}/site;\n\
@@ -50,6 +50,7 @@ impl Config<'_> {
             idle = options.idle.as_millis(),
             head = options.head.as_millis(),
             requests = options.requests,
+            connections = options.connections,
             h2 = if options.h2 { " http2" } else { "" },
             names = options.names.join(" "),
             certificate = certificates.certificate.display(),

@@ -69,6 +69,8 @@ pub struct Options {
     pub head: Duration,
     /// How many requests a connection serves (nginx, Apache, lighttpd over HTTP/1.1).
     pub requests: u32,
+    /// How many connections it takes at once (nginx). More need descriptors, too.
+    pub connections: u32,
     /// Whether h2 is offered.
     pub h2: bool,
     /// Whether TLS 1.3 is; TLS 1.2 always is.
@@ -87,6 +89,7 @@ impl Default for Options {
             idle: Duration::from_secs(75),
             head: Duration::from_secs(60),
             requests: 1_000,
+            connections: 1_024,
             h2: true,
             tls13: true,
             extra: String::new(),
@@ -149,6 +152,16 @@ impl Decoy {
     #[must_use]
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
+    }
+
+    /// The processes that it started itself; servers may have started more.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        let child = |program: &Program| match program {
+            Program::Child(child) => Some(child.pid()),
+            Program::Inside(_) => None,
+        };
+        self.running.iter().filter_map(child).collect()
     }
 
     /// The bytes of one of the site's files.
