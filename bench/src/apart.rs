@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use qnet_bench::peers::Qnet;
@@ -18,8 +19,8 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks-slow
 const EXPLAINED: &str = "\
 # Benchmarks over long paths
 
-Written by `./dev bench slow --write`. Plain TCP and QNet (`qnet proxy` to `qnet-bridge run` before nginx) take turns over a path in
-user space that delays every byte by half the round trip each way and does what the sender's TCP would on such a path: a window that
+Written by `./dev bench slow --write`. Plain TCP and QNet (`qnet proxy` to `qnet-bridge run` before nginx) take turns (where segments
+are lost, and both are mostly waiting, they go at once; so do paths with a rate, without and with losses) over a path in user space that delays every byte by half the round trip each way and does what the sender's TCP would on such a path: a window that
 begins with ten segments of 1,460 bytes, doubles each round trip, ends at 6 MiB (the most that Linux's receivers grant unless told
 otherwise), is paced by the rate where there is one. Of segments \"lost\", drawn one by one, each makes the path stand still for a round
 trip and halves the window. So it is a model of a path, not a path; it is the same for both. A stream is \"under way\" after 25 round
@@ -35,7 +36,7 @@ struct Measured {
     needed: Vec<Needed>,
 }
 
-/// All paths: those without losses by themselves, the others, which are mostly waiting, at once.
+/// All paths.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let decoy =
         Decoy::start(Server::Nginx, decoy::Options { idle: DECOY_IDLE, ..decoy::Options::default() })?;
@@ -43,21 +44,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let cases: Vec<Case> =
         slow::cases().into_iter().filter(|case| chosen(options.only.as_deref(), case.name)).collect();
     ensure!(!cases.is_empty(), "no such path; --help names them");
-    let (alone, together): (Vec<_>, Vec<_>) = cases.into_iter().partition(|case| case.path.lost == 0);
-    let mut measured: Vec<_> = Vec::new();
-    for case in &alone {
-        measured.push((case.name, measure(case, options.rounds, &qnet)?));
+    // Little of each is work: paths of a kind take turns, and the kinds go at once.
+    let kind = |case: &Case| {
+        (case.path.rate, if case.path.lost > 0 { case.path.round_trip } else { Duration::ZERO })
+    };
+    let mut kinds: Vec<Vec<Case>> = Vec::new();
+    for case in cases {
+        match kinds.iter_mut().find(|same| same.first().is_some_and(|first| kind(first) == kind(&case))) {
+            Some(same) => same.push(case),
+            None => kinds.push(vec![case]),
+        }
     }
-    let rounds = options.rounds;
-    let lossy = thread::scope(|scope| {
-        let running: Vec<_> =
-            together.iter().map(|case| (case.name, scope.spawn(|| measure(case, rounds, &qnet)))).collect();
-        running
-            .into_iter()
-            .map(|(name, one)| Ok((name, one.join().map_err(|_| anyhow!("a measurement panicked"))??)))
-            .collect::<Result<Vec<_>>>()
+    let (rounds, qnet) = (options.rounds, &qnet);
+    let measured = thread::scope(|scope| {
+        let one = |case: &Case| Ok((case.name, measure(case, rounds, qnet)?));
+        let running: Vec<_> = kinds
+            .iter()
+            .map(|cases| scope.spawn(move || cases.iter().map(one).collect::<Result<Vec<_>>>()))
+            .collect();
+        let ended =
+            running.into_iter().map(|one| one.join().map_err(|_| anyhow!("a measurement panicked"))?);
+        ended.collect::<Result<Vec<_>>>()
     })?;
-    measured.extend(lossy);
+    let measured: Vec<_> = measured.into_iter().flatten().collect();
     let result = said(&measured);
     writeln!(io::stdout(), "{result}")?;
     if options.write {

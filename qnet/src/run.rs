@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use qnet_transport::client::{Dialer, DialerConfig};
@@ -12,9 +12,8 @@ use qnet_transport::connect::{Connect, Upstream};
 use qnet_transport::tls::Roots;
 use qnet_wire::error::chain;
 use qnet_wire::target::Target;
-use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::cli::Proxy;
 use crate::front::{self, Service};
@@ -27,15 +26,19 @@ use crate::traffic::Traffic;
 
 /// How often the configuration file is looked at.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long the process stays for its last words to the bridges, which would keep its sessions otherwise.
+/// How long the process stays for its last words to the bridges, which would keep its sessions otherwise, where it has done all
+/// it was started for.
 const GOODBYE: Duration = Duration::from_millis(50);
+/// How long at most where it was told to end: they are said as soon as it has its turn on a busy machine.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Runs until a signal.
 pub(crate) fn main(flags: Proxy, settings: Settings) -> ExitCode {
     logging::start(settings.log_level);
-    in_runtime(async {
+    in_runtime(async |begun| {
         let dialer = dialer(settings.upstream.clone())?;
         let pool = Pool::start(dialer, &settings.bridges, probe(&settings));
+        begun.set(Arc::clone(&pool)).ok();
         let traffic = Arc::new(Traffic::default());
         let service = Service::new(Arc::clone(&pool), traffic);
         match settings.stdio.clone() {
@@ -45,29 +48,34 @@ pub(crate) fn main(flags: Proxy, settings: Settings) -> ExitCode {
     })
 }
 
-/// Runs `body` to its end or a signal's, and says what failed.
-pub(crate) fn in_runtime(body: impl Future<Output = Result<(), String>>) -> ExitCode {
+/// Runs `body` to its end or a signal's, and says what failed; it tells which pool it has begun.
+pub(crate) fn in_runtime(body: impl AsyncFnOnce(&OnceLock<Arc<Pool>>) -> Result<(), String>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return crate::complain(&format!("the system gives no threads: {error}"), 1),
     };
+    let begun = OnceLock::new();
     let done = runtime.block_on(async {
         tokio::select! {
-            done = body => done,
-            done = ended() => done,
+            done = body(&begun) => {
+                sleep(GOODBYE).await;
+                done
+            }
+            done = ended() => {
+                if let Some(pool) = begun.get() {
+                    // What is not said by then is not said.
+                    timeout(GOODBYE_LIMIT, pool.end()).await.ok();
+                }
+                done
+            }
         }
     });
-    finish(runtime);
+    // A read of standard input under way in a thread must not keep the process.
+    runtime.shutdown_background();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => crate::complain(&error, 1),
     }
-}
-
-fn finish(runtime: Runtime) {
-    runtime.block_on(async { sleep(GOODBYE).await });
-    // A read of standard input under way in a thread must not keep the process.
-    runtime.shutdown_background();
 }
 
 /// What dials bridges.

@@ -37,9 +37,10 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return crate::complain(&error, crate::USAGE),
     };
     logging::start(LevelFilter::INFO);
-    in_runtime(async {
+    in_runtime(async |begun| {
         let dialer = dialer(Upstream::Direct)?;
         let pool = Pool::start(dialer, &[asked.bridge], Probe::Handshake);
+        begun.set(Arc::clone(&pool)).ok();
         let listener = front::listen(asked.listen, LOCAL_PORT).await?;
         Service::new(pool, Arc::new(Traffic::default())).forward(listener, None).await;
         Ok(())

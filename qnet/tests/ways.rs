@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -112,6 +112,32 @@ fn a_port_is_forwarded_and_a_browser_shows_a_page() -> Result<()> {
         let title =
             page.split("<title>").nth(1).and_then(|rest| rest.split('<').next()).context("a title")?;
         ensure!(dom.contains(title), "{dom}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_proxy_that_ends_leaves_nothing_open_behind_the_bridge() -> Result<()> {
+    isolated("a_proxy_that_ends_leaves_nothing_open_behind_the_bridge", || {
+        let far = TcpListener::bind("127.0.0.1:0")?;
+        let (_runtime, decoy, exit) = bridge(HashMap::from([(SSH, far.local_addr()?)]))?;
+        let near = free_address()?;
+        let forward = format!("{near}:{SSH}:22");
+        let arguments = ["--forward", forward.as_str()];
+        let mut proxy = Proxy::connected(&decoy.certificates().ca, &[exit.line()], &arguments)?;
+        let mut application = TcpStream::connect(near)?;
+        application.write_all(b"held")?;
+        let (mut held, _) = far.accept()?;
+        let mut bytes = [0; 4];
+        held.read_exact(&mut bytes)?;
+        proxy.running.stop()?;
+        // Without the proxy's word the bridge would keep the session, and this connection, for half an hour.
+        held.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let ended = match held.read(&mut bytes) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        };
+        ensure!(ended, "the connection behind the bridge is still open");
         Ok(())
     })
 }

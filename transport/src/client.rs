@@ -536,6 +536,14 @@ impl Tunnel {
         self.shared.session().shaping()
     }
 
+    /// Ends the session here and now, whoever else has a handle or a stream of it, and returns when its last connection has told the
+    /// bridge, or is gone. What the bridge has not got it does not get.
+    pub async fn end(&self) {
+        self.shared.session().cut();
+        self.shared.wake_all();
+        self.shared.until(|_| (!self.shared.has_carrier()).then_some(())).await;
+    }
+
     /// Waits for the end and says why.
     pub async fn closed(&self) -> Ended {
         self.shared.until(|session| session.ended()).await

@@ -32,6 +32,9 @@ pub const STEADY: [&str; 2] = ["up, under way (MB/s)", "down, under way (MB/s)"]
 /// What is carried where the beginning is timed, bytes.
 const FIRST: u64 = 1_000_000;
 
+/// Where segments get lost: so much takes some seconds there.
+const FIRST_OF_LOSSY: u64 = 100_000;
+
 /// Round trips until a stream counts as under way: slow start takes nine to the greatest window, and windows that grow with the
 /// path as many again.
 const WARM_UP_TRIPS: u32 = 25;
@@ -61,8 +64,8 @@ pub fn cases() -> Vec<Case> {
         case("100 ms, 100 Mbit/s", 100, rate, 0, 5),
         case("300 ms, no rate", 300, None, 0, 6),
         case("300 ms, 100 Mbit/s", 300, rate, 0, 6),
-        case("100 ms, 1 % lost", 100, None, 10, 40),
-        case("300 ms, 1 % lost", 300, None, 10, 60),
+        case("100 ms, 1 % lost", 100, None, 10, 30),
+        case("300 ms, 1 % lost", 300, None, 10, 30),
     ]
 }
 
@@ -83,8 +86,16 @@ pub fn round(case: &Case, number: usize, qnet: &Qnet) -> Result<([Vec<Figure>; 2
     // Other losses each round, the same for both.
     let path = Path { seed: (number as u64 + 1) * 0x9E37_79B9, ..case.path };
     let case = Case { path, ..*case };
-    let plain = plain(&case)?;
-    let (figures, needed) = tunnelled(&case, qnet)?;
+    let (plain, (figures, needed)) = if case.path.lost > 0 {
+        // Both are mostly waiting.
+        let both = thread::scope(|scope| {
+            let plain = scope.spawn(|| plain(&case));
+            (tunnelled(&case, qnet), plain.join())
+        });
+        (both.1.map_err(|_| anyhow!("a measurement panicked"))??, both.0?)
+    } else {
+        (plain(&case)?, tunnelled(&case, qnet)?)
+    };
     Ok(([plain, figures], needed))
 }
 
@@ -92,11 +103,11 @@ fn plain(case: &Case) -> Result<Vec<Figure>> {
     let (far, taken) = load::start_counting()?;
     let link = Link::start(far, case.path)?;
     let connect = || -> Result<TcpStream> { crate::socks::patient(TcpStream::connect(link.address())?) };
-    let first = first(connect)?;
-    let further = self::first(connect)?;
+    let first = first(case, connect)?;
+    let further = self::first(case, connect)?;
     let up = under_way(case, Direction::Up, connect, &taken)?;
     let down = under_way(case, Direction::Down, connect, &AtomicU64::new(0))?;
-    Ok(figures([first, further, up, down]))
+    Ok(figures(case, [first, further, up, down]))
 }
 
 fn tunnelled(case: &Case, qnet: &Qnet) -> Result<(Vec<Figure>, Needed)> {
@@ -109,30 +120,31 @@ fn tunnelled(case: &Case, qnet: &Qnet) -> Result<(Vec<Figure>, Needed)> {
         Ok((link.address(), link))
     })?;
     let connect = || pair.connect();
-    let first = first(connect)?;
-    let further = self::first(connect)?;
+    let first = first(case, connect)?;
+    let further = self::first(case, connect)?;
     let up = under_way(case, Direction::Up, connect, &taken)?;
     let after_up = pair.resident()?;
     let down = under_way(case, Direction::Down, connect, &AtomicU64::new(0))?;
     let after_down = pair.resident()?;
     let memory = [0, 1].map(|side: usize| after_up[side].max(after_down[side]));
     let needed = Needed { memory, carriers: opened.load(Ordering::Relaxed) };
-    Ok((figures([first, further, up, down]), needed))
+    Ok((figures(case, [first, further, up, down]), needed))
 }
 
-fn figures([first, further, up, down]: [f64; 4]) -> Vec<Figure> {
-    vec![
-        ("first connection: 1 MB down (s)", first),
-        ("a further one: 1 MB down (s)", further),
-        (STEADY[0], up),
-        (STEADY[1], down),
-    ]
+fn figures(case: &Case, [first, further, up, down]: [f64; 4]) -> Vec<Figure> {
+    let names = if case.path.lost > 0 {
+        ["first connection: 100 KB down (s)", "a further one: 100 KB down (s)"]
+    } else {
+        ["first connection: 1 MB down (s)", "a further one: 1 MB down (s)"]
+    };
+    vec![(names[0], first), (names[1], further), (STEADY[0], up), (STEADY[1], down)]
 }
 
-/// Seconds from the connection's beginning to its first megabyte's end.
-fn first(connect: impl Fn() -> Result<TcpStream>) -> Result<f64> {
+/// Seconds from the connection's beginning until so much has come.
+fn first(case: &Case, connect: impl Fn() -> Result<TcpStream>) -> Result<f64> {
     let begin = Instant::now();
-    load::transfer(connect()?, Direction::Down, FIRST)?;
+    let bytes = if case.path.lost > 0 { FIRST_OF_LOSSY } else { FIRST };
+    load::transfer(connect()?, Direction::Down, bytes)?;
     Ok(begin.elapsed().as_secs_f64())
 }
 

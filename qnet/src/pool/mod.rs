@@ -139,6 +139,18 @@ impl Pool {
         Kept { bridge, task: tokio::spawn(keeping).abort_handle() }
     }
 
+    /// Ends all sessions, whoever else holds the pool, and returns when their bridges have been told: they would keep them for half
+    /// an hour, with the connections that their streams lead to.
+    pub(crate) async fn end(&self) {
+        // Nobody makes them anew first.
+        let kept = std::mem::take(&mut *self.bridges.lock().unwrap_or_else(PoisonError::into_inner));
+        for bridge in kept.into_iter().map(|kept| Arc::clone(&kept.bridge)) {
+            if let Phase::Up(up) = bridge.phase() {
+                up.tunnel.end().await;
+            }
+        }
+    }
+
     /// Probes otherwise from now on.
     pub(crate) fn probe_by(&self, probe: Probe) {
         self.probe.send_replace(probe);

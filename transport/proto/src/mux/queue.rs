@@ -9,14 +9,12 @@ use std::collections::VecDeque;
 /// large enough that a full frame is copied in four or five pieces.
 pub(crate) const SEGMENT: usize = 4_096;
 
-/// Spare segments kept while bytes are queued: two full records' worth, to and from.
-const SPARE_BUSY: usize = 16;
+/// Spare segments kept until nothing has moved for a while: 1 MiB, what comes before a stream's reader has its turn where a
+/// carrier reads as much at once as it may. There are never more than were in use at once.
+pub(super) const SPARE: usize = 256;
 
-/// Spare segments kept when nothing is queued at all: one full frame that comes and is read at once.
-const SPARE_IDLE: usize = 5;
-
-/// Places in a queue's or ring's index (8 bytes each) that are kept when it empties; beyond, the index is given back.
-/// Bursts of 256 KiB, or of 64 streams, then allocate nothing.
+/// Places in a ring's index (8 bytes each) that are kept when it empties; beyond, the index is given back. Bursts of 64 streams then
+/// allocate nothing. A queue's keeps as many as its pool keeps segments.
 const KEPT_PLACES: usize = 64;
 
 type Segment = Box<[u8; SEGMENT]>;
@@ -27,18 +25,18 @@ pub(crate) struct Pool {
     spare: Vec<Segment>,
     /// Segments that queues hold.
     lent: usize,
-    /// Spare ones kept while any is lent.
+    /// Spare ones kept at most.
     keep: usize,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self::keeping(SPARE_BUSY)
+        Self::keeping(SPARE)
     }
 }
 
 impl Pool {
-    /// A pool that keeps this many spare segments while queues hold others.
+    /// A pool that keeps this many spare segments until [`Pool::trim`].
     pub(crate) fn keeping(keep: usize) -> Self {
         Self { spare: Vec::new(), lent: 0, keep }
     }
@@ -50,11 +48,8 @@ impl Pool {
 
     fn put(&mut self, segment: Segment) {
         self.lent -= 1;
-        let keep = if self.lent == 0 { SPARE_IDLE.min(self.keep) } else { self.keep };
-        if self.spare.len() < keep {
+        if self.spare.len() < self.keep {
             self.spare.push(segment);
-        } else {
-            self.spare.truncate(keep);
         }
     }
 
@@ -156,7 +151,7 @@ impl Queue {
             pool.put(segment);
         }
         (self.start, self.len) = (0, 0);
-        give_back(&mut self.segments);
+        give_back(&mut self.segments, pool.keep);
         dropped
     }
 
@@ -193,7 +188,7 @@ impl Ring {
     pub(super) fn pop(&mut self) -> Option<u64> {
         let id = self.0.pop_front();
         if self.0.is_empty() {
-            give_back(&mut self.0);
+            give_back(&mut self.0, KEPT_PLACES);
         }
         id
     }
@@ -216,14 +211,14 @@ impl Ring {
             self.0.remove(at);
         }
         if self.0.is_empty() {
-            give_back(&mut self.0);
+            give_back(&mut self.0, KEPT_PLACES);
         }
     }
 }
 
 /// Frees an empty index that once grew large.
-fn give_back<T>(index: &mut VecDeque<T>) {
-    if index.capacity() > KEPT_PLACES {
+fn give_back<T>(index: &mut VecDeque<T>, places: usize) {
+    if index.capacity() > places {
         *index = VecDeque::new();
     }
 }
@@ -234,7 +229,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{KEPT_PLACES, Pool, Queue, SEGMENT, SPARE_BUSY, SPARE_IDLE};
+    use super::{Pool, Queue, SEGMENT, SPARE};
 
     proptest! {
         #[test]
@@ -242,7 +237,7 @@ mod tests {
             steps in prop::collection::vec((0..3 * SEGMENT, 0..3 * SEGMENT, any::<bool>()), 1..40),
         ) {
             let (mut pool, mut queue, mut model) = (Pool::default(), Queue::default(), VecDeque::new());
-            let mut next = 0u32;
+            let (mut next, mut most) = (0u32, 0);
             for (push, pull, take) in steps {
                 let data: Vec<u8> = (0..push)
                     .map(|_| {
@@ -251,6 +246,7 @@ mod tests {
                     })
                     .collect();
                 queue.push(&data, &mut pool);
+                most = most.max(queue.segments.len());
                 model.extend(data);
                 let wanted: Vec<u8> = model.drain(..pull.min(model.len())).collect();
                 let mut got = vec![0; pull];
@@ -266,8 +262,7 @@ mod tests {
                 let held = queue.segments.len();
                 prop_assert_eq!(held, pool.lent);
                 prop_assert!(held <= queue.len().div_ceil(SEGMENT) + 1);
-                let spare = if held == 0 { SPARE_IDLE } else { SPARE_BUSY };
-                prop_assert!(pool.spare.len() <= spare);
+                prop_assert!(pool.spare.len() <= SPARE && pool.spare.len() + held <= most);
             }
             let left = queue.len();
             prop_assert_eq!(queue.clear(&mut pool), left);
@@ -282,8 +277,8 @@ mod tests {
         let mut buf = [0; 16_384];
         queue.push(&vec![7; 6 << 20], &mut pool);
         while queue.read(&mut buf, &mut pool) > 0 {}
-        assert!(queue.segments.capacity() <= KEPT_PLACES);
-        assert_eq!(pool.allocated(), SPARE_IDLE * SEGMENT);
+        assert!(queue.segments.capacity() <= SPARE);
+        assert_eq!(pool.allocated(), SPARE * SEGMENT);
         let spare: Vec<*const u8> = pool.spare.iter().map(|segment| segment.as_ptr()).collect();
         for _ in 0..1_000 {
             queue.push(&buf, &mut pool);

@@ -2,8 +2,9 @@
 
 use crate::mux::{Pool, Queue};
 
-/// Spare segments kept while bytes wait for acknowledgement: what one of a client's acknowledgements frees at once.
-const SPARE: usize = super::FIRST_UNACKED / 4 / crate::mux::SEGMENT;
+/// Spare segments kept until nothing has moved for a while: what acknowledgements free where the path is short. There are never more
+/// than were in use at once.
+const SPARE: usize = super::FIRST_UNACKED / crate::mux::SEGMENT;
 
 /// The session's bytes from the acknowledged position on.
 #[derive(Debug)]
@@ -62,5 +63,8 @@ impl Log {
 
     pub(super) fn trim(&mut self) {
         self.pool.trim();
+        if self.is_empty() {
+            self.bytes = Queue::default();
+        }
     }
 }

@@ -133,7 +133,7 @@ fn check(mux: &Mux) {
     assert_eq!(mux.granted.queued(), queued_in as u64);
     assert!(queued_in as u64 <= mux.granted.size());
     let queues = 2 * mux.streams.len();
-    assert!(mux.allocated() <= mux.buffered() + (2 * queues + 16) * super::SEGMENT);
+    assert!(mux.allocated() <= mux.buffered() + (2 * queues + super::queue::SPARE) * super::SEGMENT);
 }
 
 /// Nothing at all is left of any stream.
