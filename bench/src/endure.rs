@@ -20,10 +20,14 @@ const EXPLAINED: &str = "\
 
 Written by `./dev bench soak --write`. Random streams go through one `qnet-bridge run` before nginx: by one `qnet proxy` that lasts and
 two that are ended and replaced every 4 to 12 seconds. A stream carries 0 bytes to 1 MB each way, short ones far more often than long
-ones; 4 of 10 are broken off or reset by either side at a random place, the others end in order, one way after the other; both sides pause
+ones; 4 of 10 are broken off or reset by either side at a random place, the others end in order; both sides pause
 at random. Every 12 to 36 seconds all carriers are reset, and carriers freeze after 30 to 400 MiB. Both ends check every byte by its
 place in the stream. A stream is stuck if it has not ended after 90 seconds. Memory is flat if the median of the last quarter's samples,
 one a second, is at most that of the second quarter's, a twentieth of it and 1 MiB.
+
+A session whose proxy ended without a word, since its carrier was frozen or cut just then, is kept by the bridge for half an hour, in case the
+client comes back, and so are the connections that its streams led to: what is stuck, and left in descriptors and memory at the bridge, may be
+of such sessions. No near end of a stream was stuck where no numbers are named.
 ";
 
 pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
