@@ -289,11 +289,11 @@ fn panel(title: &str, lines: &[Line], [left, top]: [f64; 2]) -> String {
             }
         }
         #[expect(clippy::cast_precision_loss, reason = "two lines")]
-        let shift = number as f64 * 70.0;
+        let shift = number as f64 * 50.0;
         let _ = writeln!(
             text,
             "<text x=\"{}\" y=\"{}\" fill=\"{colour}\">{}</text>",
-            left + 200.0 + shift,
+            left + 240.0 + shift,
             top + 18.0,
             line.name
         );
