@@ -12,7 +12,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use qnet_tests::support::attack::visit::TRIES;
 use qnet_tests::support::decoy::{Decoy, Options, Server};
 use qnet_tests::support::link::{Act, Link, Rule, Way, Which};
 use qnet_tests::support::probe::{Client, Difference, Probe, Step, Tolerance, catalogue, differences};
@@ -138,10 +137,8 @@ fn thresholds() -> Vec<Threshold> {
         },
         Threshold {
             what: "tampering after the switch, and with each record before it",
-            value: format!(
-                "flagged at one case in which {} of {TRIES} plays show what none of the decoy's (or the visitor's) do",
-                switched::MOST
-            ),
+            value: switched::STAGES.map(|(tries, most)| format!("{most} of {tries}")).join(", and then ")
+                + " plays show what none of the decoy's (or the visitor's) do, in one case",
             source: ours,
         },
     ]
