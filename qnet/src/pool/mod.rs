@@ -144,11 +144,14 @@ impl Pool {
     pub(crate) async fn end(&self) {
         // Nobody makes them anew first.
         let kept = std::mem::take(&mut *self.bridges.lock().unwrap_or_else(PoisonError::into_inner));
+        // At once: a bridge that takes nothing any more does not keep the others from hearing.
+        let mut ending = JoinSet::new();
         for bridge in kept.into_iter().map(|kept| Arc::clone(&kept.bridge)) {
             if let Phase::Up(up) = bridge.phase() {
-                up.tunnel.end().await;
+                ending.spawn(async move { up.tunnel.end().await });
             }
         }
+        while ending.join_next().await.is_some() {}
     }
 
     /// Probes otherwise from now on.
