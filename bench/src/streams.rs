@@ -81,26 +81,27 @@ fn many(pair: &Pair) -> Result<Vec<Figure>> {
     let counters: Vec<AtomicU64> = (0..STREAMS).map(|_| AtomicU64::new(0)).collect();
     let streams = (0..STREAMS).map(|_| pair.connect()).collect::<Result<Vec<_>>>()?;
     let handles = streams.iter().map(TcpStream::try_clone).collect::<io::Result<Vec<_>>>()?;
-    let shares = thread::scope(|scope| {
+    let (shares, used) = thread::scope(|scope| {
         for (stream, counter) in streams.into_iter().zip(&counters) {
             // It ends with an error: by us, or before; one that ended before has a share that shows it.
             scope.spawn(move || load::receive(stream, u64::MAX, counter));
         }
         let now = || counters.iter().map(|counter| counter.load(Ordering::Relaxed)).collect::<Vec<_>>();
         thread::sleep(START);
-        let (before, begun) = (now(), Instant::now());
+        let (before, cpu, begun) = (now(), pair.cpu(), Instant::now());
         thread::sleep(SPAN);
-        let (after, span) = (now(), begun.elapsed().as_secs_f64());
+        let (after, cpu_after, span) = (now(), pair.cpu(), begun.elapsed().as_secs_f64());
         // The scope waits for those that read.
         handles.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
-        before
-            .iter()
-            .zip(after)
-            .map(|(before, after)| (after - before) as f64 / 1e6 / span)
-            .collect::<Vec<_>>()
-    });
+        let shares: Vec<f64> =
+            before.iter().zip(after).map(|(before, after)| (after - before) as f64 / 1e6 / span).collect();
+        let used = cpu_after?.iter().sum::<f64>() - cpu?.iter().sum::<f64>();
+        anyhow::Ok((shares, used / span))
+    })?;
+    let together: f64 = shares.iter().sum();
     Ok(vec![
-        ("64 streams down, together (MB/s)", shares.iter().sum()),
+        ("64 streams down: CPU, both (s/GB)", used * 1e3 / together),
+        ("64 streams down, together (MB/s)", together),
         ("64 streams down, Jain's index", jain(&shares)),
     ])
 }

@@ -15,8 +15,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Most bytes read at once, and so most kept for a slow reader: the send queue of one tunnel stream.
+/// Most bytes read at once, and so most kept for a slow reader: half the send queue of one tunnel stream.
 const CHUNK: usize = 64 * 1024;
+
+/// Fewest bytes read at once, however little the writer takes.
+const LEAST: usize = 4 * 1024;
 
 /// How long what is left may take once both readers' ends were seen: a stream's send queue each way, 64 KiB at half a
 /// kilobyte a second.
@@ -57,11 +60,12 @@ where
 }
 
 /// One direction.
-#[derive(Default)]
 struct Direction {
     /// What the writer did not take, from `written` on.
     left: Vec<u8>,
     written: usize,
+    /// Bytes to read at once: about what the writer took of late, so that little is read that it leaves.
+    appetite: usize,
     /// Bytes that the writer took since this was last asked.
     moved: u64,
     /// Bytes were written since the last flush.
@@ -75,6 +79,19 @@ enum State {
     Copying,
     Ending,
     Ended,
+}
+
+impl Default for Direction {
+    fn default() -> Self {
+        Self {
+            left: Vec::new(),
+            written: 0,
+            appetite: CHUNK,
+            moved: 0,
+            unflushed: false,
+            state: State::default(),
+        }
+    }
 }
 
 impl Direction {
@@ -146,12 +163,13 @@ impl Direction {
         W: AsyncWrite + Unpin,
     {
         SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
+            let mut buffer = ReadBuf::new(&mut scratch[..self.appetite]);
             ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
             let mut data: &[u8] = buffer.filled();
             if data.is_empty() {
                 return Poll::Ready(Ok(true));
             }
+            let read = data.len();
             while !data.is_empty() {
                 match Pin::new(&mut *writer).poll_write(cx, data) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -167,6 +185,8 @@ impl Direction {
                     }
                 }
             }
+            let taken = read - data.len();
+            self.appetite = if taken == read { self.appetite * 2 } else { taken }.clamp(LEAST, CHUNK);
             Poll::Ready(Ok(false))
         })
     }

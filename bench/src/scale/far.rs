@@ -10,6 +10,9 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+/// Bytes that the kernel holds of what is sent, at most.
+const SEND_BUFFER: usize = 256 * 1024;
+
 /// Most that is read and given back at once.
 const PIECE: usize = 16 * 1024;
 
@@ -38,6 +41,9 @@ pub(crate) async fn serve(listener: TcpListener) {
 
 async fn answer(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    // The kernel would let a thousand connections hold 4 MiB each, which is more than it gives all of TCP (`tcp_mem`): it drops
+    // segments then, and what is measured is how long they take to come again.
+    socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER)?;
     match stream.read_u8().await? {
         b'e' => echo(stream).await,
         b'c' => obey(stream).await,

@@ -24,6 +24,7 @@ mod queue;
 mod receive;
 mod send;
 mod stream;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -34,18 +35,22 @@ use self::flow::{Clock, Credit, Granted};
 use self::queue::Ring;
 pub(crate) use self::queue::{Pool, Queue, SEGMENT};
 use self::stream::{Ending, Place, State, Stream};
+use self::turns::Turns;
 use crate::frame::MAX_VARINT;
 
 /// Streams opened by one side that are open at once. Far above what a browser or tor needs; at about 200 bytes an entry, a
 /// peer that opens all of them costs a quarter of a megabyte, and 4 KiB more for each that it sends a byte on.
 pub const MAX_STREAMS: usize = 1_024;
 
-/// Bytes a stream holds for sending, at most: enough to fill four records while the carrier is busy.
-pub const MAX_SEND_QUEUE: usize = 64 << 10;
+/// Bytes a stream holds for sending, at most: what its writer has at once, twice, so that half of it being free is room for all.
+pub const MAX_SEND_QUEUE: usize = 128 << 10;
 
 /// Bytes held for sending over all streams, beyond which each stream holds one segment only. A peer that grants no
-/// credit would otherwise tie up 64 KiB in each of its streams.
+/// credit would otherwise tie up 128 KiB in each of its streams.
 pub const MAX_QUEUED_TO_SEND: usize = 4 << 20;
+
+/// Bytes that the streams which can send share evenly: what spare memory is kept for.
+const MOVING: usize = 2 << 20;
 
 /// Entries for streams the peer opened, those included that are over but not released; beyond, new ones are
 /// refused. A peer that opens and cancels in a loop is held here until the user keeps up.
@@ -159,12 +164,10 @@ pub struct Mux {
     refused: BTreeSet<u64>,
     /// Streams of theirs not yet accepted, in the order of their ids.
     incoming: VecDeque<u64>,
-    ready: Ring,
+    turns: Turns,
     blocked: Ring,
     control: Ring,
     wakes: Ring,
-    /// Data bytes left in the turn of the first ready stream.
-    turn: usize,
     connection_update_due: bool,
     /// Whether the connection's window was found nearly spent.
     pressed: bool,
@@ -193,11 +196,10 @@ impl Mux {
             entries_theirs: 0,
             refused: BTreeSet::new(),
             incoming: VecDeque::new(),
-            ready: Ring::default(),
+            turns: Turns::default(),
             blocked: Ring::default(),
             control: Ring::default(),
             wakes: Ring::default(),
-            turn: send::TURN,
             connection_update_due: false,
             pressed: false,
             patience: receive::PATIENCE,
@@ -227,9 +229,9 @@ impl Mux {
         self.open_ours += 1;
         self.be_patient(receive::NEWS);
         let mut stream = self.fresh(true);
-        // Turns are first come, first served, so streams are announced in the order of their ids.
+        // First turns are first come, first served, so streams are announced in the order of their ids.
         stream.place = Place::Ready;
-        self.ready.push(id);
+        self.turns.push(id, &stream.share);
         self.streams.insert(id, stream);
         Ok(StreamId(id))
     }
@@ -283,7 +285,8 @@ impl Mux {
 
     /// What one stream may hold for sending now.
     fn send_limit(&self) -> usize {
-        MAX_QUEUED_TO_SEND.saturating_sub(self.queued_out).clamp(SEGMENT, MAX_SEND_QUEUE)
+        let share = MOVING / self.turns.len().max(1);
+        MAX_QUEUED_TO_SEND.saturating_sub(self.queued_out).min(share).clamp(SEGMENT, MAX_SEND_QUEUE)
     }
 
     /// Ends our direction after the data queued so far. Again, or on a stream that has ended: nothing.
@@ -466,8 +469,8 @@ impl Mux {
             self.entries_theirs -= 1;
         }
         match stream.place {
-            Place::Ready => self.leave_ready(id),
-            Place::Blocked => self.blocked.remove(id),
+            Place::Ready => self.turns.remove(id),
+            Place::Blocked => drop(self.blocked.remove(id)),
             Place::Out => {}
         }
         if stream.in_control {

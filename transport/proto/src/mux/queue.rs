@@ -11,7 +11,7 @@ pub(crate) const SEGMENT: usize = 4_096;
 
 /// Spare segments kept until nothing has moved for a while: 1 MiB, what comes before a stream's reader has its turn where a
 /// carrier reads as much at once as it may. There are never more than were in use at once.
-pub(super) const SPARE: usize = 256;
+pub(super) const SPARE: usize = 640;
 
 /// Places in a ring's index (8 bytes each) that are kept when it empties; beyond, the index is given back. Bursts of 64 streams then
 /// allocate nothing. A queue's keeps as many as its pool keeps segments.
@@ -205,14 +205,14 @@ impl Ring {
         self.0.is_empty()
     }
 
-    /// Takes an id out, wherever it is. Linear, at most a few thousand: only when a stream ends before its turn.
-    pub(super) fn remove(&mut self, id: u64) {
-        if let Some(at) = self.0.iter().position(|&other| other == id) {
-            self.0.remove(at);
-        }
+    /// Takes an id out and says where it was. Linear, at most a few thousand: only when a stream ends before its turn.
+    pub(super) fn remove(&mut self, id: u64) -> Option<usize> {
+        let at = self.0.iter().position(|&other| other == id)?;
+        self.0.remove(at);
         if self.0.is_empty() {
             give_back(&mut self.0, KEPT_PLACES);
         }
+        Some(at)
     }
 }
 

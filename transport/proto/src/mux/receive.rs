@@ -107,7 +107,7 @@ impl Mux {
         while let Some(id) = self.blocked.pop() {
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.place = Place::Ready;
-                self.ready.push(id);
+                self.turns.push(id, &stream.share);
             }
         }
         Ok(())

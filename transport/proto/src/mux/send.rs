@@ -5,10 +5,6 @@ use super::stream::{Ending, Place, State};
 use super::{Mux, code, wake_writer};
 use crate::frame::{self, Frame};
 
-/// Data bytes a stream sends before the next one's turn, over as many records as that takes. A quarter of a record:
-/// a small stream waits for little of each large one, and the frames' overhead stays at a fifth of a percent.
-pub(super) const TURN: usize = 4_096;
-
 /// Data of fewer bytes is not squeezed into what other frames left of a record.
 const SLIVER: usize = 64;
 
@@ -24,7 +20,7 @@ enum Step {
 
 impl Mux {
     /// Appends frames of at most `room` bytes in all to `out` and returns how many bytes that were: control frames
-    /// first, then data, round robin. 20 bytes of room let every control frame through.
+    /// first, then data, by turns. 20 bytes of room let every control frame through.
     pub fn pack(&mut self, room: usize, out: &mut Vec<u8>) -> usize {
         let start = out.len();
         let end = start.saturating_add(room);
@@ -41,7 +37,7 @@ impl Mux {
         self.connection_update_due
             || !self.control.is_empty()
             || !self.refused.is_empty()
-            || !self.ready.is_empty()
+            || !self.turns.is_empty()
     }
 
     /// False: something did not fit.
@@ -104,20 +100,20 @@ impl Mux {
     }
 
     fn pack_data(&mut self, start: usize, end: usize, out: &mut Vec<u8>) {
-        while let Some(id) = self.ready.front() {
+        let now = self.clock.map(|clock| clock.now);
+        while let Some(id) = self.turns.front(now) {
             match self.pack_turn(id, start, end, out) {
                 Step::More => {}
                 Step::Full => break,
                 Step::Leave(place) => {
-                    self.ready.pop();
-                    self.turn = TURN;
+                    self.turns.pop();
                     if let Some(stream) = self.streams.get_mut(&id) {
                         stream.place = place;
-                    }
-                    match place {
-                        Place::Ready => self.ready.push(id),
-                        Place::Blocked => self.blocked.push(id),
-                        Place::Out => {}
+                        match place {
+                            Place::Ready => self.turns.push(id, &stream.share),
+                            Place::Blocked => self.blocked.push(id),
+                            Place::Out => {}
+                        }
                     }
                     self.forget_if_over(id);
                 }
@@ -129,9 +125,9 @@ impl Mux {
         }
     }
 
-    /// One step of the first ready stream's turn: a STREAM frame, or the end.
+    /// One step of a stream's turn: a STREAM frame, or the end.
     fn pack_turn(&mut self, id: u64, start: usize, end: usize, out: &mut Vec<u8>) -> Step {
-        let alone = self.ready.len() == 1;
+        let alone = self.turns.len() == 1;
         let Some(stream) = self.streams.get_mut(&id) else { return Step::Leave(Place::Out) };
         if !stream.has_output() {
             return Step::Leave(Place::Out);
@@ -145,7 +141,7 @@ impl Mux {
             let place = if stream.credit.left() == 0 { Place::Out } else { Place::Blocked };
             return Step::Leave(place);
         }
-        let wanted = if alone { allowed } else { allowed.min(self.turn) };
+        let wanted = if alone { allowed } else { allowed.min(self.turns.budget(&stream.share)) };
         let Some(space) = (end - out.len()).checked_sub(frame::stream_overhead(id)) else {
             return Step::Full;
         };
@@ -156,6 +152,7 @@ impl Mux {
         }
         frame::put_stream_prefix(id, length, out);
         stream.outgoing.take(length, out, &mut self.pool);
+        self.turns.spend(&mut stream.share, length);
         stream.credit.spend(length as u64);
         self.credit.spend(length as u64);
         self.queued_out -= length;
@@ -164,19 +161,18 @@ impl Mux {
             self.announced = id + 2;
         }
         self.be_patient_for(length);
-        self.after_turn(id, length)
+        self.after_turn(id)
     }
 
-    fn after_turn(&mut self, id: u64, length: usize) -> Step {
+    fn after_turn(&mut self, id: u64) -> Step {
         let room_again = self.send_limit() / 2;
         let Some(stream) = self.streams.get_mut(&id) else { return Step::Leave(Place::Out) };
         if stream.outgoing.len() <= room_again {
             wake_writer(stream, id, &mut self.wakes);
         }
-        self.turn = self.turn.saturating_sub(length);
         if !stream.has_output() {
             Step::Leave(Place::Out)
-        } else if self.turn == 0 && !stream.outgoing.is_empty() {
+        } else if self.turns.budget(&stream.share) == 0 && !stream.outgoing.is_empty() {
             Step::Leave(Place::Ready)
         } else {
             Step::More
@@ -207,11 +203,11 @@ impl Mux {
         match (stream.place, stream.can_go()) {
             (Place::Out, true) => {
                 stream.place = Place::Ready;
-                self.ready.push(id);
+                self.turns.push(id, &stream.share);
             }
             (Place::Ready, false) => {
                 stream.place = Place::Out;
-                self.leave_ready(id);
+                self.turns.remove(id);
             }
             (Place::Blocked, false) => {
                 stream.place = Place::Out;
@@ -219,14 +215,6 @@ impl Mux {
             }
             _ => {}
         }
-    }
-
-    /// Takes a stream out of the turns, wherever it stands.
-    pub(super) fn leave_ready(&mut self, id: u64) {
-        if self.ready.front() == Some(id) {
-            self.turn = TURN;
-        }
-        self.ready.remove(id);
     }
 }
 

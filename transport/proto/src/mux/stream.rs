@@ -2,6 +2,7 @@
 
 use super::flow::{Credit, Granted};
 use super::queue::{Pool, Queue};
+use super::turns::Share;
 
 /// What has crossed the wire. `C0` is CLOSE with code 0, `Cx` with another code; `>` we sent it, `<` we got it.
 ///
@@ -105,6 +106,7 @@ pub(super) struct Stream {
     pub(super) granted: Granted,
     pub(super) credit: Credit,
     pub(super) place: Place,
+    pub(super) share: Share,
     /// In the list of streams with a CLOSE or a WINDOW_UPDATE to send.
     pub(super) in_control: bool,
     pub(super) update_due: bool,
@@ -133,6 +135,7 @@ impl Stream {
             granted: Granted::new(granted),
             credit: Credit::new(credit),
             place: Place::Out,
+            share: Share::default(),
             in_control: false,
             update_due: false,
             in_wakes: false,

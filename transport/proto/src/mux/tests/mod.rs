@@ -129,7 +129,7 @@ fn check(mux: &Mux) {
     assert_eq!((queued_in, queued_out), (mux.queued_in, mux.queued_out));
     assert_eq!(open, [mux.open_theirs, mux.open_ours]);
     assert_eq!(theirs, mux.entries_theirs);
-    assert_eq!((ready, blocked, control), (mux.ready.len(), mux.blocked.len(), mux.control.len()));
+    assert_eq!((ready, blocked, control), (mux.turns.len(), mux.blocked.len(), mux.control.len()));
     assert_eq!(mux.granted.queued(), queued_in as u64);
     assert!(queued_in as u64 <= mux.granted.size());
     let queues = 2 * mux.streams.len();
@@ -140,7 +140,7 @@ fn check(mux: &Mux) {
 fn check_gone(mux: &mut Mux) {
     check(mux);
     assert!(mux.streams.is_empty() && mux.refused.is_empty() && mux.incoming.is_empty());
-    assert!(mux.ready.is_empty() && mux.blocked.is_empty() && mux.control.is_empty());
+    assert!(mux.turns.is_empty() && mux.blocked.is_empty() && mux.control.is_empty());
     assert_eq!(mux.take_wake(), None);
     assert_eq!((mux.open_streams(), mux.buffered()), (0, 0));
     mux.trim();
