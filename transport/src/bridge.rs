@@ -33,6 +33,7 @@ use crate::{
     budget::Budget,
     connect::{Connect, Hop},
     decoy::Resolver,
+    descriptors::{self, Seldom},
     driver::{Driver, Host, now},
     elsewhere::{self, Link},
     listening::{Balancers, Listening},
@@ -51,8 +52,8 @@ const REMEMBERED: usize = 65_536;
 /// Streams opened by clients and not yet taken by [`Listener::accept`].
 const BACKLOG: usize = 256;
 /// Connections at once: a hundred thousand clients, at two or three descriptors and some 16 KiB each less than 2 GB, and visitors
-/// beside them. A system's usual limit of descriptors is reached before.
-const MAX_CONNECTIONS: u32 = 120_000;
+/// beside them. Fewer where the limit of open files is lower than that takes.
+const MAX_CONNECTIONS: usize = 120_000;
 /// How long the decoy may take to accept. It is on this machine or near it.
 const DECOY_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait after accept failed for want of descriptors or memory.
@@ -146,6 +147,8 @@ struct Common {
     /// Why the decoy was not reached, if it was not when last asked.
     trouble: watch::Sender<Option<String>>,
     incoming: mpsc::Sender<Incoming>,
+    /// Connections at once.
+    room: usize,
     slots: Arc<Semaphore>,
     sessions: Sessions,
 }
@@ -217,6 +220,7 @@ impl Listener {
         let local = listening.local_addr();
         let (tcp, balancers) = listening.split();
         let (sender, incoming) = mpsc::channel(BACKLOG);
+        let room = descriptors::connections(MAX_CONNECTIONS);
         let common = Arc::new(Common {
             cover,
             connect,
@@ -226,7 +230,8 @@ impl Listener {
             whose: Whose::default(),
             trouble: watch::Sender::new(None),
             incoming: sender,
-            slots: Arc::new(Semaphore::new(MAX_CONNECTIONS as usize)),
+            room,
+            slots: Arc::new(Semaphore::new(room)),
             sessions,
         });
         tokio::spawn(expire(Arc::downgrade(&common)));
@@ -370,7 +375,7 @@ impl Counter {
     /// Waits until no connection is left, a client's or a visitor's, and no session whose client may come back. To be asked when no
     /// new connections are taken.
     pub async fn drained(&self) {
-        let busy = || self.0.slots.available_permits() < MAX_CONNECTIONS as usize;
+        let busy = || self.0.slots.available_permits() < self.0.room;
         // Looked at again and again: who waited for all slots would keep newer processes' connections from getting one.
         while busy() || !lock_sessions(&self.0.sessions.known).is_empty() {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -430,7 +435,15 @@ impl Common {
 }
 
 async fn serve(listener: TcpListener, common: Arc<Common>) {
+    let (mut full, mut failed) = (Seldom::default(), Seldom::default());
     loop {
+        if common.slots.available_permits() == 0 && full.is_due(now()) {
+            tracing::warn!(
+                "{} connections are open, as many as the limit of open files (ulimit -n) leaves descriptors for, {MAX_CONNECTIONS} at \
+                 most; others wait",
+                common.room
+            );
+        }
         let Ok(slot) = Arc::clone(&common.slots).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((tcp, client)) => {
@@ -443,7 +456,9 @@ async fn serve(listener: TcpListener, common: Arc<Common>) {
             // A client that is gone already is no failure of ours; running out of descriptors passes.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections; is the limit of open files (ulimit -n) too low?");
+                if failed.is_due(now()) {
+                    tracing::warn!(%error, "cannot accept connections; is the limit of open files (ulimit -n) too low?");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -21,6 +21,7 @@ mod budget;
 pub mod client;
 pub mod connect;
 pub mod decoy;
+mod descriptors;
 mod driver;
 mod elsewhere;
 pub mod identity;

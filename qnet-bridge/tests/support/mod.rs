@@ -53,8 +53,11 @@ pub(crate) struct Bridge {
 
 /// Starts `run` with the configuration and the key in `folder`, and waits for its line.
 pub(crate) fn start(folder: &Path, ca: &Path) -> Result<(Running, BridgeLine)> {
+    start_by(program(), folder, ca)
+}
+
+fn start_by(mut command: Command, folder: &Path, ca: &Path) -> Result<(Running, BridgeLine)> {
     let log = File::create(folder.join("log"))?;
-    let mut command = program();
     command.args(["run", "--config"]).arg(folder.join("bridge.toml")).env("SSL_CERT_FILE", ca).stderr(log);
     let mut running = Running::start("qnet-bridge", &mut command)?;
     let line = process::wait_for("the bridge's line", LIMIT, || {
@@ -89,11 +92,22 @@ pub(crate) fn line_of(config: &Path, log: &str) -> Result<Option<BridgeLine>> {
 impl Bridge {
     /// Starts one with these lines in its configuration.
     pub(crate) fn start(settings: &str) -> Result<Self> {
+        Self::start_by(program(), settings)
+    }
+
+    /// Starts one that may have so many files open.
+    pub(crate) fn limited(files: u64, settings: &str) -> Result<Self> {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={files}")).arg(program().get_program()).stdin(Stdio::null());
+        Self::start_by(command, settings)
+    }
+
+    fn start_by(command: Command, settings: &str) -> Result<Self> {
         let decoy = Decoy::start(Server::Nginx, Options::default())?;
         let folder = tempfile::tempdir()?;
         fs::DirBuilder::new().mode(0o700).create(folder.path().join("state"))?;
         write_config(folder.path(), &decoy, settings)?;
-        let (running, line) = start(folder.path(), &decoy.certificates().ca)?;
+        let (running, line) = start_by(command, folder.path(), &decoy.certificates().ca)?;
         Ok(Self { running, line, decoy, folder })
     }
 
