@@ -26,18 +26,20 @@ place in the stream. A stream is stuck if it has not ended after 90 seconds. Mem
 one a second, is at most that of the second quarter's, a twentieth of it and 1 MiB.
 
 A session whose proxy ended without a word, since its carrier was frozen or cut just then, is kept by the bridge for half an hour, in case the
-client comes back, and so are the connections that its streams led to: what is stuck, and left in descriptors and memory at the bridge, may be
-of such sessions. No near end of a stream was stuck where no numbers are named.
+client comes back, and so are the connections that its streams led to: their far ends are stuck. What is left is looked at after a rest in which
+nothing happens, which is longer than that by default. No near end of a stream was stuck where no numbers are named.
 ";
 
 pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
-    let mut amount = Amount { streams: 1_000_000, time: Duration::from_secs(30 * 60), at_once: 64 };
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    let mut amount = Amount { streams: 1_000_000, time: minutes(30), at_once: 64, rest: minutes(32) };
     let mut write = false;
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--streams" => amount.streams = value()?.parse()?,
-            "--minutes" => amount.time = Duration::from_secs(60 * value()?.parse::<u64>()?),
+            "--minutes" => amount.time = minutes(value()?.parse()?),
+            "--rest" => amount.rest = minutes(value()?.parse()?),
             "--at-once" => amount.at_once = value()?.parse()?,
             "--write" => write = true,
             other => bail!("unknown argument {other}; --help lists them"),
@@ -60,7 +62,7 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
         .with_context(|| format!("cannot write {}", data.display()))?;
     let mut faults = report.faults();
     faults.extend(report.creeping());
-    let result = format!("{}\n\n{}", machine(), said(&report, &faults));
+    let result = format!("{}\n\n{}", machine(), said(&report, amount.rest, &faults));
     writeln!(io::stdout(), "{result}")?;
     if write {
         let page =
@@ -73,7 +75,7 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     Ok(())
 }
 
-fn said(report: &Report, faults: &[String]) -> String {
+fn said(report: &Report, rest: Duration, faults: &[String]) -> String {
     let median = |side: usize, from: usize| {
         let quarter = report.samples.len() / 4;
         let part = report.samples.get(from * quarter..(from + 1) * quarter).unwrap_or_default();
@@ -88,6 +90,7 @@ fn said(report: &Report, faults: &[String]) -> String {
     };
     row("streams", report.streams.to_string());
     row("time (s)", report.took.as_secs().to_string());
+    row("rest before it was looked what is left (s)", rest.as_secs().to_string());
     row("payload planned, both ways (MB)", (report.bytes / 1_000_000).to_string());
     row("ended in order, every byte right", report.whole.to_string());
     row("broken off as planned, every byte up to there right", report.broken.to_string());
@@ -103,6 +106,8 @@ fn said(report: &Report, faults: &[String]) -> String {
     for (side, name) in ["client", "bridge"].into_iter().enumerate() {
         let quarters: Vec<String> = (0..4).map(|from| median(side, from).to_string()).collect();
         row(&format!("{name}: resident, medians of the four quarters (KiB)"), quarters.join(", "));
+        let memory = [before, after].map(|sample| (sample.resident[side] >> 10).to_string());
+        row(&format!("{name}: resident at rest, before and after (KiB)"), memory.join(", "));
         let descriptors = [before, after].map(|sample| sample.descriptors[side].to_string());
         row(&format!("{name}: descriptors at rest, before and after"), descriptors.join(", "));
     }

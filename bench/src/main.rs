@@ -29,7 +29,8 @@ qnet-bench [peers | slow | soak | scale] [--rounds N] [--megabytes N] [--connect
   scale          how cost grows with connections, streams and sizes of writes; scale --help says more
   peers          beside shadowsocks-rust, trojan, stunnel and a relay without cryptography as well, with more figures
   slow           one stream over long paths beside plain TCP
-  soak           random streams through a bridge; takes --streams N (1,000,000), --minutes N (30), --at-once N (64), --write
+  soak           random streams through a bridge; takes --streams N (1,000,000), --minutes N (30), --at-once N (64),
+                 --rest MINUTES (32; until it is looked what is left), --write
   --rounds       how often each transport is measured, in turns (5)
   --megabytes    payload each way, in one stream (512)
   --connections  idle connections at once (150)

@@ -11,7 +11,12 @@ use qnet_tests::support::pt::built;
 fn nothing_is_lost_and_nothing_sticks() -> Result<()> {
     isolated("nothing_is_lost_and_nothing_sticks", || {
         let programs = [built("qnet")?, built("qnet-bridge")?];
-        let amount = Amount { streams: 20_000, time: Duration::from_secs(30), at_once: 32 };
+        let amount = Amount {
+            streams: 20_000,
+            time: Duration::from_secs(30),
+            at_once: 32,
+            rest: Duration::from_secs(8),
+        };
         let report = run(programs, amount, |_| {})?;
         let wrong = [report.corrupt, report.lost, report.silent];
         ensure!(wrong == [0; 3], "wrong, lost, lost silently: {wrong:?}; {:?}", report.wrong);

@@ -45,8 +45,8 @@ const CUT: (u64, u64) = (12, 36);
 /// Bytes down after which a carrier freezes, from and to.
 const FREEZE: (u64, u64) = (30 << 20, 400 << 20);
 
-/// How long everything rests before descriptors are counted: carriers without a session are closed, buffers freed.
-const REST: Duration = Duration::from_secs(8);
+/// How long everything rests before descriptors are counted for the first time: what is made once is there, buffers are freed.
+const SETTLE: Duration = Duration::from_secs(8);
 
 /// How often the programs are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -63,6 +63,8 @@ pub struct Amount {
     pub time: Duration,
     /// Streams at once.
     pub at_once: usize,
+    /// How long nothing happens before it is looked what is left.
+    pub rest: Duration,
 }
 
 /// What came of it.
@@ -221,7 +223,7 @@ async fn soak(qnet: &Qnet, amount: Amount, tell: impl Fn(&Sample)) -> Result<Rep
     // The session is there, and all that is made once.
     one(&shared, 0, u64::MAX).await;
     *shared.report() = Report::default();
-    sleep(REST).await;
+    sleep(SETTLE).await;
     let before = watched.look(0)?;
     let mut tasks = JoinSet::new();
     for _ in 0..amount.at_once {
@@ -244,7 +246,7 @@ async fn soak(qnet: &Qnet, amount: Amount, tell: impl Fn(&Sample)) -> Result<Rep
     };
     let (cuts, _, (), ()) = tokio::try_join!(disturbed, coming, watching, ended)?;
     let took = shared.begun.elapsed();
-    sleep(REST).await;
+    sleep(amount.rest).await;
     let mut report = std::mem::take(&mut *shared.report());
     report.rest = [before, watched.look(report.streams)?];
     (report.took, report.cut) = (took, cuts);
