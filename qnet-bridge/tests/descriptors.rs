@@ -21,7 +21,8 @@ fn streams_find_descriptors_when_connections_find_none() -> Result<()> {
     isolated("streams_find_descriptors_when_connections_find_none", || {
         runtime()?.block_on(async {
             let echo = echo().await?;
-            let policy = format!("exit-policy = [\"accept 127.0.0.1:{}\"]\nallow-special = true", echo.port());
+            let policy =
+                format!("exit-policy = [\"accept 127.0.0.1:{}\"]\nallow-special = true", echo.port());
             let bridge = Bridge::limited(FILES, &policy)?;
             let tunnel = bridge.dial().await?;
             tunnel.established().await.map_err(|why| anyhow::anyhow!("{why}"))?;

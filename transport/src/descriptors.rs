@@ -72,7 +72,8 @@ mod tests {
     #[test]
     fn it_is_said_once_a_minute() {
         let (mut seldom, start) = (Seldom::default(), now());
-        let said = (0..1_800).filter(|tenth| seldom.is_due(start + Duration::from_millis(100 * tenth))).count();
+        let said =
+            (0..1_800).filter(|tenth| seldom.is_due(start + Duration::from_millis(100 * tenth))).count();
         assert_eq!(said, 3);
     }
 }

@@ -25,7 +25,7 @@ qnet-detectors [--full] [--server NAME,NAME] [--front NAME,NAME] [--paths MS,MS]
            kept in target/detect/visits, and a run that was cut short goes on there)
   --server the web servers before which the bridge stands: nginx (unless told otherwise), apache, lighttpd, haproxy,
            caddy, rustls
-  --front  the web servers behind which it stands under its websocket cover: nginx, haproxy, haproxyhttp1
+  --front  the web servers behind which it stands under its websocket cover: nginx, haproxy, haproxyhttp1; none for no such cover
   --paths  these round trips alone, milliseconds
   --world  for detector 10: so many pages, so many visits of each by each transport, 5 at least
   --profile  QNet under these profiles: captures are made with each, and detector 10 visits by these alone. Otherwise
@@ -45,7 +45,7 @@ const FRONTS: [front::Server; 3] =
 struct Options {
     full: bool,
     servers: Vec<Server>,
-    fronts: Vec<front::Server>,
+    fronts: Option<Vec<front::Server>>,
     paths: Vec<u64>,
     world: Option<(usize, usize)>,
     profiles: Vec<Shape>,
@@ -59,7 +59,7 @@ impl Options {
         let mut options = Self {
             full: false,
             servers: Vec::new(),
-            fronts: Vec::new(),
+            fronts: None,
             paths: Vec::new(),
             world: None,
             profiles: Vec::new(),
@@ -76,8 +76,8 @@ impl Options {
                 }
                 "--front" => {
                     let names = arguments.next().context("--front needs names")?;
-                    options.fronts =
-                        names.split(',').map(|name| named(&FRONTS, name)).collect::<Result<_>>()?;
+                    let named = || names.split(',').map(|name| named(&FRONTS, name)).collect::<Result<_>>();
+                    options.fronts = Some(if names == "none" { Vec::new() } else { named()? });
                 }
                 "--paths" => {
                     let paths = arguments.next().context("--paths needs round trips")?;
@@ -147,8 +147,8 @@ fn run(options: &Options) -> Result<bool> {
     if !options.servers.is_empty() {
         plan.servers.clone_from(&options.servers);
     }
-    if !options.fronts.is_empty() {
-        plan.fronts.clone_from(&options.fronts);
+    if let Some(fronts) = &options.fronts {
+        plan.fronts.clone_from(fronts);
     }
     if !options.paths.is_empty() {
         plan.round_trips.clone_from(&options.paths);

@@ -19,8 +19,9 @@ const ANSWER: usize = 1_000;
 /// A request, its head compressed, is longer than what a browser says besides: acknowledgements, windows, pings. A record's length.
 const REQUEST: usize = 50;
 
-/// A frame without payload (RFC 9113, section 4.1), bytes: an acknowledgement of SETTINGS may go before an answer or after it.
-const EMPTY_FRAME: usize = 9;
+/// A frame's head (RFC 9113, section 4.1), bytes: an acknowledgement of SETTINGS, which has nothing else, may go before an answer or
+/// after it, and a proxy that passes an answer on in the pieces in which it gets it gives each one.
+const FRAME_HEAD: usize = 9;
 
 /// By so much an answer's head may be longer at one second than at another, bytes: its date's digits have 5 bits or 6 in HPACK's Huffman code (RFC 7541, appendix B),
 /// six of which may differ.
@@ -48,7 +49,7 @@ impl Detector for AfterHandshake {
             source: SOURCE,
             rule: "What the server sends under protection up to the client's Finished, record by record, and what it sends from then until \
                    the client asks for more after the first long answer, as bytes of content, must be among what the decoy was seen to \
-                   send to Chromium directly; an empty frame more or less counts as equal, and so does the byte that an answer's date takes more at some seconds. How that is cut into records before the \
+                   send to Chromium directly; an empty frame more or less counts as equal, and so do a frame's head for each record more, in which a proxy passes an answer on as it gets it, and the byte that an answer's date takes more at some seconds. How that is cut into records before the \
                    long answer is compared as a distribution, by a permutation test over whole visits, whose connections are not independent of \
                    each other, where there are as many as it takes: the quick choice has too few. A connection is compared with those alone whose hello offers h2 as its own does, or as its own \
                    does not. Of a connection whose hello does not offer h2, a websocket's, \
@@ -135,8 +136,10 @@ fn compare(what: String, transport: Kind, ours: &[Seen], theirs: &[Seen], plan: 
         };
         ours.iter().enumerate().filter(differs).count()
     };
-    let (flights, contents) =
-        (strange(|seen| Part::Flight(seen.flight.clone())), strange(|seen| Part::Content(seen.content)));
+    let (flights, contents) = (
+        strange(|seen| Part::Flight(seen.flight.clone())),
+        strange(|seen| Part::Content(seen.content, seen.records)),
+    );
     let [our_cuts, their_cuts] = both_cuts(ours, theirs);
     let p = if itself {
         // The negative control: one half of the direct visits against the other.
@@ -246,16 +249,16 @@ fn cuts_control() -> Verdict {
 
 enum Part {
     Flight(Vec<usize>),
-    Content(usize),
+    /// Bytes, in so many records.
+    Content(usize, usize),
 }
 
 impl Part {
     fn like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Flight(one), Self::Flight(other)) => one == other,
-            (Self::Content(one), Self::Content(other)) => {
-                [0, EMPTY_FRAME].iter().any(|more| one.abs_diff(*other).abs_diff(*more) <= DATE)
-            }
+            (Self::Content(one, pieces), Self::Content(other, others)) => (0..=1 + pieces.abs_diff(*others))
+                .any(|heads| one.abs_diff(*other).abs_diff(heads * FRAME_HEAD) <= DATE),
             _ => false,
         }
     }
@@ -273,6 +276,8 @@ struct Seen {
     after: Vec<usize>,
     /// Bytes of content from the client's Finished until it asks for more.
     content: usize,
+    /// The records that these come in.
+    records: usize,
 }
 
 /// `None` for a connection that was never used for a page or a websocket.
@@ -286,6 +291,7 @@ fn seen(connection: &Connection) -> Option<Seen> {
     let next = connection.data(Way::Up).find(|record| record.at > answered && record.length >= asks);
     let turn = |record: &&&Record| next.is_none_or(|next| record.at < next.at);
     let content = down.iter().filter(turn).map(|record| record.length.saturating_sub(PROTECTION)).sum();
+    let records = down.iter().filter(turn).count();
     let after = if h2 { down.get(..answer)? } else { &down };
     Some(Seen {
         visit: connection.visit,
@@ -293,6 +299,7 @@ fn seen(connection: &Connection) -> Option<Seen> {
         flight: flight.map(|record| record.length).collect(),
         after: after.iter().filter(turn).map(|record| record.length).collect(),
         content,
+        records,
     })
 }
 
@@ -313,9 +320,16 @@ mod tests {
             flight: vec![58, 800],
             after: vec![274, 274, 62],
             content: 5_000,
+            records: 4,
         };
-        let socket =
-            |visit| Seen { visit, h2: false, flight: vec![41], after: websocket.to_vec(), content: 300 };
+        let socket = |visit| Seen {
+            visit,
+            h2: false,
+            flight: vec![41],
+            after: websocket.to_vec(),
+            content: 300,
+            records: 1,
+        };
         (0..visits).flat_map(|visit| [page(visit), socket(visit)]).collect()
     }
 
@@ -394,15 +408,30 @@ mod tests {
                 flight: vec![58],
                 after: vec![266, 266, head],
                 content: 900 + head,
+                records: 4,
             };
             (0..visits).map(seen).collect()
         };
         let later = said(Kind::Qnet, &at(10, 182), &at(20, 181), &plan);
         assert!(later.role == Role::Subject && later.holds(), "{later:?}");
         assert!(said(Kind::Qnet, &at(10, 183), &at(20, 181), &plan).flagged);
-        let content = |one, other| Part::Content(one).like(&Part::Content(other));
+        let content = |one, other| Part::Content(one, 4).like(&Part::Content(other, 4));
         assert!(content(900, 901) && content(910, 900) && content(900, 908) && !content(900, 902));
-        assert!(!content(900, 907) && !content(911, 900));
+        assert!(!content(900, 907) && !content(911, 900) && !content(900, 918));
+    }
+
+    /// `HAProxy` passed the same answer on whole in 18 of 20 of Chromium's visits, in two records in one and in eight in another.
+    #[test]
+    fn an_answer_that_came_in_pieces_is_no_other() {
+        let content = |one, records, other, others| {
+            Part::Content(one, records).like(&Part::Content(other, others))
+                && Part::Content(other, others).like(&Part::Content(one, records))
+        };
+        assert!(
+            content(12_070, 4, 12_079, 5) && content(12_070, 4, 12_115, 8) && content(12_079, 5, 12_115, 8)
+        );
+        assert!(!content(12_070, 4, 12_115, 5), "a piece has one head");
+        assert!(!content(12_070, 4, 12_110, 8), "and all of it");
     }
 
     #[test]

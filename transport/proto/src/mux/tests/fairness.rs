@@ -11,12 +11,7 @@ fn jain(shares: &[usize]) -> f64 {
 }
 
 /// 64 streams that always have data and are read at once, records of random rooms, one each so long.
-fn shares(
-    rooms: impl Fn(&mut Choices) -> usize,
-    records: usize,
-    side: usize,
-    pace: Duration,
-) -> Vec<usize> {
+fn shares(rooms: impl Fn(&mut Choices) -> usize, records: usize, side: usize, pace: Duration) -> Vec<usize> {
     let (mut pair, mut choices) = (Pair::new(), Choices(7));
     let ids: Vec<StreamId> = (0..64).map(|_| pair.open(side)).collect();
     let (data, mut buf) = (vec![0; 65_536], vec![0; 1 << 20]);
