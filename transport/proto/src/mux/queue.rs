@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 /// large enough that a full frame is copied in four or five pieces.
 pub(crate) const SEGMENT: usize = 4_096;
 
-/// Spare segments kept until nothing has moved for a while: 1 MiB, what comes before a stream's reader has its turn where a
-/// carrier reads as much at once as it may. There are never more than were in use at once.
+/// Spare segments kept until nothing has moved for a while, 2.5 MiB: what streams that can send hold together, and half a
+/// megabyte that comes before readers have their turn. There are never more than were in use at once.
 pub(super) const SPARE: usize = 640;
 
 /// Places in a ring's index (8 bytes each) that are kept when it empties; beyond, the index is given back. Bursts of 64 streams then
@@ -155,6 +155,11 @@ impl Queue {
         dropped
     }
 
+    /// Gives back an index that nothing is in.
+    pub(super) fn trim(&mut self) {
+        give_back(&mut self.segments, 0);
+    }
+
     /// The longest run of bytes in one piece, at most `limit`.
     fn front(&self, limit: usize) -> &[u8] {
         let length = limit.min(self.len).min(SEGMENT - self.start);
@@ -187,9 +192,7 @@ impl Ring {
 
     pub(super) fn pop(&mut self) -> Option<u64> {
         let id = self.0.pop_front();
-        if self.0.is_empty() {
-            give_back(&mut self.0, KEPT_PLACES);
-        }
+        give_back(&mut self.0, KEPT_PLACES);
         id
     }
 
@@ -205,20 +208,23 @@ impl Ring {
         self.0.is_empty()
     }
 
+    /// Gives back the places, if nothing is in them.
+    pub(super) fn trim(&mut self) {
+        give_back(&mut self.0, 0);
+    }
+
     /// Takes an id out and says where it was. Linear, at most a few thousand: only when a stream ends before its turn.
     pub(super) fn remove(&mut self, id: u64) -> Option<usize> {
         let at = self.0.iter().position(|&other| other == id)?;
         self.0.remove(at);
-        if self.0.is_empty() {
-            give_back(&mut self.0, KEPT_PLACES);
-        }
+        give_back(&mut self.0, KEPT_PLACES);
         Some(at)
     }
 }
 
-/// Frees an empty index that once grew large.
+/// Frees an index, if it is empty and has more places than these.
 fn give_back<T>(index: &mut VecDeque<T>, places: usize) {
-    if index.capacity() > places {
+    if index.is_empty() && index.capacity() > places {
         *index = VecDeque::new();
     }
 }

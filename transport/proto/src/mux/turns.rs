@@ -113,6 +113,12 @@ impl Turns {
         }
     }
 
+    /// Gives back memory that nothing is in.
+    pub(super) fn trim(&mut self) {
+        self.early.trim();
+        self.waiting.trim();
+    }
+
     pub(super) fn len(&self) -> usize {
         self.early.len() + self.waiting.len()
     }
