@@ -1,6 +1,7 @@
 //! Whose turn it is to send. Who has something to say says the first [`EARLY`] bytes of it at once, so that they do not wait
 //! behind others' bulk; with more it waits in a row for the next round, in which each has a turn, and says nothing early until
-//! that round has begun. Turns grow while rounds are over soon: where the path is fast, readers and writers have to do with 32 KiB
+//! that round has begun. After [`MOST_AHEAD`] that went ahead one that waits has its turn, so that streams which come and go
+//! without end do not stop those that stay. Turns grow while rounds are over soon: where the path is fast, readers and writers have to do with 32 KiB
 //! at a time, and where it is slow, nobody waits long for the next 4.
 //!
 //! Deficit round robin (Shreedhar and Varghese 1996), with what sends little ahead of what sends much as in RFC 8290, section 4.2.
@@ -22,6 +23,9 @@ const LATE: Duration = Duration::from_millis(50);
 /// Bytes that a stream may send in a round before its turn: a request, an interactive program's answer, a page's beginning.
 const EARLY: usize = LEAST_TURN;
 
+/// Streams that go ahead, one after the other, of one that waits.
+const MOST_AHEAD: usize = 16;
+
 /// What a stream has sent in the round in which it sent last.
 #[derive(Debug, Default)]
 pub(super) struct Share {
@@ -39,6 +43,8 @@ pub(super) struct Turns {
     round: u64,
     /// Of those that wait, the first so many belong to the present round.
     left: usize,
+    /// How many went ahead since one that waits had its turn.
+    ahead: usize,
     /// When that began, if the time is known.
     begun: Option<Instant>,
     /// Bytes of a turn.
@@ -52,6 +58,7 @@ impl Default for Turns {
             waiting: Ring::default(),
             round: 0,
             left: 0,
+            ahead: 0,
             begun: None,
             turn: LEAST_TURN,
         }
@@ -70,8 +77,8 @@ impl Turns {
 
     /// Whose turn it is, at the time last told.
     pub(super) fn front(&mut self, now: Option<Instant>) -> Option<u64> {
-        if let Some(id) = self.early.front() {
-            return Some(id);
+        if self.goes_ahead() {
+            return self.early.front();
         }
         if self.waiting.is_empty() {
             // What passes until there is something again is no round.
@@ -96,10 +103,19 @@ impl Turns {
         self.left = self.waiting.len();
     }
 
-    /// What [`front`](Self::front) said is over.
+    /// Whether the next is one that says something early.
+    fn goes_ahead(&self) -> bool {
+        !self.early.is_empty() && (self.ahead < MOST_AHEAD || self.waiting.is_empty())
+    }
+
+    /// The turn of whom [`front`](Self::front) named is over.
     pub(super) fn pop(&mut self) {
-        if self.early.pop().is_none() && self.waiting.pop().is_some() {
+        if self.goes_ahead() {
+            self.early.pop();
+            self.ahead += 1;
+        } else if self.waiting.pop().is_some() {
             self.left -= 1;
+            self.ahead = 0;
         }
     }
 
@@ -129,7 +145,7 @@ impl Turns {
 
     /// Bytes that the stream whose turn it is may still send in it.
     pub(super) fn budget(&self, share: &Share) -> usize {
-        let whole = if self.early.is_empty() { self.turn } else { EARLY };
+        let whole = if self.goes_ahead() { EARLY } else { self.turn };
         whole.saturating_sub(self.sent(share))
     }
 

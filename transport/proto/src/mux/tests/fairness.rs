@@ -158,6 +158,38 @@ fn coming_back_early_gives_no_larger_share() {
     assert!(jain(&shares) > 0.95, "{shares:?}");
 }
 
+#[test]
+fn streams_that_come_and_go_without_end_do_not_stop_one_that_stays() {
+    let mut pair = Pair::new();
+    let stays = pair.open(1);
+    let (mut bulk, mut buf) = (0, vec![0; 1 << 16]);
+    for _ in 0..300 {
+        pair.ends[1].write(stays, &[0; 65_536]).unwrap();
+        // More than the record that goes.
+        for _ in 0..30 {
+            let id = pair.ends[1].open().unwrap();
+            pair.ends[1].write(id, &[0; 1_000]).unwrap();
+            pair.ends[1].finish(id);
+            pair.ends[1].release(id);
+        }
+        pair.pack(1, RECORD);
+        while pair.deliver(1) {}
+        while let Ok(Read::Data(count)) = pair.ends[0].read(stays, &mut buf) {
+            bulk += count;
+        }
+        while let Some(id) = pair.ends[0].accept() {
+            while let Ok(Read::Data(_)) = pair.ends[0].read(id, &mut buf) {}
+            pair.ends[0].release(id);
+        }
+        while pair.pack(0, RECORD) > 0 {}
+        while pair.deliver(0) {}
+        if pair.ends[1].open_streams() > 900 {
+            break;
+        }
+    }
+    assert!(bulk > 150_000, "{bulk}");
+}
+
 /// A stream is used, then rests; `stuck` others are filled as far as they go and never read; then the first must get
 /// `amount` bytes more across. Returns how much the stuck ones hold and how many round trips the others' took.
 fn crosses_beside(stuck: usize, side: usize, amount: usize) -> (usize, usize) {
