@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use statrs::distribution::{Binomial, DiscreteCDF};
 
-use crate::capture::{Capture, Way, bursts};
+use crate::capture::{Capture, Connection, Way, bursts};
 use crate::detector::{About, Detector, Judgement, Role, Threshold, Verdict, each_capture};
 use crate::load::Load;
 use crate::stage::Field;
@@ -53,7 +53,8 @@ impl Detector for Cells {
             source: SOURCE,
             rule: "Lengths of application records, and bytes that go one way until the other side speaks, are laid on combs whose teeth \
                    are a cell (514 bytes), or a cell in a TLS record (536 bytes), apart. How many lie on the best such comb, its largest \
-                   tooth left out, is compared with combs of other lengths from 400 to 700 bytes.",
+                   tooth left out, is compared with combs of other lengths from 400 to 700 bytes. Of lengths that visits to the same page \
+                   have in common those of one visit count: they say what the page is, each time again.",
             thresholds: vec![
                 Threshold {
                     what: "part on the comb beside its largest tooth",
@@ -88,18 +89,12 @@ fn judge(capture: &Capture) -> Judgement {
     let mut worst = Comb { part: 0.0, chance: 1.0 };
     let (mut found, mut counts) = (Vec::new(), Vec::new());
     for way in [Way::Up, Way::Down] {
-        let records: Vec<usize> =
-            capture.connections.iter().flat_map(|one| one.data(way)).map(|record| record.length).collect();
-        let turns: Vec<usize> = capture
-            .connections
-            .iter()
-            .flat_map(|one| bursts(one.packets.iter().map(|packet| (packet.way, packet.bytes))))
-            .filter(|burst| burst.way == way)
-            .map(|burst| burst.bytes)
-            .collect();
-        for (what, lengths) in [("records", records), ("turns", turns)] {
-            let lengths: Vec<usize> =
-                lengths.into_iter().filter(|length| (SHORTEST..FULL).contains(length)).collect();
+        let records = |one: &Connection| one.data(way).map(|record| record.length).collect();
+        let turns = |one: &Connection| {
+            let bursts = bursts(one.packets.iter().map(|packet| (packet.way, packet.bytes)));
+            bursts.into_iter().filter(|burst| burst.way == way).map(|burst| burst.bytes).collect()
+        };
+        for (what, lengths) in [("records", lengths(capture, records)), ("turns", lengths(capture, turns))] {
             counts.push((what, way, lengths.len()));
             for period in PERIODS {
                 let comb = comb(&lengths, period);
@@ -115,7 +110,7 @@ fn judge(capture: &Capture) -> Judgement {
             }
         }
     }
-    let cells = matches!(capture.load, Load::Tor | Load::RealTor) && role(capture) == Some(Role::Subject);
+    let cells = carries_cells(capture) && role(capture) == Some(Role::Subject);
     // The server's lengths say nothing of the client's, and what goes one way in a turn is made of records.
     let few = counts.iter().filter(|(what, _, count)| *what == "records" && *count < FEWEST);
     let few: Vec<String> = few
@@ -129,6 +124,27 @@ fn judge(capture: &Capture) -> Judgement {
     counts.into_iter().fold(judgement, |judgement, (what, way, count)| {
         judgement.figure(format!("{what} {way:?}"), count as f64)
     })
+}
+
+fn carries_cells(capture: &Capture) -> bool {
+    matches!(capture.load, Load::Tor | Load::RealTor)
+}
+
+/// The lengths that are looked at. Each length of a page counts as often as in the visit that has most of it.
+fn lengths(capture: &Capture, of: impl Fn(&Connection) -> Vec<usize>) -> Vec<usize> {
+    let mut visits: BTreeMap<usize, BTreeMap<usize, usize>> = BTreeMap::new();
+    for one in &capture.connections {
+        let visit = visits.entry(if carries_cells(capture) { 0 } else { one.visit }).or_default();
+        for length in of(one).into_iter().filter(|length| (SHORTEST..FULL).contains(length)) {
+            *visit.entry(length).or_default() += 1;
+        }
+    }
+    let mut most = BTreeMap::new();
+    for (length, count) in visits.into_values().flatten() {
+        let known = most.entry(length).or_insert(0);
+        *known = count.max(*known);
+    }
+    most.into_iter().flat_map(|(length, count)| std::iter::repeat_n(length, count)).collect()
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +201,7 @@ fn on_comb(lengths: &[usize], period: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::{Connection, Record};
+    use crate::capture::Record;
 
     /// Lengths between the shortest and the longest, in no order.
     fn scattered(count: usize) -> impl Iterator<Item = usize> {
@@ -202,24 +218,42 @@ mod tests {
         assert!(comb(&hidden, 514).flagged(), "{:?}", comb(&hidden, 514));
     }
 
+    /// A connection of records of these lengths.
+    fn connection(visit: usize, lengths: impl Iterator<Item = (Way, usize)>) -> Connection {
+        let records =
+            lengths.map(|(way, length)| Record { at: 0.0, way, kind: 23, length, offset: 0 }).collect();
+        let (packets, events, first) = (Vec::new(), Vec::new(), Vec::new());
+        Connection { visit, packets, records, events, first, first_packet: 0 }
+    }
+
+    fn captured(transport: Kind, load: Load, connections: Vec<Connection>) -> Capture {
+        Capture { transport, profile: None, server: "Nginx".into(), load, round_trip_ms: 20, connections }
+    }
+
+    /// Apache's answers of two lengths that happened to be 4 x 514 bytes apart, the same in each of ten visits, were flagged.
+    #[test]
+    fn what_all_visits_have_in_common_is_no_comb() {
+        let visits = |load| {
+            let visit = |number| {
+                let page = [700, 700 + 4 * 514, 5_000, 6_100, 9_001];
+                connection(number, page.into_iter().map(|length| (Way::Down, length)))
+            };
+            judge(&captured(Kind::Plain, load, (0..10).map(visit).collect()))
+        };
+        assert!(!visits(Load::Tour).flagged && visits(Load::Tor).flagged);
+        // A comb that is in each visit stays one.
+        let cells = |number| connection(number, (0..60).map(|cell| (Way::Down, 39 + 514 * (1 + cell % 7))));
+        assert!(judge(&captured(Kind::Qnet, Load::Page, (0..10).map(cells).collect())).flagged);
+    }
+
     #[test]
     fn too_few_lengths_under_tor_are_no_verdict() {
         let said = |transport, load, counts: [usize; 2]| {
-            let records = [Way::Up, Way::Down].into_iter().zip(counts).flat_map(|(way, count)| {
-                scattered(count).map(move |length| Record { at: 0.0, way, kind: 23, length, offset: 0 })
-            });
-            let (packets, events, first) = (Vec::new(), Vec::new(), Vec::new());
-            let connections = vec![Connection {
-                visit: 0,
-                packets,
-                records: records.collect(),
-                events,
-                first,
-                first_packet: 0,
-            }];
-            let server = "Nginx".to_owned();
-            let capture = Capture { transport, profile: None, server, load, round_trip_ms: 20, connections };
-            judge(&capture)
+            let lengths = [Way::Up, Way::Down]
+                .into_iter()
+                .zip(counts)
+                .flat_map(|(way, count)| scattered(count).map(move |length| (way, length)));
+            judge(&captured(transport, load, vec![connection(0, lengths)]))
         };
         let judged = |transport, load, counts| said(transport, load, counts).unjudged.is_none();
         let enough = [FEWEST; 2];
