@@ -62,6 +62,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "session_held", body: held::holder },
     Target { name: "session_pair", body: session::pair },
     Target { name: "session_peer", body: session::peer },
+    Target { name: "shape_habit", body: shape::habit },
     Target { name: "shape_machine", body: shape::machine },
     Target { name: "shape_profile", body: shape::read },
     Target { name: "socks", body: pt::socks },

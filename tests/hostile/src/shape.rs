@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use qnet_proto::mux::Role;
-use qnet_proto::shape::{MAX_HOLD, Profile, Shape, Shaper, Step, profile};
+use qnet_proto::shape::{Habit, MAX_HOLD, Profile, Shape, Shaper, Step, profile};
 
 /// The longest record (docs/protocol.md, section 6).
 const LONGEST: usize = 16_401;
@@ -50,6 +50,42 @@ pub fn machine(data: &[u8]) {
         let bounds = shape.profile().bounds;
         let most = u64::from(bounds.allowance) + carried * u64::from(bounds.per_mille) / 1_000;
         assert!(added <= most, "{added} bytes of {most} added");
+    }
+}
+
+/// Lengths of a server's records, two bytes each, half of them seen on one connection and half on another: what follows from either
+/// and from both.
+pub fn habit(data: &[u8]) {
+    let lengths: Vec<usize> = data
+        .chunks_exact(2)
+        .map(|pair| pair.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
+        .collect();
+    let (one, other) = lengths.split_at(lengths.len() / 2);
+    let [one, other] = [one, other].map(|lengths| {
+        let mut habit = Habit::default();
+        for length in lengths {
+            habit.note(*length);
+            keeps_bounds(habit);
+        }
+        assert_eq!(habit.longest(), lengths.iter().copied().max().unwrap_or(0));
+        habit
+    });
+    for both in [one.or(other), other.or(one)] {
+        keeps_bounds(both);
+        assert!([one, other].iter().any(|seen| seen.longest() == both.longest()));
+        assert!(both.bulk().is_some() || one.bulk().is_none() && other.bulk().is_none(), "forgotten");
+    }
+    let twice = one.or(one);
+    assert!(twice.or(one) == twice && twice.longest() == one.longest());
+}
+
+/// What the bridge is to imitate are records that there can be, and those of headers stand after full ones.
+fn keeps_bounds(habit: Habit) {
+    if let Some(bulk) = habit.bulk() {
+        assert_eq!(usize::from(bulk.longest), habit.longest());
+        let sound =
+            |every, length| every > 0 && (17 + 9..=17 + 5 * 9).contains(&length) && length <= bulk.longest;
+        assert!(bulk.beat().is_none_or(|beat| sound(beat.every, beat.length)), "{bulk:?}");
     }
 }
 
