@@ -20,13 +20,13 @@ use tokio::{
     io::Interest,
     net::TcpStream,
     sync::{oneshot, watch},
-    time::Sleep,
 };
 
 use crate::{
     elsewhere::{Link, Moved},
     session::Shared,
     stream::Stream,
+    timer::Timer,
 };
 
 /// Rounds of reading and writing before the task lets others run.
@@ -87,7 +87,7 @@ pub(crate) struct Driver<H> {
     decoy: Option<Socket>,
     link: Option<Link>,
     host: H,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     wakers: Vec<Waker>,
     /// The carrier came, went or changed its session: the others should look.
     changed: bool,
@@ -131,7 +131,7 @@ impl<H: Host> Driver<H> {
             decoy: None,
             link,
             host,
-            timer: None,
+            timer: Timer::default(),
             wakers: Vec::new(),
             changed: false,
         }
@@ -323,15 +323,10 @@ impl<H: Host> Driver<H> {
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(deadline) = self.core.deadline() else {
-            self.timer = None;
+            self.timer.clear();
             return false;
         };
-        let at = tokio::time::Instant::from_std(deadline);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        if timer.deadline() != at {
-            timer.as_mut().reset(at);
-        }
-        if timer.as_mut().poll(cx).is_pending() {
+        if self.timer.poll(deadline, self.core.is_exact(), cx).is_pending() {
             return false;
         }
         self.core.on_timer(now());

@@ -32,6 +32,7 @@ mod seed;
 mod session;
 mod sessions;
 mod stream;
+mod timer;
 pub mod tls;
 mod websocket;
 

@@ -84,6 +84,10 @@ pub trait Carrier {
     fn shutdown(&mut self, side: Side) -> Option<Close>;
     /// When to call [`Carrier::on_timer`], if nothing happens before.
     fn deadline(&self) -> Option<Instant>;
+    /// Whether a tenth of a millisecond counts there: a client that loads a page pauses as shortly as the browser does.
+    fn is_exact(&self) -> bool {
+        false
+    }
     /// Time has passed.
     fn on_timer(&mut self, now: Instant);
     /// The next event.

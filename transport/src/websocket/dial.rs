@@ -13,11 +13,11 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng as _;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::timeout_at;
 
 use super::link::Link;
 use crate::client::{CONNECT_LIMIT, DialError, DialerConfig};
 use crate::driver::now;
+use crate::timer;
 use crate::tls::{Purpose, Ticket, Tls, connect};
 
 /// An open websocket.
@@ -198,9 +198,9 @@ async fn pay(link: &mut Link, page: &mut PageLoad) -> Result<(), DialError> {
 async fn listen(link: &mut Link, page: &mut PageLoad, at: Option<Instant>) -> Result<(), DialError> {
     let received = match at {
         None => link.receive().await?,
-        Some(at) => match timeout_at(at.into(), link.receive()).await {
-            Err(_) => return Ok(()),
-            Ok(received) => received?,
+        Some(at) => match timer::by(at, link.receive()).await {
+            None => return Ok(()),
+            Some(received) => received?,
         },
     };
     page.on_data(&received, now()).map_err(|error| WebsocketError::Load(error).into())

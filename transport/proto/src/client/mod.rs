@@ -412,6 +412,10 @@ impl Carrier for Client {
         [state, self.shrink_at].into_iter().flatten().min()
     }
 
+    fn is_exact(&self) -> bool {
+        matches!(self.state, State::Load(_))
+    }
+
     fn on_timer(&mut self, now: Instant) {
         let shrink = self.shrink_at.is_some_and(|at| at <= now);
         match &mut self.state {
