@@ -21,7 +21,7 @@ const CHUNK: usize = 64 * 1024;
 /// Fewest bytes read at once, however little the writer takes.
 const LEAST: usize = 4 * 1024;
 
-/// How long what is left may take once both readers' ends were seen: a stream's send queue each way, 64 KiB at half a
+/// How long what is left may take once both readers' ends were seen: a stream's send queue each way, 128 KiB at a
 /// kilobyte a second.
 const LINGER: Duration = Duration::from_secs(128);
 

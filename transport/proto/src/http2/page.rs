@@ -34,7 +34,7 @@ const MAX_LOAD: Duration = Duration::from_secs(60);
 
 /// How long after the decoy's SETTINGS they are acknowledged: Chromium reads on and hands over what came before it writes, in half a
 /// millisecond to some. Without that the acknowledgement would stand in the midst of the answer that comes right behind them, where
-/// Chromium's never stood in what the lab captured.
+/// Chromium's seldom stood in what the lab captured.
 const READING: (Duration, Duration) = (Duration::from_micros(600), Duration::from_micros(2_500));
 
 /// In one visit of so many the parser reaches a script behind pictures before anything is requested: Chromium's did in 4 of 31 visits.
